@@ -1,0 +1,72 @@
+"""Hounsfield units, linear attenuation and the network's normalised values.
+
+The one place that holds HU constants. Three scales are in use:
+
+* `mu`: linear attenuation [1/mm]; water is `MU_WATER`, air about -0.00046 in
+  the published files (they hold HU values below -1000).
+* `hu`: Hounsfield units; water is 0, air about -1000.
+* normalised: `(hu + 500) / 500`, the values that the networks see; air is about
+  -1, water 1, dense bone near 7.
+"""
+
+from typing import Final
+
+import numpy as np
+
+MU_WATER: Final = 0.0192
+"""Linear attenuation of water [1/mm] in the published files."""
+
+HU_OFFSET: Final = 500.0
+HU_SCALE: Final = 500.0
+
+HU_AIR: Final = -1000.0
+
+
+def mu_to_hu(mu):
+    """Converts linear attenuation [1/mm] to HU; any shape, dtype kept."""
+    return (mu - MU_WATER) * (1000.0 / MU_WATER)
+
+
+def hu_to_mu(hu):
+    """Converts HU to linear attenuation [1/mm]; any shape, dtype kept."""
+    return hu * (MU_WATER / 1000.0) + MU_WATER
+
+
+def normalise(hu):
+    """Maps HU to the network's range, `(hu + 500) / 500`; any shape."""
+    return (hu + HU_OFFSET) / HU_SCALE
+
+
+def denormalise(normalised):
+    """Maps the network's range back to HU; any shape."""
+    return normalised * HU_SCALE - HU_OFFSET
+
+
+def _interpolation(length: int, resized_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lower index, upper index and weight of the upper one, for one axis."""
+    centres = (np.arange(resized_length) + 0.5) * (length / resized_length) - 0.5
+    centres = np.clip(centres, 0, length - 1)
+    lower = np.floor(centres).astype(np.intp)
+    upper = np.minimum(lower + 1, length - 1)
+    return lower, upper, (centres - lower).astype(np.float32)
+
+
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resize with half-pixel centres and no antialiasing.
+
+    The same as OpenCV's `INTER_LINEAR`, which the published preprocessing uses.
+
+    Args:
+      images: (..., H, W) float32.
+      size: height and width after the resize.
+
+    Returns:
+      (..., size[0], size[1]) float32.
+    """
+    if images.shape[-2:] == tuple(size):
+        return images
+    lower, upper, weight = _interpolation(images.shape[-2], size[0])
+    weight = weight[:, None]
+    images = images[..., lower, :] * (1 - weight) + images[..., upper, :] * weight
+    lower, upper, weight = _interpolation(images.shape[-1], size[1])
+    return images[..., lower] * (1 - weight) + images[..., upper] * weight

@@ -1,0 +1,95 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts the units of one piece of work and shows the time left.
+
+    On a terminal a bar is redrawn in place. Elsewhere (a log file, CI) one plain
+    line is written at most every `line_every_s` seconds, and one at the end.
+    """
+
+    def __init__(self, description: str, *, total: int, unit: str, initial: int = 0,
+                 line_every_s: float = 15.0):
+        self._description = description
+        self._total = total
+        self._unit = unit
+        self._initial = initial
+        self._count = initial
+        self._line_every_s = line_every_s
+        self._start = self._last_line = time.monotonic()
+        self._note = ""
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(desc=description, total=total, unit=unit, initial=initial,
+                             dynamic_ncols=True, file=sys.stderr)
+
+    def advance(self, count: int = 1, *, note: str = "") -> None:
+        """Counts `count` more units done; `note` stands behind the bar."""
+        self._count += count
+        self._note = note or self._note
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line >= self._line_every_s:
+            self._write_line()
+
+    def seconds_left(self) -> float:
+        """Seconds until the end at the pace so far; NaN before the first unit."""
+        done = self._count - self._initial
+        if done == 0:
+            return float("nan")
+        return (time.monotonic() - self._start) / done * (self._total - self._count)
+
+    def _write_line(self) -> None:
+        self._last_line = time.monotonic()
+        percent = 100 * self._count // max(self._total, 1)
+        left = "" if self._count >= self._total else f", {format_duration(self.seconds_left())} left"
+        note = f", {self._note}" if self._note else ""
+        elapsed = format_duration(time.monotonic() - self._start)
+        print(f"{self._description}: {self._count}/{self._total} {self._unit} ({percent}%), "
+              f"{elapsed}{left}{note}", file=sys.stderr, flush=True)
+
+    def message(self, text: str) -> None:
+        """Writes a line of its own without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._count > self._initial:
+            self._write_line()
+
+
+@contextlib.contextmanager
+def progress(description: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Progress]:
+    """Shows `Progress` for the time of a `with` block."""
+    shown = Progress(description, total=total, unit=unit, initial=initial)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def format_duration(seconds: float) -> str:
+    """Writes seconds as people read them: `42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
+    if seconds != seconds:
+        return "?"
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600:02d} h"
