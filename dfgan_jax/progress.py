@@ -51,7 +51,8 @@ class Progress:
     def _write_line(self) -> None:
         self._last_line = time.monotonic()
         percent = 100 * self._count // max(self._total, 1)
-        left = "" if self._count >= self._total else f", {format_duration(self.seconds_left())} left"
+        finished = self._count >= self._total
+        left = "" if finished else f", {format_duration(self.seconds_left())} left"
         note = f", {self._note}" if self._note else ""
         elapsed = format_duration(time.monotonic() - self._start)
         print(f"{self._description}: {self._count}/{self._total} {self._unit} ({percent}%), "

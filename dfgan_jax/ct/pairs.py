@@ -1,0 +1,240 @@
+"""Pairs of slices in the published file format, read without trusting the file.
+
+A file is an `.npy` that holds a pickled dict, as `np.save` writes it:
+`{"f_nd": normal dose, "f_qd": quarter dose}`, each float32 (H, W, N) in linear
+attenuation [1/mm].
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+import pathlib
+import pickle
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.errors import InputError
+
+NDCT_KEY, QDCT_KEY = "f_nd", "f_qd"
+
+# Attenuation of the densest metal stays below this [1/mm]; HU never do.
+_MAX_MU = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Slices of two doses, index by index the same anatomy.
+
+    Attributes:
+      ndct: (N, H, W) float32, normal dose; unit as the function that made them says.
+      qdct: (N, H, W) float32, quarter dose.
+    """
+
+    ndct: np.ndarray
+    qdct: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ndct)
+
+
+class _Ndarray:
+    """Stands for the class `numpy.ndarray` in a pickle, where it is only ever named."""
+
+
+def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
+    """`numpy.core.multiarray._reconstruct`, as `ndarray.__reduce__` calls it and no other way."""
+    if subtype is not _Ndarray or shape != (0,) or typecode not in (b"b", "b"):
+        raise pickle.UnpicklingError("an array is built in an unusual way")
+    return np.ndarray((0,), np.int8)
+
+
+def _frombuffer(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"],
+                *axis_order: int) -> np.ndarray:
+    """`numpy.core.numeric._frombuffer`, which protocol 5 uses."""
+    if axis_order:
+        raise pickle.UnpicklingError("an array is built in an unusual way")
+    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """`_codecs.encode`, through which protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+_SAFE_GLOBALS: dict[str, Any] = {
+    "numpy.ndarray": _Ndarray,
+    "numpy.dtype": np.dtype,
+    "_codecs.encode": _encode,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _SAFE_GLOBALS[f"{_core}.multiarray._reconstruct"] = _reconstruct
+    _SAFE_GLOBALS[f"{_core}.numeric._frombuffer"] = _frombuffer
+
+
+class _SafeUnpickler(pickle._Unpickler):
+    """Resolves NumPy arrays, dicts and plain values; refuses every other name.
+
+    A name is refused when the pickle mentions it, so before anything could call it.
+    The Python implementation, since the C one sizes its memo by an index that the
+    file chooses.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _SAFE_GLOBALS[f"{module}.{name}"]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it names {module}.{name}; only NumPy arrays, dicts and plain values are "
+                "allowed") from None
+
+
+class _Remainder(io.RawIOBase):
+    """The rest of a file, where a read past the end fails before it allocates."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self._file, self._size = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self._size - self._file.tell():
+            raise EOFError("the file ends early, or a length in it is wrong")
+        return self._file.read(size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._file.readline(size or -1)
+
+
+def _read_dict(path: pathlib.Path) -> dict[Any, Any]:
+    """Reads the dict in an `.npy` file, resolving no name but those of NumPy arrays."""
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0,
+                           (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, _, dtype = read_header(file)
+        except (ValueError, KeyError, EOFError, SyntaxError) as error:
+            raise InputError(f"{path}: not an .npy file, or a broken one ({error})") from error
+        if dtype != np.dtype(object) or shape != ():
+            raise InputError(f"{path}: holds an array of shape {shape} and type {dtype}; expected "
+                             f"a dict of {NDCT_KEY} and {QDCT_KEY}, saved by np.save")
+        try:
+            content = _SafeUnpickler(_Remainder(file, path.stat().st_size)).load()
+        except Exception as error:  # a hostile pickle can raise anything; nothing is swallowed
+            raise InputError(f"{path}: refused, or truncated: {error}") from error
+    # np.save pickles a 0-d object array's item inside an array.
+    if isinstance(content, np.ndarray) and content.dtype == object and content.shape == ():
+        content = content.item()
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds {type(content).__name__}; expected a dict of {NDCT_KEY} "
+                         f"and {QDCT_KEY}")
+    return content
+
+
+def read_pairs(path: str | os.PathLike) -> Pairs:
+    """Reads a file in the published format.
+
+    Args:
+      path: an `.npy` file.
+
+    Returns:
+      The pairs in linear attenuation [1/mm].
+
+    Raises:
+      InputError: the file is missing, broken or hostile; a key is missing; shapes
+        differ, are not (H, W, N), or hold no slice; values are not finite floats or
+        cannot be linear attenuation.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    content = _read_dict(path)
+    arrays = []
+    for key in (NDCT_KEY, QDCT_KEY):
+        if key not in content:
+            raise InputError(f"{path}: has no key {key!r}, but "
+                             f"{sorted(name for name in content if isinstance(name, str))}")
+        array = content[key]
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputError(f"{path}: {key} is {kind}; expected an array of float32")
+        if array.ndim != 3 or 0 in array.shape:
+            raise InputError(f"{path}: {key} has shape {array.shape}; expected (H, W, N) with at "
+                             "least one slice")
+        arrays.append(array)
+    if arrays[0].shape != arrays[1].shape:
+        raise InputError(f"{path}: {NDCT_KEY} has shape {arrays[0].shape}, {QDCT_KEY} "
+                         f"{arrays[1].shape}; expected the same")
+    for key, array in zip((NDCT_KEY, QDCT_KEY), arrays, strict=True):
+        for index in range(array.shape[-1]):
+            lowest, highest = array[..., index].min(), array[..., index].max()
+            if not (np.isfinite(lowest) and np.isfinite(highest)):
+                raise InputError(f"{path}: {key} has a NaN or an infinity in slice {index}")
+            if max(-lowest, highest) > _MAX_MU:
+                raise InputError(f"{path}: {key} has values {lowest:g} to {highest:g} in slice "
+                                 f"{index}; expected linear attenuation in 1/mm, where water is "
+                                 f"{hounsfield.MU_WATER} (are they HU?)")
+    ndct, qdct = (np.ascontiguousarray(np.moveaxis(array, -1, 0), np.float32) for array in arrays)
+    return Pairs(ndct, qdct)
+
+
+def write_pairs(path: str | os.PathLike, pairs: Pairs) -> None:
+    """Writes pairs in the published format, whole or not at all.
+
+    Args:
+      path: of the `.npy` file; replaced if it exists.
+      pairs: in linear attenuation [1/mm].
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {NDCT_KEY: np.ascontiguousarray(np.moveaxis(pairs.ndct, 0, -1), np.float32),
+               QDCT_KEY: np.ascontiguousarray(np.moveaxis(pairs.qdct, 0, -1), np.float32)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, np.array(content, dtype=object), allow_pickle=True)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def preprocess(pairs: Pairs, *, size: int) -> Pairs:
+    """The published preprocessing: to HU, resized, normalised.
+
+    Args:
+      pairs: in linear attenuation [1/mm].
+      size: height and width after the bilinear resize [pixels]; 0 keeps the native ones.
+
+    Returns:
+      Pairs in normalised HU, float32.
+    """
+    def one(slices: np.ndarray) -> np.ndarray:
+        target = (size, size) if size else slices.shape[1:]
+        out = np.empty((len(slices), *target), np.float32)
+        for index, mu in enumerate(slices):  # one at a time: a large file fits once, not thrice
+            out[index] = hounsfield.normalise(hounsfield.resize(hounsfield.mu_to_hu(mu), target))
+        return out
+
+    return Pairs(one(pairs.ndct), one(pairs.qdct))
+
+
+def check_no_overlap(splits: dict[str, Pairs]) -> None:
+    """Refuses a quarter-dose slice that stands in more than one split.
+
+    Args:
+      splits: name of the file or split → its pairs.
+
+    Raises:
+      InputError: naming the first such slice.
+    """
+    seen: dict[bytes, tuple[str, int]] = {}
+    for name, pairs in splits.items():
+        for index, qdct in enumerate(pairs.qdct):
+            digest = hashlib.sha256(np.ascontiguousarray(qdct)).digest()
+            other, other_index = seen.setdefault(digest, (name, index))
+            if other != name:
+                raise InputError(f"{name}: slice {index} is also slice {other_index} of {other}; "
+                                 "a score on slices that were trained on means nothing")

@@ -1,0 +1,82 @@
+"""Batches of pairs for training and evaluation (grain).
+
+A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from dfgan_jax.ct.pairs import Pairs
+from dfgan_jax.errors import InputError
+
+
+class _PairSource:
+    """Random access to pairs as grain wants it."""
+
+    def __init__(self, pairs: Pairs):
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
+        return {"ndct": self._pairs.ndct[index][..., None],
+                "qdct": self._pairs.qdct[index][..., None]}
+
+
+def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
+    """All batches of training, without end: `ds[step]` is the batch of that step.
+
+    Each epoch is shuffled anew, by the seed and the epoch; slices that do not fill
+    the last batch of an epoch wait for another. Order depends on nothing else, so
+    a run goes on from a step alone.
+
+    Args:
+      pairs: normalised HU.
+      global_batch_size: pairs in a batch, over all devices.
+      seed: of the order.
+
+    Returns:
+      A dataset whose first `steps_per_epoch` batches are the first epoch.
+
+    Raises:
+      InputError: there are fewer pairs than one batch takes.
+    """
+    if len(pairs) < global_batch_size:
+        raise InputError(f"data.train has {len(pairs)} slices; batch_size {global_batch_size} "
+                         "takes at least as many")
+    return (grain.MapDataset.source(_PairSource(pairs))
+            .shuffle(seed=seed)
+            .batch(global_batch_size, drop_remainder=True)
+            .repeat())
+
+
+def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:
+    """Batches in an epoch of `train_batches`."""
+    return len(pairs) // global_batch_size
+
+
+def iterate_from(batches: grain.MapDataset, step: int) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of `step` and after, read ahead by threads."""
+    # Slicing an endless dataset would make it finite, so the iterator is moved instead.
+    iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2,
+                                                              prefetch_buffer_size=4)))
+    iterator.set_state({"next_index": step})
+    return iterator
+
+
+def evaluation_batches(pairs: Pairs, *, batch_size: int) -> Iterator[tuple[dict, np.ndarray]]:
+    """Every pair once, in file order, in batches of one size.
+
+    Yields:
+      The batch, whose last repeats its first pair until it is full; and `mask`,
+      (batch_size,) bool, False where a pair only fills the batch.
+    """
+    source = _PairSource(pairs)
+    for start in range(0, len(pairs), batch_size):
+        indices = np.arange(start, start + batch_size)
+        mask = indices < len(pairs)
+        yield source[np.where(mask, indices, start)], mask

@@ -1,0 +1,83 @@
+"""Everything that training changes, and the networks and optimizers that change it."""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.unet import UNet
+
+Discriminators = Literal["pair", "joint", "none"]
+"""`pair`: one on the image, one on the difference map. `joint`: one on both, as
+two channels. `none`: supervised training without an adversary."""
+
+CHANNELS: dict[str, dict[str, int]] = {
+    "pair": {"image": 1, "difference": 1},
+    "joint": {"joint": 2},
+    "none": {},
+}
+"""Layout → name of each of its discriminators → input channels."""
+
+
+class Networks(NamedTuple):
+    """The modules; they hold no arrays.
+
+    Attributes:
+      generator: maps (N, H, W, 1) normalised quarter-dose slices to denoised ones.
+      discriminator: the architecture that all discriminators of the layout share.
+      discriminators: the layout.
+    """
+
+    generator: UNet
+    discriminator: PatchDiscriminator
+    discriminators: Discriminators = "pair"
+
+
+class Optimizers(NamedTuple):
+    """One for the generator, one for all discriminators together."""
+
+    generator: optax.GradientTransformation
+    discriminator: optax.GradientTransformation
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run: what a checkpoint holds.
+
+    Attributes:
+      step: () int32, updates made.
+      key: (2,) uint32, raw data of the run's PRNG key.
+      generator: {"params": …, "batch_stats": …}.
+      generator_opt_state: of the generator's optimizer.
+      discriminators: name → {"params": …}.
+      discriminator_opt_state: of the discriminators' optimizer.
+    """
+
+    step: jax.Array
+    key: jax.Array
+    generator: dict[str, Any]
+    generator_opt_state: Any
+    discriminators: dict[str, Any]
+    discriminator_opt_state: Any
+
+
+def create_state(key: jax.Array, networks: Networks, optimizers: Optimizers) -> TrainState:
+    """Initial weights and optimizer states, a function of the key alone."""
+    generator_key, discriminator_key, run_key = jax.random.split(key, 3)
+    # Parameters do not depend on the image size: initialise at the smallest.
+    generator = networks.generator.init(generator_key, jnp.zeros((1, 32, 32, 1)), train=False)
+    channels = CHANNELS[networks.discriminators]
+    keys = jax.random.split(discriminator_key, max(len(channels), 1))
+    discriminators = {
+        name: networks.discriminator.init(name_key, jnp.zeros((1, 32, 32, count)))
+        for (name, count), name_key in zip(channels.items(), keys, strict=False)}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(run_key),
+        generator=generator,
+        generator_opt_state=optimizers.generator.init(generator["params"]),
+        discriminators=discriminators,
+        discriminator_opt_state=optimizers.discriminator.init(discriminators))

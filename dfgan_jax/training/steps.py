@@ -1,0 +1,161 @@
+"""One training step and one evaluation step, as pure functions of state and batch.
+
+They know nothing of devices but `axis_name`; `parallel.py` runs them under jit or
+pmap. A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dfgan_jax.training import losses
+from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.state import Networks, Optimizers, TrainState
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def _scores(networks: Networks, discriminators: Mapping[str, Any], image: jax.Array,
+            qdct: jax.Array) -> dict[str, jax.Array]:
+    """Each discriminator's scores of an image and of its difference map."""
+    difference = image - qdct
+    inputs = {"image": image, "difference": difference}
+    if "joint" in discriminators:
+        inputs["joint"] = jnp.concatenate([image, difference], axis=-1)
+    return {name: networks.discriminator.apply(variables, inputs[name])
+            for name, variables in discriminators.items()}
+
+
+def generator_terms(denoised: jax.Array, batch: Batch, scores: Mapping[str, jax.Array],
+                    weights: LossWeights) -> Metrics:
+    """The generator's loss and its parts.
+
+    Args:
+      denoised: (..., H, W, 1), normalised HU.
+      batch: `ndct` and `qdct` of the same shape.
+      scores: of the denoised images, by discriminator.
+      weights: of the terms; those that weigh nothing are not computed.
+
+    Returns:
+      name → scalar; `generator_loss` is the weighted sum of the others, whose
+      adversarial part is the mean over the discriminators.
+    """
+    ndct, qdct = batch["ndct"], batch["qdct"]
+    terms = {"intensity_loss": losses.intensity(denoised, ndct)}
+    total = (weights.image + weights.difference) * terms["intensity_loss"]
+    if weights.gradient_image:
+        terms["gradient_image_loss"] = losses.gradient(denoised, ndct)
+        total += weights.gradient_image * terms["gradient_image_loss"]
+    if weights.gradient_difference:
+        terms["gradient_difference_loss"] = losses.gradient(denoised - qdct, ndct - qdct)
+        total += weights.gradient_difference * terms["gradient_difference_loss"]
+    if scores:
+        adversarial = sum(map(losses.adversarial_generator, scores.values())) / len(scores)
+        terms["adversarial_loss"] = adversarial
+        total += weights.adversarial * adversarial
+    return {"generator_loss": total, **terms}
+
+
+def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizers: Optimizers,
+               weights: LossWeights, axis_name: str | None = None) -> tuple[TrainState, Metrics]:
+    """Updates the generator and every discriminator once.
+
+    Both updates use the same prediction, made before either; the discriminators
+    see it with the gradient stopped.
+
+    Args:
+      state: before the step.
+      batch: `ndct` and `qdct`; this device's share under `axis_name`.
+      networks: the modules and the layout of the discriminators.
+      optimizers: of the generator and of the discriminators.
+      weights: of the generator's loss terms.
+      axis_name: mapped axis over which gradients, metrics and batch statistics
+        are averaged; None when the whole batch is at hand.
+
+    Returns:
+      The state after the step, and scalar metrics: the losses and the global
+      norms of the gradients.
+    """
+    generator = networks.generator.clone(axis_name=axis_name)
+    ndct, qdct = batch["ndct"], batch["qdct"]
+
+    def generator_objective(params):
+        denoised, updates = generator.apply(
+            {**state.generator, "params": params}, qdct, train=True, mutable=["batch_stats"])
+        denoised = denoised.astype(ndct.dtype)
+        scores = _scores(networks, state.discriminators, denoised, qdct)
+        terms = generator_terms(denoised, batch, scores, weights)
+        return terms["generator_loss"], (denoised, updates["batch_stats"], terms)
+
+    gradients, (denoised, batch_stats, metrics) = jax.grad(
+        generator_objective, has_aux=True)(state.generator["params"])
+    denoised = jax.lax.stop_gradient(denoised)
+
+    def discriminator_objective(discriminators):
+        # The scores of the denoised batch are those of the generator's objective:
+        # same inputs, same parameters, so XLA computes the forward pass once.
+        real = _scores(networks, discriminators, ndct, qdct)
+        fake = _scores(networks, discriminators, denoised, qdct)
+        return sum(losses.adversarial_discriminator(real[name], fake[name])
+                   for name in discriminators) / len(discriminators)
+
+    discriminator_gradients = {}
+    if state.discriminators:
+        metrics["discriminator_loss"], discriminator_gradients = jax.value_and_grad(
+            discriminator_objective)(state.discriminators)
+
+    if axis_name is not None:
+        gradients, discriminator_gradients, metrics = jax.lax.pmean(
+            (gradients, discriminator_gradients, metrics), axis_name)
+    metrics["generator_gradient_norm"] = optax.global_norm(gradients)
+    if state.discriminators:
+        metrics["discriminator_gradient_norm"] = optax.global_norm(discriminator_gradients)
+
+    updates, generator_opt_state = optimizers.generator.update(
+        gradients, state.generator_opt_state, state.generator["params"])
+    params = optax.apply_updates(state.generator["params"], updates)
+    updates, discriminator_opt_state = optimizers.discriminator.update(
+        discriminator_gradients, state.discriminator_opt_state, state.discriminators)
+    return state.replace(
+        step=state.step + 1,
+        generator={"params": params, "batch_stats": batch_stats},
+        generator_opt_state=generator_opt_state,
+        discriminators=optax.apply_updates(state.discriminators, updates),
+        discriminator_opt_state=discriminator_opt_state), metrics
+
+
+def evaluation_step(state: TrainState, batch: Batch, *, networks: Networks,
+                    weights: LossWeights) -> tuple[jax.Array, Metrics]:
+    """Denoises a batch with the running statistics.
+
+    Returns:
+      The denoised images, (N, H, W, 1) float32, and each loss *per image*, (N,),
+      so that images that only pad a batch can be left out of a mean.
+    """
+    denoised = networks.generator.apply(state.generator, batch["qdct"], train=False)
+    denoised = denoised.astype(jnp.float32)
+    scores = _scores(networks, state.discriminators, denoised, batch["qdct"])
+    terms = jax.vmap(lambda *args: generator_terms(*args, weights))(denoised, dict(batch), scores)
+    return denoised, terms
+
+
+def batch_statistics_step(state: TrainState, batch: Batch, *, networks: Networks,
+                          weights: LossWeights) -> tuple[TrainState, Metrics]:
+    """Validates a batch as the published code did: a quirk kept for parity.
+
+    It normalises by the batch's own statistics, and moves the running ones.
+
+    Returns:
+      The state with its running statistics moved, and the batch's losses.
+    """
+    denoised, updates = networks.generator.apply(
+        state.generator, batch["qdct"], train=True, mutable=["batch_stats"])
+    denoised = denoised.astype(jnp.float32)
+    scores = _scores(networks, state.discriminators, denoised, batch["qdct"])
+    generator = {**state.generator, "batch_stats": updates["batch_stats"]}
+    return (state.replace(generator=generator),
+            generator_terms(denoised, batch, scores, weights))
