@@ -1,9 +1,16 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read.
+
+Their message is one line; `main.py` prints it without a traceback, and exits with a
+status that is not 0.
+"""
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used: a file, a field, a folder.
 
-    The message is one line that names the file or field, the value found and
-    what was expected. `main.py` prints it without a traceback and exits with 2.
+    The message names the file or field, the value found and what was expected.
     """
+
+
+class DivergenceError(RuntimeError):
+    """Training produced a loss or a gradient that is NaN or infinite."""

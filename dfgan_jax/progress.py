@@ -41,6 +41,11 @@ class Progress:
         elif time.monotonic() - self._last_line >= self._line_every_s:
             self._write_line()
 
+    def start_clock(self) -> None:
+        """Measures the pace from here on, as after a first unit that took longer."""
+        self._initial = self._count
+        self._start = time.monotonic()
+
     def seconds_left(self) -> float:
         """Seconds until the end at the pace so far; NaN before the first unit."""
         done = self._count - self._initial

@@ -1,0 +1,129 @@
+"""Every field of a configuration, with its unit and its default at paper scale.
+
+`attn.py` and `dfgan.py` start from this; it is not a configuration of its own.
+Any field can be changed on the command line: `--config.batch_size=32`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # Names the default workdir, runs/NAME, and the report.
+    config.name = ""
+
+    config.data = ml_collections.ConfigDict()
+    # Pairs in the published file format, one .npy for each split; empty: simulated.
+    config.data.train = ""
+    config.data.valid = ""
+    config.data.test = ""
+    # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
+    config.data.size = 256
+
+    # Simulated pairs, for the splits whose file is empty.
+    config.simulation = ml_collections.ConfigDict()
+    # Number of slices, each of another phantom; those of AAPM-Mayo 2016 by default.
+    config.simulation.train_slices = 2100
+    config.simulation.valid_slices = 300
+    config.simulation.test_slices = 600
+    # Which phantoms.
+    config.simulation.seed = 0
+    # Dose of `qdct` as a fraction of that of `ndct`.
+    config.simulation.dose_fraction = 0.25
+    # Folder that keeps them; empty: ~/.cache/dfgan_jax, or $XDG_CACHE_HOME/dfgan_jax.
+    config.simulation.cache_dir = ""
+
+    config.generator = ml_collections.ConfigDict()
+    # Channels of the U-Net's first stage.
+    config.generator.width = 32
+    # CBAM after every down and up stage: AttnDFGAN.
+    config.generator.attention = False
+
+    # pair: one on the image, one on the difference map; joint: one on both, as two
+    # channels (as published); none: supervised training.
+    config.discriminators = "pair"
+    config.discriminator = ml_collections.ConfigDict()
+    # Channels of the first layer.
+    config.discriminator.width = 128
+
+    # Weights of the generator's terms (slides); image and difference weigh the same
+    # mean squared error, since the two are equal in value.
+    config.loss = ml_collections.ConfigDict()
+    config.loss.image = 1.0
+    config.loss.difference = 1.0
+    config.loss.gradient_image = 0.0
+    config.loss.gradient_difference = 0.0
+    config.loss.adversarial = 0.05
+
+    # Adam, constant learning rates.
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.generator_learning_rate = 2e-4
+    config.optimizer.discriminator_learning_rate = 2e-5
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.eps = 1e-8
+
+    # Slices in one update, over all devices.
+    config.batch_size = 16
+    config.epochs = 200
+    # Of the initial weights and of the order of the data.
+    config.seed = 0
+    # auto: jit on one device, pmap on several; or pmap, jit.
+    config.parallel = "auto"
+    # Of the networks' computation: float32 or bfloat16. Parameters stay float32.
+    config.dtype = "float32"
+
+    config.validation = ml_collections.ConfigDict()
+    # running: with the running statistics, as at test time. batch: with those of each
+    # batch, which also move the running ones, as the published code did.
+    config.validation.statistics = "running"
+    # The best checkpoint has the highest psnr, under the protocol full_range, or the
+    # lowest generator_loss.
+    config.validation.select_by = "psnr"
+    # First epoch that may be the best.
+    config.validation.first_epoch = 1
+
+    # Steps between two rows of metrics.jsonl.
+    config.log_every_steps = 20
+    # Longest time without a checkpoint [minutes]; one is saved after each epoch anyway.
+    config.checkpoint_every_minutes = 10.0
+    return config
+
+
+def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: str
+                  ) -> ml_collections.ConfigDict:
+    """Changes a paper-scale configuration into one of its variants.
+
+    Args:
+      config: at paper scale; changed in place.
+      variant: what stands behind the colon: empty, `demo` or `published`.
+      run_name: name of the paper-scale run.
+
+    Raises:
+      ValueError: there is no such variant.
+    """
+    if variant not in ("", "demo", "published"):
+        raise ValueError(f"no variant {variant!r}: there are demo and published, or none for the "
+                         "paper scale")
+    config.name = f"{run_name}_{variant}" if variant else run_name
+    if variant == "demo":
+        config.data.size = 128
+        config.simulation.train_slices = 320
+        config.simulation.valid_slices = 16
+        config.simulation.test_slices = 32
+        config.generator.width = 16
+        config.discriminator.width = 16
+        config.optimizer.generator_learning_rate = 2e-3
+        config.optimizer.discriminator_learning_rate = 2e-4
+        config.batch_size = 8
+        config.epochs = 12
+        config.log_every_steps = 5
+    if variant == "published":
+        config.discriminators = "joint"
+        config.loss.gradient_image = 1.0
+        config.loss.gradient_difference = 1.0
+        config.validation.statistics = "batch"
+        config.validation.select_by = "generator_loss"
+        config.validation.first_epoch = 10
+    return config

@@ -1,0 +1,19 @@
+"""DFGAN: the plain U-Net against two least-squares PatchGAN discriminators.
+
+Source: the slides of DFGAN (2023-11-27) and its published PyTorch code.
+
+  python main.py --config=configs/dfgan.py             paper scale
+  python main.py --config=configs/dfgan.py:demo        minutes on two CPU cores
+  python main.py --config=configs/dfgan.py:published   joint discriminator, gradient loss, quirks
+
+Published on AAPM-Mayo 2016 at 256² (other data than the simulated default), under
+the protocol `published`: 37.44 dB / 0.9225, from 33.79 dB / 0.8532 of the input.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    return base.apply_variant(base.get_config(), variant, run_name="dfgan")

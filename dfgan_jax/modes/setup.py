@@ -1,0 +1,157 @@
+"""What several modes build from a configuration."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import optax
+
+from dfgan_jax.ct.pairs import Pairs, check_no_overlap, preprocess, read_pairs
+from dfgan_jax.errors import InputError
+from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
+from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
+from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.state import CHANNELS, Networks, Optimizers
+
+SPLITS = ("train", "valid", "test")
+
+_CHOICES = {
+    "discriminators": tuple(CHANNELS),
+    "parallel": ("auto", "pmap", "jit"),
+    "dtype": ("float32", "bfloat16"),
+    "validation.statistics": ("running", "batch"),
+    "validation.select_by": ("psnr", "generator_loss"),
+}
+_POSITIVE = ("batch_size", "epochs", "generator.width", "discriminator.width", "log_every_steps",
+             "checkpoint_every_minutes", "validation.first_epoch", "simulation.train_slices",
+             "simulation.valid_slices", "simulation.test_slices",
+             "optimizer.generator_learning_rate", "optimizer.discriminator_learning_rate")
+
+
+def _field(config: ml_collections.ConfigDict, name: str) -> Any:
+    return functools.reduce(lambda node, part: node[part], name.split("."), config)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that no run could use.
+
+    Raises:
+      InputError: naming the field, its value and what was expected.
+    """
+    for name, choices in _CHOICES.items():
+        if _field(config, name) not in choices:
+            raise InputError(f"config.{name} is {_field(config, name)!r}; expected one of "
+                             f"{', '.join(choices)}")
+    for name in _POSITIVE:
+        if not _field(config, name) > 0:
+            raise InputError(f"config.{name} is {_field(config, name)}; expected more than 0")
+    size = config.data.size
+    if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
+        raise InputError(f"config.data.size is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
+                         f"least {MIN_SIZE}, or 0 for the native size")
+
+
+def build_networks(config: ml_collections.ConfigDict) -> Networks:
+    return Networks(
+        generator=UNet(width=config.generator.width, attention=config.generator.attention,
+                       dtype=config.dtype),
+        discriminator=PatchDiscriminator(width=config.discriminator.width, dtype=config.dtype),
+        discriminators=config.discriminators)
+
+
+def build_optimizers(config: ml_collections.ConfigDict) -> Optimizers:
+    options = config.optimizer
+    adam = functools.partial(optax.adam, b1=options.b1, b2=options.b2, eps=options.eps)
+    return Optimizers(generator=adam(options.generator_learning_rate),
+                      discriminator=adam(options.discriminator_learning_rate))
+
+
+def build_weights(config: ml_collections.ConfigDict) -> LossWeights:
+    return LossWeights(**config.loss)
+
+
+def model_name(config: Any) -> str:
+    """The name of a table's row: AttnDFGAN, DFGAN, or the U-Net alone without an adversary."""
+    if config["discriminators"] == "none":
+        return "AttnU-Net" if config["generator"]["attention"] else "U-Net"
+    return "AttnDFGAN" if config["generator"]["attention"] else "DFGAN"
+
+
+def data_source(config: ml_collections.ConfigDict, split: str) -> str:
+    """Where a split's pairs come from, in words."""
+    return config.data[split] or f"simulated (seed {config.simulation.seed})"
+
+
+def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
+                simulated: Callable[[ml_collections.ConfigDict, str], pathlib.Path]
+                ) -> dict[str, Pairs]:
+    """Reads and preprocesses the pairs of some splits.
+
+    Args:
+      config: whose `data` names the files.
+      splits: among `SPLITS`.
+      simulated: makes the file of a split whose `data` field is empty.
+
+    Returns:
+      Split → pairs in normalised HU.
+
+    Raises:
+      InputError: a file cannot be used, a slice stands in two splits, or the size
+        does not fit the networks.
+    """
+    raw = {}
+    for split in splits:
+        raw[split] = read_pairs(config.data[split] or simulated(config, split))
+    check_no_overlap({f"data.{split}": pairs for split, pairs in raw.items()})
+    pairs = {split: preprocess(raw.pop(split), size=config.data.size) for split in splits}
+    for split, loaded in pairs.items():
+        height, width = loaded.ndct.shape[1:]
+        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MIN_SIZE:
+            raise InputError(f"data.{split} ({data_source(config, split)}) has slices of "
+                             f"{height}×{width}; the networks take multiples of {SIZE_MULTIPLE}, "
+                             f"at least {MIN_SIZE}: set data.size to resize")
+    return pairs
+
+
+def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder of a run, or checks that the run in it has the same configuration.
+
+    `epochs` may differ, so that a finished run can go on for longer.
+
+    Raises:
+      InputError: the folder belongs to a run of another configuration.
+    """
+    path = workdir / "config.json"
+    resolved = json.loads(config.to_json())
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: not readable as JSON ({error})") from error
+        differing = [name for name, value in _flatten(resolved).items()
+                     if _flatten(found).get(name) != value and name != "epochs"]
+        differing += [name for name in _flatten(found) if name not in _flatten(resolved)]
+        if differing:
+            name = differing[0]
+            raise InputError(
+                f"{workdir}: belongs to a run of another configuration: {len(differing)} fields "
+                f"differ, the first {name}: {_flatten(found).get(name)!r} there, "
+                f"{_flatten(resolved).get(name)!r} here; choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".config.json.{os.getpid()}")
+    temporary.write_text(json.dumps(resolved, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

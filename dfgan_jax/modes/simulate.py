@@ -1,0 +1,66 @@
+"""`--mode=simulate`: pairs from phantoms, in the published file format."""
+
+import os
+import pathlib
+
+import ml_collections
+
+from dfgan_jax.ct import hounsfield, low_dose
+from dfgan_jax.ct.pairs import Pairs, write_pairs
+from dfgan_jax.errors import InputError
+from dfgan_jax.modes import setup
+from dfgan_jax.progress import progress
+
+NATIVE_SIZE = 512
+
+
+def run(config: ml_collections.ConfigDict, *, output: pathlib.Path) -> None:
+    """Writes `train.npy`, `valid.npy` and `test.npy` into a folder.
+
+    Raises:
+      InputError: the configuration is wrong, or one of the files exists.
+    """
+    setup.check(config)
+    paths = {split: output / f"{split}.npy" for split in setup.SPLITS}
+    for path in paths.values():
+        if path.exists():
+            raise InputError(f"{path}: exists already; choose another --output")
+    for split, path in paths.items():
+        write_pairs(path, _simulate(config, split))
+        print(path, flush=True)
+
+
+def cached(config: ml_collections.ConfigDict, split: str) -> pathlib.Path:
+    """The file of a split's simulated pairs, made at the first call.
+
+    Its name tells everything that determines its content, so that it is never stale.
+    """
+    folder = config.simulation.cache_dir or pathlib.Path(
+        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "dfgan_jax")
+    name = low_dose.simulation_hash(size=_size(config), seed=config.simulation.seed,
+                                    protocol=_protocol(config))
+    path = pathlib.Path(folder, f"simulated-{name}", f"{split}-{_count(config, split)}.npy")
+    if not path.exists():
+        write_pairs(path, _simulate(config, split))
+    return path
+
+
+def _simulate(config: ml_collections.ConfigDict, split: str) -> Pairs:
+    count = _count(config, split)
+    with progress(f"simulating {split}", total=count, unit="slices") as bar:
+        ndct, qdct = low_dose.simulate_pairs(count, size=_size(config), split=split,
+                                             seed=config.simulation.seed,
+                                             protocol=_protocol(config), progress=bar)
+    return Pairs(hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct))
+
+
+def _protocol(config: ml_collections.ConfigDict) -> low_dose.ScanProtocol:
+    return low_dose.ScanProtocol(dose_fraction=config.simulation.dose_fraction)
+
+
+def _size(config: ml_collections.ConfigDict) -> int:
+    return config.data.size or NATIVE_SIZE
+
+
+def _count(config: ml_collections.ConfigDict, split: str) -> int:
+    return config.simulation[f"{split}_slices"]

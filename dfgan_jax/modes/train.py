@@ -1,0 +1,260 @@
+"""`--mode=train`: trains, evaluates the best checkpoint on the test split, reports."""
+
+import functools
+import json
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.pairs import Pairs
+from dfgan_jax.errors import DivergenceError
+from dfgan_jax.evaluation.protocols import FULL_RANGE
+from dfgan_jax.modes import evaluate, setup, simulate
+from dfgan_jax.progress import Progress, format_duration, progress
+from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
+from dfgan_jax.training.state import TrainState, create_state
+from dfgan_jax.training.writers import MetricsWriter
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+# The pace is measured over these steps, after the first, which compiles.
+_PACE_STEPS = 4
+_LONG_RUN_S = 3600.0
+
+
+class _StopRequest:
+    """Remembers the first signal, so that the loop can save before it ends.
+
+    A second signal acts as if this were not here.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_StopRequest":
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _remember(self, number: int, _frame: object) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class _Steps(NamedTuple):
+    """The compiled steps."""
+
+    train: Callable
+    evaluate: Callable
+    batch_statistics: Callable
+
+
+class _Metrics:
+    """Metrics of the steps since the last row, checked to be finite.
+
+    Those of the newest step stay on the device until the next one is under way, so
+    that the device is never idle for the check.
+    """
+
+    def __init__(self) -> None:
+        self._newest: tuple[int, dict[str, jax.Array]] | None = None
+        self._rows: list[dict[str, float]] = []
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        self.settle()
+        self._newest = (step, metrics)
+
+    def settle(self) -> None:
+        """Fetches and checks what is still on the device."""
+        if self._newest is None:
+            return
+        step, metrics = self._newest
+        self._newest = None
+        row = {name: float(value) for name, value in metrics.items()}
+        broken = {name: value for name, value in row.items() if not math.isfinite(value)}
+        if broken:
+            raise DivergenceError(
+                f"at step {step}, {', '.join(f'{n} is {v}' for n, v in broken.items())}; the last "
+                "good checkpoint is kept. A lower learning rate or other data may help")
+        self._rows.append(row)
+
+    def latest(self) -> dict[str, float]:
+        return self._rows[-1] if self._rows else {}
+
+    def take_mean(self) -> dict[str, float]:
+        """The mean over the steps since the last call."""
+        self.settle()
+        rows, self._rows = self._rows, []
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
+    """Trains to the end of the last epoch, from the latest checkpoint if there is one.
+
+    Raises:
+      InputError: the configuration, the data or the workdir cannot be used.
+      DivergenceError: training diverged.
+      SystemExit: a signal ended it after a checkpoint, with status 128 + its number;
+        the same command goes on from there.
+    """
+    setup.check(config)
+    devices = parallel.Parallelism(config.parallel, global_batch_size=config.batch_size)
+    setup.claim_workdir(workdir, config)
+    data = setup.load_splits(config, setup.SPLITS, simulate.cached)
+
+    networks = setup.build_networks(config)
+    optimizers = setup.build_optimizers(config)
+    weights = setup.build_weights(config)
+    compiled = _Steps(
+        train=devices.train(functools.partial(
+            steps.train_step, networks=networks, optimizers=optimizers, weights=weights)),
+        evaluate=devices.evaluate(functools.partial(
+            steps.evaluation_step, networks=networks, weights=weights)),
+        batch_statistics=parallel.on_one_device(functools.partial(
+            steps.batch_statistics_step, networks=networks, weights=weights)))
+    state = create_state(jax.random.key(config.seed), networks, optimizers)
+    print(_announcement(config, workdir, data, state, devices), flush=True)
+
+    with _StopRequest() as stop, checkpoints.Checkpoints(workdir) as kept:
+        latest = kept.latest()
+        if latest is not None:
+            state = checkpoints.restore_state(latest, state)
+            print(f"Going on from step {int(state.step)}", flush=True)
+        with MetricsWriter(workdir, step=int(state.step)) as writer:
+            _fit(config, data, devices.place(state), compiled=compiled, kept=kept, writer=writer,
+                 stop=stop)
+        best = kept.best()
+    if best is None:
+        print("No epoch could be the best one (config.validation.first_epoch is "
+              f"{config.validation.first_epoch}): evaluating the last", flush=True)
+    evaluate.score_and_report(config, workdir=workdir, checkpoint_paths=[workdir],
+                              test=data["test"])
+
+
+def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
+                  data: dict[str, Pairs], state: TrainState, devices: parallel.Parallelism) -> str:
+    counts = {"generator": state.generator["params"]} | {
+        f"{name} discriminator": variables for name, variables in state.discriminators.items()}
+    parameters = ", ".join(f"{name} {sum(x.size for x in jax.tree.leaves(tree)):,}"
+                           for name, tree in counts.items())
+    slices = ", ".join(f"{split} {len(pairs)} ({setup.data_source(config, split)})"
+                       for split, pairs in data.items())
+    height, width = data["train"].ndct.shape[1:]
+    return (f"{setup.model_name(config)} in {workdir}\n"
+            f"  devices:    {parallel.describe_devices()}, {devices.name}\n"
+            f"  parameters: {parameters}\n"
+            f"  slices:     {slices}, {height}×{width}")
+
+
+def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: TrainState, *,
+         compiled: _Steps, kept: checkpoints.Checkpoints, writer: MetricsWriter,
+         stop: _StopRequest) -> None:
+    """Trains from a state to the end of the last epoch; saves after each and when stopped."""
+    per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
+    batches = input_pipeline.train_batches(
+        data["train"], global_batch_size=config.batch_size, seed=config.seed)
+    first = step = int(state.step)
+    last = config.epochs * per_epoch
+    if step >= last:
+        return
+    resolved = json.loads(config.to_json())
+    metrics = _Metrics()
+    saved_at = time.monotonic()
+    with progress("training", total=last, unit="steps", initial=step) as bar:
+        for batch in input_pipeline.iterate_from(batches, step):
+            state, step_metrics = compiled.train(state, batch)
+            step += 1
+            epoch = (step - 1) // per_epoch + 1
+            ends_epoch = step % per_epoch == 0
+            metrics.add(step, step_metrics)
+            _advance(bar, epoch, metrics.latest(), done=step - first)
+            if ends_epoch or step % config.log_every_steps == 0:
+                writer.write("train", step=step, epoch=epoch, metrics=metrics.take_mean())
+
+            meta = {"step": step, "epoch": epoch, "steps_per_epoch": per_epoch, "config": resolved}
+            due = time.monotonic() - saved_at > 60 * config.checkpoint_every_minutes
+            if ends_epoch:
+                state, scores = _validate(config, state, data["valid"], compiled)
+                writer.write("valid", step=step, epoch=epoch, metrics=scores)
+                may_be_best = epoch >= config.validation.first_epoch
+                kept.save(state, meta, score=_selection(config, scores) if may_be_best else None)
+            elif due or stop.number is not None:
+                metrics.settle()
+                kept.save(state, meta)
+            if ends_epoch or due:
+                saved_at = time.monotonic()
+            if stop.number is not None:
+                kept.wait()
+                bar.message(f"Stopped by {signal.Signals(stop.number).name} at step {step}, which "
+                            "is saved; the same command goes on from here")
+                raise SystemExit(128 + stop.number)
+            if step == last:
+                kept.wait()
+                return
+
+
+def _advance(bar: Progress, epoch: int, latest: dict[str, float], *, done: int) -> None:
+    """Moves the bar, and says once, where it matters, how long all of it will take."""
+    note = f"epoch {epoch}"
+    if "generator_loss" in latest:
+        note += f", G {latest['generator_loss']:.4f}"
+    if "discriminator_loss" in latest:
+        note += f", D {latest['discriminator_loss']:.4f}"
+    if done == 1:
+        bar.start_clock()
+    bar.advance(note=note)
+    if done == 1 + _PACE_STEPS and not parallel.has_accelerator():
+        seconds = bar.seconds_left()
+        if seconds > _LONG_RUN_S:
+            bar.message(f"No accelerator found: at this pace training takes about "
+                        f"{format_duration(seconds)}. The variant :demo, as in "
+                        "--config=configs/attn.py:demo, takes minutes. Going on.")
+
+
+def _validate(config: ml_collections.ConfigDict, state: TrainState, pairs: Pairs,
+              compiled: _Steps) -> tuple[TrainState, dict[str, float]]:
+    """Scores the validation split; the state changes only with batch statistics."""
+    batch_losses = []
+    if config.validation.statistics == "batch":
+        for start in range(0, len(pairs), config.batch_size):
+            part = slice(start, start + config.batch_size)
+            state, terms = compiled.batch_statistics(
+                state, {"ndct": pairs.ndct[part, ..., None], "qdct": pairs.qdct[part, ..., None]})
+            batch_losses.append(terms)
+
+    denoised, image_losses = [], []
+    for batch, mask in input_pipeline.evaluation_batches(pairs, batch_size=config.batch_size):
+        images, terms = jax.device_get(compiled.evaluate(state, batch))
+        denoised.append(images[mask, ..., 0])
+        image_losses.append({name: values[mask] for name, values in terms.items()})
+    scores = {name: float(np.mean(np.concatenate([row[name] for row in image_losses])))
+              for name in image_losses[0]}
+    if batch_losses:
+        scores |= {name: float(np.mean([row[name] for row in batch_losses]))
+                   for name in batch_losses[0]}
+    scores |= FULL_RANGE.mean(FULL_RANGE.score(
+        hounsfield.denormalise(np.concatenate(denoised)), hounsfield.denormalise(pairs.ndct)))
+    return state, scores
+
+
+def _selection(config: ml_collections.ConfigDict, scores: dict[str, float]) -> float:
+    """What the best checkpoint has the most of."""
+    if config.validation.select_by == "generator_loss":
+        return -scores["generator_loss"]
+    return scores["psnr"]

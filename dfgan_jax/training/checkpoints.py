@@ -1,0 +1,179 @@
+"""Checkpoints of everything a run needs to go on (orbax).
+
+A workdir's `checkpoints/` holds a folder for each kept step: the latest and the
+one with the best score. Each is complete in itself: the `TrainState`, the
+configuration and the position in the data.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.training.state import TrainState
+
+_STATE, _META = "state", "meta"
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager, since saving goes on behind it.
+
+    A step is visible only once it is whole, so a run killed while saving leaves the
+    one before.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        policies = ocp.checkpoint_managers
+        self._manager = ocp.CheckpointManager(
+            pathlib.Path(workdir).absolute() / "checkpoints",
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_score,
+                best_mode="max",
+                # `max_to_keep` with `best_fn` would delete the latest step when it
+                # is not among the best.
+                preservation_policy=policies.AnyPreservationPolicy([
+                    policies.LatestN(1),
+                    policies.BestN(get_metric_fn=_score, n=1,
+                                   keep_checkpoints_without_metrics=False)])))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    def save(self, state: TrainState, meta: dict[str, Any], *, score: float | None = None) -> None:
+        """Saves a state under its step, in the background.
+
+        Args:
+          state: after the step `meta["step"]`.
+          meta: JSON values, among them `step`, `epoch` and `config`.
+          score: of the validation, higher is better; None where there was none.
+        """
+        self._manager.save(
+            meta["step"],
+            args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state),
+                                       _META: ocp.args.JsonSave(meta)}),
+            metrics=None if score is None else {"score": score})
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk; raises if saving failed."""
+        self._manager.wait_until_finished()
+
+    def latest(self) -> pathlib.Path | None:
+        """Folder of the latest checkpoint; None before the first."""
+        return self._folder(self._manager.latest_step())
+
+    def best(self) -> pathlib.Path | None:
+        """Folder of the checkpoint with the best score; None before the first score."""
+        return self._folder(self._manager.best_step())
+
+    def _folder(self, step: int | None) -> pathlib.Path | None:
+        return None if step is None else pathlib.Path(self._manager.directory) / str(step)
+
+
+def locate(path: str | os.PathLike) -> pathlib.Path:
+    """Finds the checkpoint that a user means.
+
+    Args:
+      path: a workdir, its `checkpoints` folder, or the folder of one step. Of
+        several steps it is the best, or the latest where none has a score.
+
+    Raises:
+      InputError: there is none.
+    """
+    path = pathlib.Path(path).absolute()
+    if (path / _STATE).is_dir() and (path / _META).is_dir():
+        return path
+    workdir = path.parent if path.name == "checkpoints" else path
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{path}: no checkpoint here; expected a workdir, its checkpoints folder, "
+                         "or the folder of one step")
+    with Checkpoints(workdir) as checkpoints:
+        found = checkpoints.best() or checkpoints.latest()
+    if found is None:
+        raise InputError(f"{path}: holds no finished checkpoint")
+    return found
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    """What was saved beside the state: `step`, `epoch`, `config`.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / _META)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: its metadata cannot be read ({error})") from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
+                     for k in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _restore(folder: pathlib.Path, like: Any) -> Any:
+    """Reads the part of a saved state that `like` has; raises `InputError` if it does not fit."""
+    handler = ocp.PyTreeCheckpointHandler()
+    with ocp.Checkpointer(handler) as checkpointer:
+        try:
+            saved = _shapes(checkpointer.metadata(folder / _STATE).item_metadata.tree)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: not a readable checkpoint ({error})") from error
+        wanted = _shapes(like)
+        top_levels = {name.split("/")[0] for name in wanted}
+        differing = [name for name in sorted(saved.keys() | wanted.keys())
+                     if name.split("/")[0] in top_levels and saved.get(name) != wanted.get(name)]
+        if differing:
+            name = differing[0]
+            raise InputError(
+                f"{folder}: does not fit this model: {len(differing)} arrays differ, the first "
+                f"{name}: {saved.get(name, 'absent')} in the checkpoint, "
+                f"{wanted.get(name, 'absent')} in the model")
+        try:
+            return checkpointer.restore(folder / _STATE, args=ocp.args.PyTreeRestore(
+                item=like, partial_restore=True,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: the checkpoint is damaged ({error})") from error
+
+
+def restore_state(folder: pathlib.Path, like: TrainState) -> TrainState:
+    """Reads a whole state.
+
+    Args:
+      folder: of one step, from `locate`, `Checkpoints.latest` or `.best`.
+      like: a state of the same tree; only its shapes, dtypes and shardings are used,
+        so `jax.ShapeDtypeStruct`s do as well.
+
+    Raises:
+      InputError: the saved tree has other leaves or shapes, or cannot be read.
+    """
+    return _restore(folder, like)
+
+
+def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Reads the generator's variables alone, whatever the discriminators are.
+
+    Args:
+      folder: of one step, from `locate`, `Checkpoints.latest` or `.best`.
+      like: {"params": …, "batch_stats": …} of the same tree.
+
+    Raises:
+      InputError: the saved tree has other leaves or shapes, or cannot be read.
+    """
+    return _restore(folder, {"generator": like})["generator"]
+
+
+def workdir_of(folder: pathlib.Path) -> pathlib.Path:
+    """The workdir that a checkpoint's folder lies in."""
+    return folder.parent.parent
