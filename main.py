@@ -8,6 +8,7 @@ Research software, not a medical device.
 import importlib
 import pathlib
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> None:
     config, mode = _CONFIG.value, _MODE.value
     if config is None:
         raise InputError("--config is missing; expected a file such as configs/attn.py:demo")
-    options = {}
+    options: dict[str, Any] = {}
     if mode in ("train", "evaluate"):
         name = config.name if mode == "train" else f"{config.name}_evaluation"
         options["workdir"] = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / name)

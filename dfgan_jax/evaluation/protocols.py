@@ -14,6 +14,9 @@ from dfgan_jax.evaluation import metrics
 
 PUBLISHED_BATCH_SIZE = 16
 
+FULL_RANGE_HU = 4095.0
+"""The range of 12-bit CT."""
+
 Scores = dict[str, np.ndarray]
 """Metric → (N,) float64, per image."""
 
@@ -79,9 +82,9 @@ PUBLISHED = Protocol(
 
 FULL_RANGE = Protocol(
     name="full_range",
-    data_range="4095 HU",
+    data_range=f"{FULL_RANGE_HU:g} HU",
     description="A fixed range, that of 12-bit CT, each slice by itself.",
     group_size=None,
-    range_of=lambda images: 4095.0)
+    range_of=lambda images: FULL_RANGE_HU)
 
 PROTOCOLS = {protocol.name: protocol for protocol in (PUBLISHED, FULL_RANGE)}

@@ -148,7 +148,7 @@ def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")

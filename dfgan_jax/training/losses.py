@@ -43,11 +43,11 @@ def gradient(denoised: jax.Array, ndct: jax.Array) -> jax.Array:
     As the published code has it, the image is padded with one zero column on the
     right and one zero row at the bottom before the forward differences.
     """
-    terms = 0.0
-    for axis in (denoised.ndim - 3, denoised.ndim - 2):
-        terms += jnp.abs(_absolute_forward_difference(ndct, axis)
-                         - _absolute_forward_difference(denoised, axis))
-    return jnp.mean(terms)
+    along_y, along_x = (
+        jnp.abs(_absolute_forward_difference(ndct, axis)
+                - _absolute_forward_difference(denoised, axis))
+        for axis in (denoised.ndim - 3, denoised.ndim - 2))
+    return jnp.mean(along_y + along_x)
 
 
 def adversarial_generator(scores_denoised: jax.Array) -> jax.Array:

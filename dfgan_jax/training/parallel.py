@@ -80,9 +80,7 @@ class Parallelism:
         return lambda state, batch: compiled(state, dict(batch))
 
     def place(self, state: Any) -> Any:
-        """Puts a state where the compiled steps expect it."""
-        if self.name == "pmap":
-            return jax.device_put(state, self._devices[0])
+        """Puts a state where the steps leave it, so that no step compiles twice."""
         return jax.device_put(state, self._replicated)
 
     def _split(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -58,9 +58,9 @@ class TrainState:
 
     step: jax.Array
     key: jax.Array
-    generator: dict[str, Any]
+    generator: Any
     generator_opt_state: Any
-    discriminators: dict[str, Any]
+    discriminators: Any
     discriminator_opt_state: Any
 
 

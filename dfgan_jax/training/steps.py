@@ -4,6 +4,8 @@ They know nothing of devices but `axis_name`; `parallel.py` runs them under jit 
 pmap. A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU.
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +22,7 @@ Metrics = dict[str, jax.Array]
 
 
 def _scores(networks: Networks, discriminators: Mapping[str, Any], image: jax.Array,
-            qdct: jax.Array) -> dict[str, jax.Array]:
+            qdct: jax.Array) -> dict[str, Any]:
     """Each discriminator's scores of an image and of its difference map."""
     difference = image - qdct
     inputs = {"image": image, "difference": difference}
@@ -54,9 +56,9 @@ def generator_terms(denoised: jax.Array, batch: Batch, scores: Mapping[str, jax.
         terms["gradient_difference_loss"] = losses.gradient(denoised - qdct, ndct - qdct)
         total += weights.gradient_difference * terms["gradient_difference_loss"]
     if scores:
-        adversarial = sum(map(losses.adversarial_generator, scores.values())) / len(scores)
-        terms["adversarial_loss"] = adversarial
-        total += weights.adversarial * adversarial
+        adversarial = [losses.adversarial_generator(each) for each in scores.values()]
+        terms["adversarial_loss"] = jnp.mean(jnp.stack(adversarial))
+        total += weights.adversarial * terms["adversarial_loss"]
     return {"generator_loss": total, **terms}
 
 
@@ -100,10 +102,10 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
         # same inputs, same parameters, so XLA computes the forward pass once.
         real = _scores(networks, discriminators, ndct, qdct)
         fake = _scores(networks, discriminators, denoised, qdct)
-        return sum(losses.adversarial_discriminator(real[name], fake[name])
-                   for name in discriminators) / len(discriminators)
+        return jnp.mean(jnp.stack([losses.adversarial_discriminator(real[name], fake[name])
+                                   for name in discriminators]))
 
-    discriminator_gradients = {}
+    discriminator_gradients: Any = {}
     if state.discriminators:
         metrics["discriminator_loss"], discriminator_gradients = jax.value_and_grad(
             discriminator_objective)(state.discriminators)
@@ -111,16 +113,17 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
     if axis_name is not None:
         gradients, discriminator_gradients, metrics = jax.lax.pmean(
             (gradients, discriminator_gradients, metrics), axis_name)
-    metrics["generator_gradient_norm"] = optax.global_norm(gradients)
+    metrics["generator_gradient_norm"] = optax.tree.norm(gradients)
     if state.discriminators:
-        metrics["discriminator_gradient_norm"] = optax.global_norm(discriminator_gradients)
+        metrics["discriminator_gradient_norm"] = optax.tree.norm(discriminator_gradients)
 
     updates, generator_opt_state = optimizers.generator.update(
         gradients, state.generator_opt_state, state.generator["params"])
     params = optax.apply_updates(state.generator["params"], updates)
     updates, discriminator_opt_state = optimizers.discriminator.update(
         discriminator_gradients, state.discriminator_opt_state, state.discriminators)
-    return state.replace(
+    return dataclasses.replace(
+        state,
         step=state.step + 1,
         generator={"params": params, "batch_stats": batch_stats},
         generator_opt_state=generator_opt_state,
@@ -136,10 +139,11 @@ def evaluation_step(state: TrainState, batch: Batch, *, networks: Networks,
       The denoised images, (N, H, W, 1) float32, and each loss *per image*, (N,),
       so that images that only pad a batch can be left out of a mean.
     """
-    denoised = networks.generator.apply(state.generator, batch["qdct"], train=False)
+    denoised: Any = networks.generator.apply(state.generator, batch["qdct"], train=False)
     denoised = denoised.astype(jnp.float32)
     scores = _scores(networks, state.discriminators, denoised, batch["qdct"])
-    terms = jax.vmap(lambda *args: generator_terms(*args, weights))(denoised, dict(batch), scores)
+    terms = jax.vmap(functools.partial(generator_terms, weights=weights))(
+        denoised, dict(batch), scores)
     return denoised, terms
 
 
@@ -157,5 +161,5 @@ def batch_statistics_step(state: TrainState, batch: Batch, *, networks: Networks
     denoised = denoised.astype(jnp.float32)
     scores = _scores(networks, state.discriminators, denoised, batch["qdct"])
     generator = {**state.generator, "batch_stats": updates["batch_stats"]}
-    return (state.replace(generator=generator),
+    return (dataclasses.replace(state, generator=generator),
             generator_terms(denoised, batch, scores, weights))

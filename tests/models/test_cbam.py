@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfgan_jax.models.cbam import CBAM, ChannelGate, SpatialGate
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_channel_gate_is_the_papers_formula():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 32))
+    module = ChannelGate(reduction=16)
+    params = module.init(jax.random.key(1), x)["params"]
+    assert params["hidden"]["kernel"].shape == (32, 2)
+
+    def mlp(v):
+        hidden = np.maximum(v @ params["hidden"]["kernel"] + params["hidden"]["bias"], 0)
+        return hidden @ params["out"]["kernel"] + params["out"]["bias"]
+
+    pooled = np.asarray(x)
+    scale = sigmoid(mlp(pooled.mean((1, 2))) + mlp(pooled.max((1, 2))))
+    np.testing.assert_allclose(module.apply({"params": params}, x),
+                               pooled * scale[:, None, None], rtol=1e-4, atol=1e-5)
+
+
+def test_spatial_gate_takes_maximum_first_and_mean_second():
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 4))
+    module = SpatialGate()
+    variables = module.init(jax.random.key(1), x, train=False)
+    # A kernel that passes only its first channel, at its centre.
+    kernel = np.zeros((7, 7, 2, 1), np.float32)
+    kernel[3, 3, 0] = 1
+    variables["params"]["conv"]["kernel"] = jnp.array(kernel)
+    scale = sigmoid(np.asarray(x).max(-1, keepdims=True) / np.sqrt(1 + 1e-5))
+    np.testing.assert_allclose(module.apply(variables, x, train=False), x * scale, rtol=1e-5)
+
+
+def test_spatial_statistics_move_by_one_percent():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+    module = CBAM()
+    variables = module.init(jax.random.key(1), x, train=False)
+    _, updates = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    var = updates["batch_stats"]["spatial_gate"]["norm"]["var"]
+    assert 0.99 <= float(var[0])
+
+
+def test_narrow_stages_keep_one_hidden_feature():
+    params = ChannelGate(reduction=16).init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))["params"]
+    assert params["hidden"]["kernel"].shape == (4, 1)

@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from tests.reference import load
+
+
+@pytest.mark.parametrize(("channels", "parameters"), [(2, 6_829_441), (1, 6_829_441 - 16 * 128)])
+def test_parameter_count_is_the_published_one(channels, parameters):
+    variables = jax.eval_shape(lambda: PatchDiscriminator().init(
+        jax.random.key(0), jnp.zeros((1, 32, 32, channels))))
+    assert sum(x.size for x in jax.tree.leaves(variables)) == parameters
+
+
+def test_agrees_with_the_published_network():
+    scores = PatchDiscriminator().apply(load.discriminator_variables(),
+                                        load.images("discriminator", (2, 2, 64, 64)))
+    np.testing.assert_allclose(scores, load.nhwc(load.numbers("discriminator")["output"]),
+                               atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "scores"), [(256, 30), (64, 6), (32, 2)])
+def test_scores_patches(size, scores):
+    network = PatchDiscriminator(width=2)
+    shape = jax.eval_shape(lambda: network.init_with_output(
+        jax.random.key(0), jnp.zeros((3, size, size, 1)))[0]).shape
+    assert shape == (3, scores, scores, 1)
+
+
+def test_a_score_sees_seventy_pixels():
+    network = PatchDiscriminator(width=2)
+    x = jax.random.normal(jax.random.key(0), (1, 128, 128, 1))
+    variables = network.init(jax.random.key(1), x)
+    gradient = jax.grad(lambda x: network.apply(variables, x)[0, 7, 7, 0])(x)[0, ..., 0]
+    rows = np.flatnonzero(np.abs(gradient).sum(1))
+    assert rows[-1] - rows[0] + 1 == 70
+
+
+def test_refuses_images_too_small_for_a_patch():
+    with pytest.raises(ValueError, match="at least 32"):
+        PatchDiscriminator(width=2).init(jax.random.key(0), jnp.zeros((1, 16, 64, 1)))

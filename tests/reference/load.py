@@ -1,0 +1,52 @@
+"""Access to the reference numbers, in this project's layout."""
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.porting import torch_layout
+from tests.reference.fill import image, tensor
+
+SEED = 7
+_FOLDER = pathlib.Path(__file__).parent
+
+
+@functools.cache
+def numbers(name: str) -> dict[str, np.ndarray]:
+    with np.load(_FOLDER / f"{name}.npz") as file:
+        return dict(file)
+
+
+def metrics() -> dict[str, float]:
+    return json.loads((_FOLDER / "metrics.json").read_text())
+
+
+def state_dict_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    shapes = json.loads((_FOLDER / "state_dict_layout.json").read_text())[name]
+    return {key: tuple(shape) for key, shape in shapes.items()}
+
+
+def state_dict(name: str) -> dict[str, np.ndarray]:
+    return {key: tensor(key, shape, SEED) for key, shape in state_dict_shapes(name).items()}
+
+
+def generator_variables(*, attention: bool) -> dict[str, Any]:
+    return torch_layout.from_state_dict(state_dict("attn_unet" if attention else "unet"),
+                                        torch_layout.generator_layout(attention=attention))
+
+
+def discriminator_variables() -> dict[str, Any]:
+    return torch_layout.from_state_dict(state_dict("discriminator"),
+                                        torch_layout.discriminator_layout())
+
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    return array.transpose(0, 2, 3, 1)
+
+
+def images(name: str, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """The filled image of an NCHW shape, as NHWC."""
+    return nhwc(image(name, shape, SEED))

@@ -1,0 +1,65 @@
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.training import steps
+from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.parallel import Parallelism
+from dfgan_jax.training.state import Networks, Optimizers, create_state
+
+# SGD, since Adam would hide a gradient of the wrong scale.
+OPTIMIZERS = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
+NETWORKS = Networks(UNet(width=2, attention=True), PatchDiscriminator(width=2), "pair")
+RNG = np.random.default_rng(0)
+BATCHES = [{name: RNG.normal(0.5, 1, (4, 32, 32, 1)).astype(np.float32)
+            for name in ("ndct", "qdct")} for _ in range(3)]
+
+
+@functools.cache
+def train(parallel, device_count):
+    devices = Parallelism(parallel, global_batch_size=4, devices=jax.devices()[:device_count])
+    step = devices.train(functools.partial(
+        steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, weights=LossWeights()))
+    evaluate = devices.evaluate(functools.partial(
+        steps.evaluation_step, networks=NETWORKS, weights=LossWeights()))
+    state = devices.place(create_state(jax.random.key(0), NETWORKS, OPTIMIZERS))
+    history = []
+    for batch in BATCHES:
+        state, metrics = step(state, batch)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return jax.device_get((state, history, evaluate(state, BATCHES[0])))
+
+
+@pytest.mark.parametrize(("parallel", "device_count"), [("jit", 4), ("pmap", 4)])
+def test_devices_do_not_change_the_result(parallel, device_count):
+    expected = train("jit", 1)
+    actual = train(parallel, device_count)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+                 actual, expected)
+
+
+def test_three_steps_moved_the_parameters():
+    """Without this, devices that all do nothing would agree."""
+    state, history, _ = train("jit", 1)
+    before = create_state(jax.random.key(0), NETWORKS, OPTIMIZERS)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.generator["params"],
+                         before.generator["params"])
+    assert min(jax.tree.leaves(moved["inc"])) > 1e-5
+    assert history[0] != history[1]
+
+
+def test_auto_is_jit_on_one_device_and_pmap_on_several():
+    assert Parallelism("auto", global_batch_size=4, devices=jax.devices()[:1]).name == "jit"
+    assert Parallelism("auto", global_batch_size=4, devices=jax.devices()[:4]).name == "pmap"
+
+
+def test_refuses_a_batch_that_does_not_divide():
+    with pytest.raises(InputError, match="batch_size is 6: expected a multiple of the 4 devices"):
+        Parallelism("pmap", global_batch_size=6, devices=jax.devices()[:4])

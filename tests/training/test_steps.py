@@ -1,0 +1,206 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.porting import torch_layout
+from dfgan_jax.training import losses, steps
+from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
+from tests.reference import load
+from tests.reference.fill import image
+
+PUBLISHED_CODE = LossWeights(1.0, 1.0, 1.0, 1.0, 0.05)
+
+
+def published_batch(step):
+    ndct = image(f"ndct{step}", (2, 1, 64, 64), load.SEED)
+    noise = image(f"noise{step}", (2, 1, 64, 64), load.SEED)
+    qdct = (ndct + 0.2 * (noise - 0.5)).astype(np.float32)
+    return {"ndct": load.nhwc(ndct), "qdct": load.nhwc(qdct)}
+
+
+@pytest.mark.parametrize(("attention", "variant", "weights"), [
+    (False, "slides", LossWeights()), (False, "code", PUBLISHED_CODE),
+    (True, "slides", LossWeights()), (True, "code", PUBLISHED_CODE)])
+def test_five_steps_agree_with_the_published_loop(attention, variant, weights):
+    reference = load.numbers(f"training_{'attn_unet' if attention else 'unet'}_{variant}")
+    networks = Networks(UNet(attention=attention), PatchDiscriminator(), "joint")
+    optimizers = Optimizers(optax.adam(2e-4), optax.adam(2e-5))
+    generator = load.generator_variables(attention=attention)
+    discriminators = {"joint": load.discriminator_variables()}
+    state = TrainState(
+        step=jnp.int32(0), key=jnp.zeros(2, jnp.uint32), generator=generator,
+        generator_opt_state=optimizers.generator.init(generator["params"]),
+        discriminators=discriminators,
+        discriminator_opt_state=optimizers.discriminator.init(discriminators))
+    step = jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
+                                     weights=weights))
+    # Adam divides by tiny numbers: trajectories drift apart, so later steps get room.
+    for index, tolerance in enumerate([1e-6, 2e-3, 2e-3, 2e-3, 2e-3]):
+        state, metrics = step(state, published_batch(index))
+        for name in ("generator_loss", "discriminator_loss"):
+            assert float(metrics[name]) == pytest.approx(reference[name][index], rel=tolerance)
+        if index == 0:
+            for prefix, name in (("grad_norm/", "generator"), ("grad_norm_d/", "discriminator")):
+                norms = [v for key, v in reference.items() if key.startswith(prefix)]
+                assert float(metrics[f"{name}_gradient_norm"]) == pytest.approx(
+                    np.sqrt(np.sum(np.square(norms))), rel=5e-4)
+
+    layout = torch_layout.generator_layout(attention=attention)
+    after = torch_layout.to_state_dict(state.generator, layout)
+    for key, value in after.items():
+        assert np.linalg.norm(value) == pytest.approx(float(reference[f"norm/{key}"]), rel=1e-2)
+    after = torch_layout.to_state_dict(state.discriminators["joint"],
+                                       torch_layout.discriminator_layout())
+    for key, value in after.items():
+        assert np.linalg.norm(value) == pytest.approx(float(reference[f"norm_d/{key}"]), rel=1e-2)
+
+    denoised = networks.generator.apply(state.generator, load.images("generator", (2, 1, 64, 64)),
+                                        train=False)
+    expected = load.nhwc(reference["output_eval_after"])
+    error = np.asarray(denoised) - expected
+    assert np.sqrt(np.mean(error**2)) / expected.std() < 3e-2
+
+
+def gradient_norms_by_tensor(gradients, layout):
+    return {key: np.linalg.norm(value) for key, value in torch_layout.to_state_dict(
+        {"params": gradients}, layout).items()}
+
+
+@pytest.mark.parametrize(("attention", "variant", "weights"), [
+    (True, "slides", LossWeights()), (False, "code", PUBLISHED_CODE)])
+def test_gradient_of_every_tensor_agrees_with_the_published_loop(attention, variant, weights):
+    # With SGD of rate 1 the update is the gradient, seen through the public step.
+    networks = Networks(UNet(attention=attention), PatchDiscriminator(), "joint")
+    optimizers = Optimizers(optax.sgd(1.0), optax.sgd(1.0))
+    generator = load.generator_variables(attention=attention)
+    discriminators = {"joint": load.discriminator_variables()}
+    before = TrainState(
+        step=jnp.int32(0), key=jnp.zeros(2, jnp.uint32), generator=generator,
+        generator_opt_state=optimizers.generator.init(generator["params"]),
+        discriminators=discriminators,
+        discriminator_opt_state=optimizers.discriminator.init(discriminators))
+    after, _ = jax.jit(functools.partial(
+        steps.train_step, networks=networks, optimizers=optimizers, weights=weights))(
+            before, published_batch(0))
+    reference = load.numbers(f"training_{'attn_unet' if attention else 'unet'}_{variant}")
+    difference = functools.partial(jax.tree.map, lambda a, b: np.asarray(a) - np.asarray(b))
+    cases = [
+        ("grad_norm/", difference(before.generator["params"], after.generator["params"]),
+         torch_layout.generator_layout(attention=attention)),
+        ("grad_norm_d/", difference(before.discriminators["joint"]["params"],
+                                    after.discriminators["joint"]["params"]),
+         torch_layout.discriminator_layout())]
+    for prefix, gradients, layout in cases:
+        norms = gradient_norms_by_tensor(gradients, layout)
+        assert len(norms) == sum(key.startswith(prefix) for key in reference)
+        for key, norm in norms.items():
+            # Subtracting rounded parameters leaves an error of their last digit.
+            assert norm == pytest.approx(float(reference[prefix + key]), rel=5e-3, abs=2e-5)
+
+
+def small(discriminators, *, width=2):
+    networks = Networks(UNet(width=width), PatchDiscriminator(width=2), discriminators)
+    optimizers = Optimizers(optax.sgd(0.01), optax.sgd(0.02))
+    rng = np.random.default_rng(0)
+    batch = {name: rng.normal(0.5, 1, (2, 32, 32, 1)).astype(np.float32)
+             for name in ("ndct", "qdct")}
+    return networks, optimizers, create_state(jax.random.key(0), networks, optimizers), batch
+
+
+def train_once(networks, optimizers, state, batch, weights=LossWeights()):  # noqa: B008
+    return jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
+                                     weights=weights))(state, batch)
+
+
+def test_pair_averages_its_two_discriminators():
+    networks, optimizers, state, batch = small("pair")
+    assert set(state.discriminators) == {"image", "difference"}
+    after, metrics = train_once(networks, optimizers, state, batch)
+    denoised, _ = jax.jit(functools.partial(
+        networks.generator.apply, train=True, mutable=["batch_stats"]))(
+            state.generator, batch["qdct"])
+    score = jax.jit(networks.discriminator.apply)
+    adversarial, discriminator = [], []
+    for name, shift in (("image", 0.0), ("difference", batch["qdct"])):
+        fake = score(state.discriminators[name], denoised - shift)
+        real = score(state.discriminators[name], batch["ndct"] - shift)
+        fake, real = np.asarray(fake), np.asarray(real)
+        adversarial.append(np.mean(0.5 * (fake - 1) ** 2))
+        discriminator.append(np.mean(0.5 * (real - 1) ** 2) + np.mean(0.5 * fake**2))
+    intensity = np.mean((np.asarray(denoised) - batch["ndct"]) ** 2)
+    assert float(metrics["adversarial_loss"]) == pytest.approx(np.mean(adversarial), rel=1e-5)
+    assert float(metrics["discriminator_loss"]) == pytest.approx(np.mean(discriminator), rel=1e-5)
+    assert float(metrics["generator_loss"]) == pytest.approx(
+        2 * intensity + 0.05 * np.mean(adversarial), rel=1e-5)
+    assert int(after.step) == 1
+
+
+def test_the_generator_does_not_learn_from_the_discriminators_loss():
+    """Both updates use the parameters from before the step, whatever the other's rate."""
+    networks, optimizers, state, batch = small("joint")
+    still = Optimizers(optimizers.generator, optax.sgd(0.0))
+    moved, _ = train_once(networks, optimizers, state, batch)
+    held, _ = train_once(networks, still, state, batch)
+    jax.tree.map(np.testing.assert_array_equal, moved.generator["params"], held.generator["params"])
+    changed = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), moved.discriminators,
+                           state.discriminators)
+    assert max(jax.tree.leaves(changed)) > 0
+
+
+def test_without_discriminators_only_the_intensity_is_left():
+    networks, optimizers, state, batch = small("none")
+    _, metrics = train_once(networks, optimizers, state, batch,
+                            LossWeights(image=0.5, difference=0.25))
+    assert set(metrics) == {"generator_loss", "intensity_loss", "generator_gradient_norm"}
+    assert float(metrics["generator_loss"]) == pytest.approx(
+        0.75 * float(metrics["intensity_loss"]), rel=1e-6)
+
+
+def test_evaluation_losses_are_per_image_and_leave_the_state_alone():
+    networks, _, state, batch = small("pair")
+    weights = LossWeights(gradient_image=1.0, gradient_difference=1.0)
+    denoised, terms = jax.jit(functools.partial(
+        steps.evaluation_step, networks=networks, weights=weights))(state, batch)
+    expected = jax.jit(functools.partial(networks.generator.apply, train=False))(
+        state.generator, batch["qdct"])
+    np.testing.assert_allclose(denoised, expected, atol=1e-6)
+    for i in range(2):
+        assert float(terms["intensity_loss"][i]) == pytest.approx(
+            float(losses.intensity(expected[i], batch["ndct"][i])), rel=1e-5)
+        assert float(terms["gradient_image_loss"][i]) == pytest.approx(
+            float(losses.gradient(expected[i], batch["ndct"][i])), rel=1e-5)
+
+
+def test_batch_statistics_validation_moves_the_running_ones_only():
+    networks, _, state, batch = small("pair")
+    after, terms = jax.jit(functools.partial(
+        steps.batch_statistics_step, networks=networks, weights=LossWeights()))(state, batch)
+    denoised, updates = jax.jit(functools.partial(
+        networks.generator.apply, train=True, mutable=["batch_stats"]))(
+            state.generator, batch["qdct"])
+    assert float(terms["intensity_loss"]) == pytest.approx(
+        float(losses.intensity(denoised, batch["ndct"])), rel=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+                 after.generator["batch_stats"], updates["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, after.generator["params"],
+                 state.generator["params"])
+
+
+def test_initial_state_is_a_function_of_the_key():
+    networks, optimizers, state, _ = small("pair")
+    again = create_state(jax.random.key(0), networks, optimizers)
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+    other = create_state(jax.random.key(1), networks, optimizers)
+    kernel = ("params", "inc", "conv1", "kernel")
+    pick = lambda tree: functools.reduce(lambda node, part: node[part], kernel, tree)
+    assert not np.array_equal(pick(state.generator), pick(other.generator))
+    first, second = (state.discriminators[name]["params"]["conv2"]["kernel"]
+                     for name in ("image", "difference"))
+    assert not np.array_equal(first, second)
