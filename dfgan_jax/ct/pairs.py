@@ -108,6 +108,11 @@ class _Remainder(io.RawIOBase):
         return self._file.readline(size or -1)
 
 
+def _line(error: Exception) -> str:
+    """An error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _read_dict(path: pathlib.Path) -> dict[Any, Any]:
     """Reads the dict in an `.npy` file, resolving no name but those of NumPy arrays."""
     with path.open("rb") as file:
@@ -116,15 +121,16 @@ def _read_dict(path: pathlib.Path) -> dict[Any, Any]:
             read_header = {(1, 0): np.lib.format.read_array_header_1_0,
                            (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, _, dtype = read_header(file)
-        except (ValueError, KeyError, EOFError, SyntaxError) as error:
-            raise InputError(f"{path}: not an .npy file, or a broken one ({error})") from error
+        except Exception as error:  # a broken header can raise anything; nothing is swallowed
+            raise InputError(f"{path}: not an .npy file, or a broken one ({_line(error)})"
+                             ) from error
         if dtype != np.dtype(object) or shape != ():
             raise InputError(f"{path}: holds an array of shape {shape} and type {dtype}; expected "
                              f"a dict of {NDCT_KEY} and {QDCT_KEY}, saved by np.save")
         try:
             content = _SafeUnpickler(_Remainder(file, path.stat().st_size)).load()
-        except Exception as error:  # a hostile pickle can raise anything; nothing is swallowed
-            raise InputError(f"{path}: refused, or truncated: {error}") from error
+        except Exception as error:  # nor can it be told what a broken pickle raises
+            raise InputError(f"{path}: refused, or truncated: {_line(error)}") from error
     # np.save pickles a 0-d object array's item inside an array.
     if isinstance(content, np.ndarray) and content.dtype == object and content.shape == ():
         content = content.item()

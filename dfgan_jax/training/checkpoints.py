@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dfgan_jax.errors import InputError
@@ -57,9 +58,11 @@ class Checkpoints:
           meta: JSON values, among them `step`, `epoch` and `config`.
           score: of the validation, higher is better; None where there was none.
         """
+        # A copy, since the next step may overwrite the donated arrays meanwhile.
+        copied = jax.tree.map(np.array, state)
         self._manager.save(
             meta["step"],
-            args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state),
+            args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(copied),
                                        _META: ocp.args.JsonSave(meta)}),
             metrics=None if score is None else {"score": score})
 
@@ -125,10 +128,10 @@ def _restore(folder: pathlib.Path, like: Any) -> Any:
     """Reads the part of a saved state that `like` has; raises `InputError` if it does not fit."""
     handler = ocp.PyTreeCheckpointHandler()
     with ocp.Checkpointer(handler) as checkpointer:
-        try:
-            saved = _shapes(checkpointer.metadata(folder / _STATE).item_metadata.tree)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder}: not a readable checkpoint ({error})") from error
+        metadata = checkpointer.metadata(folder / _STATE).item_metadata
+        if metadata is None:
+            raise InputError(f"{folder}: the checkpoint is damaged (its tree cannot be read)")
+        saved = _shapes(metadata.tree)
         wanted = _shapes(like)
         top_levels = {name.split("/")[0] for name in wanted}
         differing = [name for name in sorted(saved.keys() | wanted.keys())

@@ -1,0 +1,118 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.training import checkpoints
+from dfgan_jax.training.state import TrainState
+
+
+def state(step, width=3):
+    return TrainState(
+        step=jnp.int32(step), key=jnp.array([1, 2], jnp.uint32),
+        generator={"params": {"kernel": jnp.full((width,), step, jnp.float32)},
+                   "batch_stats": {"mean": jnp.arange(2.0)}},
+        generator_opt_state=({"count": jnp.int32(step)}, ()),
+        discriminators={"image": {"params": {"kernel": jnp.ones(2)}}},
+        discriminator_opt_state=({"count": jnp.int32(step)},))
+
+
+def save(kept, step, score=None):
+    kept.save(state(step), {"step": step, "epoch": 1, "config": {"name": "x"}}, score=score)
+    kept.wait()
+
+
+def test_everything_comes_back(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        assert kept.latest() is None
+        save(kept, 5, score=1.0)
+        restored = checkpoints.restore_state(kept.latest(), state(0))
+    assert jax.tree.structure(restored) == jax.tree.structure(state(5))
+    jax.tree.map(np.testing.assert_array_equal, restored, state(5))
+    assert {x.dtype for x in jax.tree.leaves(restored.key)} == {np.dtype(np.uint32)}
+
+
+def test_keeps_the_latest_and_the_best(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        for step, score in [(1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, None)]:
+            save(kept, step, score)
+            assert kept.latest().name == str(step)
+        assert kept.best().name == "2"
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
+    with checkpoints.Checkpoints(tmp_path) as again:
+        assert (again.latest().name, again.best().name) == ("5", "2")
+
+
+def test_saving_copies_what_the_next_step_may_overwrite(tmp_path):
+    donate = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        current = state(5)
+        kept.save(current, {"step": 5, "epoch": 1, "config": {}})
+        for _ in range(3):
+            current = donate(current)
+        kept.wait()
+        restored = checkpoints.restore_state(kept.latest(), state(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, state(5))
+
+
+def test_locates_the_checkpoint_that_is_meant(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1, 0.9)
+        save(kept, 2, 0.5)
+    folder = tmp_path / "checkpoints"
+    assert checkpoints.locate(tmp_path) == folder / "1"
+    assert checkpoints.locate(folder) == folder / "1"
+    assert checkpoints.locate(folder / "2") == folder / "2"
+    assert checkpoints.workdir_of(folder / "2") == tmp_path
+    assert checkpoints.read_meta(folder / "2")["step"] == 2
+
+
+def test_restores_a_generator_alone(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        restored = checkpoints.restore_generator(kept.latest(), state(0).generator)
+    jax.tree.map(np.testing.assert_array_equal, restored, state(4).generator)
+
+
+def test_another_tree_is_refused_by_name(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        folder = kept.latest()
+    with pytest.raises(InputError, match=r"generator/params/kernel: \(3,\) in the checkpoint, "
+                                         r"\(4,\) in the model"):
+        checkpoints.restore_state(folder, state(0, width=4))
+    more = {"params": {"kernel": jnp.zeros(3), "bias": jnp.zeros(1)},
+            "batch_stats": {"mean": jnp.zeros(2)}}
+    with pytest.raises(InputError, match=r"generator/params/bias: absent in the checkpoint"):
+        checkpoints.restore_generator(folder, more)
+
+
+def test_absent_empty_and_damaged_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint here"):
+        checkpoints.locate(tmp_path / "absent")
+    with checkpoints.Checkpoints(tmp_path):
+        pass
+    with pytest.raises(InputError, match="holds no finished checkpoint"):
+        checkpoints.locate(tmp_path)
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        folder = kept.latest()
+    for file in (folder / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(InputError, match=str(folder)):
+        checkpoints.restore_state(folder, state(0))
+    (folder / "meta" / "metadata").write_text("{")
+    with pytest.raises(InputError, match="metadata cannot be read"):
+        checkpoints.read_meta(folder)
+
+
+def test_shapes_alone_do_as_a_target(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        shapes = jax.eval_shape(functools.partial(state, 0))
+        restored = checkpoints.restore_state(kept.latest(), shapes)
+    assert int(restored.step) == 4

@@ -1,0 +1,44 @@
+import json
+
+from tensorboardX.proto import event_pb2
+
+from dfgan_jax.training.writers import MetricsWriter, read_history
+
+
+def test_rows_after_the_step_that_training_goes_on_from_are_dropped(tmp_path):
+    with MetricsWriter(tmp_path, step=0) as writer:
+        for step in (10, 20, 30):
+            writer.write("train", step=step, epoch=1, metrics={"generator_loss": step / 10})
+    with MetricsWriter(tmp_path, step=20) as writer:
+        writer.write("valid", step=25, epoch=2, metrics={"psnr": 40.0})
+    assert read_history(tmp_path) == [
+        {"kind": "train", "step": 10, "epoch": 1, "generator_loss": 1.0},
+        {"kind": "train", "step": 20, "epoch": 1, "generator_loss": 2.0},
+        {"kind": "valid", "step": 25, "epoch": 2, "psnr": 40.0}]
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    row = {"kind": "train", "step": 1, "epoch": 1}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n" + '{"kind": "tra')
+    assert read_history(tmp_path) == [row]
+    with MetricsWriter(tmp_path, step=1) as writer:
+        writer.write("train", step=2, epoch=1, metrics={})
+    assert [row["step"] for row in read_history(tmp_path)] == [1, 2]
+
+
+def test_tensorboard_holds_the_same_numbers(tmp_path):
+    with MetricsWriter(tmp_path, step=0) as writer:
+        writer.write("valid", step=7, epoch=1, metrics={"psnr": 41.5})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    found = []
+    content = file.read_bytes()
+    while content:  # length (8 bytes), its checksum (4), event, its checksum (4)
+        length = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12:12 + length])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        content = content[16 + length:]
+    assert found == [(7, "valid/psnr", 41.5)]
+
+
+def test_no_file_is_an_empty_history(tmp_path):
+    assert read_history(tmp_path) == []
