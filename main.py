@@ -30,11 +30,17 @@ _OUTPUT = flags.DEFINE_string("output", None, "simulate: folder for train, valid
 
 
 def main(arguments: list[str]) -> None:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)  # orbax tells of each step it takes
     if len(arguments) > 1:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
     config, mode = _CONFIG.value, _MODE.value
     if config is None:
         raise InputError("--config is missing; expected a file such as configs/attn.py:demo")
+    path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    if not path.is_file():
+        raise InputError(f"--config: {path}: no such file; there are "
+                         f"{', '.join(map(str, sorted(path.parent.glob('*.py'))))}")
     options: dict[str, Any] = {}
     if mode in ("train", "evaluate"):
         name = config.name if mode == "train" else f"{config.name}_evaluation"
@@ -50,12 +56,41 @@ def main(arguments: list[str]) -> None:
     importlib.import_module(f"dfgan_jax.modes.{mode}").run(config, **options)
 
 
+def _missing_field(arguments: list[str]) -> str | None:
+    """Names the first --config.FIELD that the configuration does not have, and those it has."""
+    fields = [a.removeprefix("--config.").split("=")[0] for a in arguments
+              if a.startswith("--config.")]
+    arguments = [a for a in arguments if not a.startswith("--config.")]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    values(arguments, known_only=True)
+    for field in fields:
+        path, node = "config", config.value
+        for part in field.split("."):
+            if not hasattr(node, "keys"):
+                return f"{path} is a value; it has no field {part!r}"
+            if part not in node:
+                return f"{path} has no field {part!r}; there are {', '.join(sorted(node))}"
+            path, node = f"{path}.{part}", node[part]
+    return None
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parses flags; what cannot be parsed is told in one line."""
+    try:
+        return flags.FLAGS(arguments)
+    except (AttributeError, KeyError) as error:
+        raise InputError(_missing_field(arguments) or f"--config: {error}") from error
+    except flags.Error as error:
+        # The message holds the whole traceback of an error in a configuration file.
+        *_, last = str(error).strip().splitlines()
+        raise InputError(last.strip().removeprefix("ValueError: ")) from error
+
+
 def run() -> None:
     """`app.run`, with what a user can mend said in one line and no traceback."""
-    # orbax logs dozens of lines a checkpoint; --verbosity=0 shows them.
-    flags.FLAGS.set_default("verbosity", logging.ERROR)
     try:
-        app.run(main)
+        app.run(main, flags_parser=_parse)
     except (InputError, DivergenceError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,7 +1,16 @@
 """Settings that must stand before JAX is first imported."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Four CPU devices stand in for four accelerators.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+# Most of the time goes into compiling the same steps for one process after another.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the first one's
+    _cache = tempfile.mkdtemp(prefix="dfgan_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)

@@ -128,7 +128,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             steps.evaluation_step, networks=networks, weights=weights)),
         batch_statistics=parallel.on_one_device(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
-    state = create_state(jax.random.key(config.seed), networks, optimizers)
+    state = parallel.run_once(
+        functools.partial(create_state, networks=networks, optimizers=optimizers),
+        jax.random.key(config.seed))
     print(_announcement(config, workdir, data, state, devices), flush=True)
 
     with _StopRequest() as stop, checkpoints.Checkpoints(workdir) as kept:

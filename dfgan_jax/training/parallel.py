@@ -90,6 +90,11 @@ class Parallelism:
                 for name, x in batch.items()}
 
 
+def run_once(function: Callable, *arguments: Any) -> Any:
+    """Compiles without optimising, since optimising takes longer than the one run, and runs."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+
+
 def on_one_device(step: Callable) -> Callable:
     """Compiles (state, batch) → anything, on the first device, for any batch size."""
     return jax.jit(step)

@@ -10,7 +10,7 @@ from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossWeights
-from dfgan_jax.training.parallel import Parallelism
+from dfgan_jax.training.parallel import Parallelism, run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 # SGD, since Adam would hide a gradient of the wrong scale.
@@ -22,13 +22,19 @@ BATCHES = [{name: RNG.normal(0.5, 1, (4, 32, 32, 1)).astype(np.float32)
 
 
 @functools.cache
+def initial_state():
+    return jax.device_get(run_once(functools.partial(
+        create_state, networks=NETWORKS, optimizers=OPTIMIZERS), jax.random.key(0)))
+
+
+@functools.cache
 def train(parallel, device_count):
     devices = Parallelism(parallel, global_batch_size=4, devices=jax.devices()[:device_count])
     step = devices.train(functools.partial(
         steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, weights=LossWeights()))
     evaluate = devices.evaluate(functools.partial(
         steps.evaluation_step, networks=NETWORKS, weights=LossWeights()))
-    state = devices.place(create_state(jax.random.key(0), NETWORKS, OPTIMIZERS))
+    state = devices.place(initial_state())
     history = []
     for batch in BATCHES:
         state, metrics = step(state, batch)
@@ -48,7 +54,7 @@ def test_devices_do_not_change_the_result(parallel, device_count):
 def test_three_steps_moved_the_parameters():
     """Without this, devices that all do nothing would agree."""
     state, history, _ = train("jit", 1)
-    before = create_state(jax.random.key(0), NETWORKS, OPTIMIZERS)
+    before = initial_state()
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), state.generator["params"],
                          before.generator["params"])
     assert min(jax.tree.leaves(moved["inc"])) > 1e-5

@@ -9,7 +9,7 @@ import pytest
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
-from dfgan_jax.training import losses, steps
+from dfgan_jax.training import losses, parallel, steps
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
 from tests.reference import load
@@ -100,9 +100,11 @@ def test_gradient_of_every_tensor_agrees_with_the_published_loop(attention, vari
     for prefix, gradients, layout in cases:
         norms = gradient_norms_by_tensor(gradients, layout)
         assert len(norms) == sum(key.startswith(prefix) for key in reference)
+        # The gradient of a bias before a norm is a sum that cancels almost to nothing:
+        # its error is that of the gradients around it.
+        total = float(np.sqrt(np.sum(np.square(list(norms.values())))))
         for key, norm in norms.items():
-            # Subtracting rounded parameters leaves an error of their last digit.
-            assert norm == pytest.approx(float(reference[prefix + key]), rel=5e-3, abs=2e-5)
+            assert norm == pytest.approx(float(reference[prefix + key]), rel=2e-3, abs=3e-5 * total)
 
 
 def small(discriminators, *, width=2):
@@ -111,7 +113,12 @@ def small(discriminators, *, width=2):
     rng = np.random.default_rng(0)
     batch = {name: rng.normal(0.5, 1, (2, 32, 32, 1)).astype(np.float32)
              for name in ("ndct", "qdct")}
-    return networks, optimizers, create_state(jax.random.key(0), networks, optimizers), batch
+    return networks, optimizers, initial_state(0, networks, optimizers), batch
+
+
+def initial_state(seed, networks, optimizers):
+    return parallel.run_once(functools.partial(
+        create_state, networks=networks, optimizers=optimizers), jax.random.key(seed))
 
 
 def train_once(networks, optimizers, state, batch, weights=LossWeights()):  # noqa: B008
@@ -195,9 +202,9 @@ def test_batch_statistics_validation_moves_the_running_ones_only():
 
 def test_initial_state_is_a_function_of_the_key():
     networks, optimizers, state, _ = small("pair")
-    again = create_state(jax.random.key(0), networks, optimizers)
+    again = initial_state(0, networks, optimizers)
     jax.tree.map(np.testing.assert_array_equal, state, again)
-    other = create_state(jax.random.key(1), networks, optimizers)
+    other = initial_state(1, networks, optimizers)
     kernel = ("params", "inc", "conv1", "kernel")
     pick = lambda tree: functools.reduce(lambda node, part: node[part], kernel, tree)
     assert not np.array_equal(pick(state.generator), pick(other.generator))

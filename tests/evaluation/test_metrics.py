@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from dfgan_jax.evaluation import metrics
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    ndct = scipy.ndimage.gaussian_filter(rng.normal(0, 900, (3, 24, 20)), (0, 2, 2))
+    return (ndct + rng.normal(0, 40, ndct.shape)).astype(np.float32), ndct.astype(np.float32)
+
+
+def ssim_by_scipy(a, b, data_range):
+    """Wang et al. (2004) by SciPy's Gaussian, in float64."""
+    def blur(x):
+        # truncate: a radius of 5 pixels at σ 1.5. "mirror" reflects about the edge pixel's centre.
+        return scipy.ndimage.gaussian_filter(x, 1.5, mode="mirror", truncate=5 / 1.5)
+
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return np.mean((2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+                   / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)))
+
+
+@pytest.mark.parametrize("data_range", [400.0, 4095.0])
+def test_ssim_equals_its_definition(images, data_range):
+    expected = [ssim_by_scipy(a, b, data_range) for a, b in zip(*images, strict=True)]
+    np.testing.assert_allclose(metrics.ssim(*images, data_range=data_range), expected, atol=2e-6)
+
+
+def test_psnr_and_rmse_by_hand(images):
+    a, b = images
+    mse = np.mean((a - b).astype(np.float64) ** 2, axis=(1, 2))
+    np.testing.assert_allclose(metrics.psnr(a, b, data_range=2000.0),
+                               10 * np.log10(2000.0**2 / mse), rtol=1e-6)
+    np.testing.assert_allclose(metrics.rmse_hu(a, b), np.sqrt(mse), rtol=1e-6)
+
+
+def test_equal_images_are_perfect(images):
+    _, ndct = images
+    np.testing.assert_allclose(metrics.ssim(ndct, ndct, data_range=4095.0), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(metrics.rmse_hu(ndct, ndct), 0.0)
+    assert np.isposinf(metrics.psnr(ndct, ndct, data_range=4095.0)).all()

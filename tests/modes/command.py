@@ -1,0 +1,47 @@
+"""Runs `main.py` as a user does, on pairs small enough for a test."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.pairs import Pairs, write_pairs
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def make_pairs(folder: pathlib.Path, *, train=8, valid=3, test=3, size=32) -> list[str]:
+    """Writes three files of discs with noise, and returns the flags that name them."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] - size / 2
+    options = []
+    for split, count in (("train", train), ("valid", valid), ("test", test)):
+        radius = rng.uniform(size / 6, size / 2.5, (count, 1, 1))
+        ndct = np.where(np.hypot(x, y) < radius, 40.0, -1000.0)
+        qdct = ndct + rng.normal(0, 60, ndct.shape)
+        path = folder / f"{split}.npy"
+        write_pairs(path, Pairs(*(hounsfield.hu_to_mu(hu.astype(np.float32))
+                                  for hu in (ndct, qdct))))
+        options.append(f"--config.data.{split}={path}")
+    return options
+
+
+TINY = ["--config=configs/dfgan.py", "--config.data.size=0", "--config.generator.width=2",
+        "--config.discriminator.width=2", "--config.batch_size=2", "--config.log_every_steps=1"]
+
+
+def start(*options: str, log: pathlib.Path | None = None) -> subprocess.Popen:
+    """Starts a run in the background; what it prints goes into `log`."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    with (log or pathlib.Path(os.devnull)).open("w") as file:
+        return subprocess.Popen([sys.executable, "main.py", *options], cwd=ROOT, env=environment,
+                                stdout=file, stderr=subprocess.STDOUT)
+
+
+def run(*options: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, timeout=300, check=False)

@@ -1,0 +1,93 @@
+import importlib
+
+import numpy as np
+import pytest
+
+from configs import attn, dfgan
+from dfgan_jax.ct.pairs import Pairs, write_pairs
+from dfgan_jax.errors import InputError
+from dfgan_jax.modes import setup
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"parallel": "tpu"}, "config.parallel is 'tpu'; expected one of auto, pmap, jit"),
+    ({"discriminators": "two"}, "config.discriminators is 'two'; expected one of pair, joint"),
+    ({"batch_size": 0}, "config.batch_size is 0; expected more than 0"),
+    ({"data.size": 100}, "config.data.size is 100; expected a multiple of 16"),
+    ({"data.size": 16}, "config.data.size is 16; expected a multiple of 16, at least 32"),
+    ({"optimizer.generator_learning_rate": -1.0}, "generator_learning_rate is -1.0"),
+])
+def test_values_that_no_run_could_use_are_named(change, message):
+    config = attn.get_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(InputError, match=message):
+        setup.check(config)
+
+
+@pytest.mark.parametrize("module", [attn, dfgan])
+@pytest.mark.parametrize("variant", ["", "demo", "published"])
+def test_every_variant_is_usable(module, variant):
+    config = module.get_config(variant)
+    setup.check(config)
+    assert config.generator.attention == (module is attn)
+    networks = setup.build_networks(config)
+    assert networks.discriminators == ("joint" if variant == "published" else "pair")
+    assert setup.build_weights(config).gradient_image == (1.0 if variant == "published" else 0.0)
+
+
+def test_unknown_variant_lists_what_there_is():
+    with pytest.raises(ValueError, match="no variant 'tiny': there are demo and published"):
+        importlib.import_module("configs.attn").get_config("tiny")
+
+
+def test_the_paper_scale_is_the_published_one():
+    config = attn.get_config()
+    assert (config.batch_size, config.epochs, config.data.size) == (16, 200, 256)
+    assert config.optimizer.generator_learning_rate == 2e-4
+    assert config.optimizer.discriminator_learning_rate == 2e-5
+    assert dict(config.loss) == {"image": 1.0, "difference": 1.0, "gradient_image": 0.0,
+                                 "gradient_difference": 0.0, "adversarial": 0.05}
+    simulation = config.simulation
+    assert (simulation.train_slices, simulation.valid_slices, simulation.test_slices) == (
+        2100, 300, 600)
+
+
+def write(path, shape, seed):
+    rng = np.random.default_rng(seed)
+    write_pairs(path, Pairs(*(rng.uniform(0, 0.03, shape).astype(np.float32) for _ in range(2))))
+    return str(path)
+
+
+def refuse(config, split):
+    raise AssertionError("nothing is to be simulated")
+
+
+def test_splits_are_preprocessed_and_compared(tmp_path):
+    config = attn.get_config()
+    config.data.size = 32
+    config.data.train = write(tmp_path / "a.npy", (2, 64, 64), 0)
+    config.data.test = write(tmp_path / "b.npy", (3, 64, 64), 1)
+    pairs = setup.load_splits(config, ("train", "test"), refuse)
+    assert pairs["train"].ndct.shape == (2, 32, 32)
+    assert len(pairs["test"]) == 3
+    config.data.test = config.data.train
+    with pytest.raises(InputError, match=r"data\.test: slice 0 is also slice 0 of data\.train"):
+        setup.load_splits(config, ("train", "test"), refuse)
+
+
+def test_native_sizes_that_do_not_fit_are_refused(tmp_path):
+    config = attn.get_config()
+    config.data.size = 0
+    config.data.test = write(tmp_path / "a.npy", (2, 40, 64), 0)
+    with pytest.raises(InputError, match="slices of 40×64; the networks take multiples of 16"):
+        setup.load_splits(config, ("test",), refuse)
+
+
+def test_workdir_may_go_on_with_more_epochs(tmp_path):
+    config = attn.get_config()
+    setup.claim_workdir(tmp_path, config)
+    config.epochs = 300
+    setup.claim_workdir(tmp_path, config)
+    config.seed = 1
+    with pytest.raises(InputError, match="the first seed: 0 there, 1 here"):
+        setup.claim_workdir(tmp_path, config)

@@ -1,0 +1,183 @@
+import csv
+import json
+import math
+import re
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.pairs import read_pairs
+from dfgan_jax.inference import Denoiser
+from dfgan_jax.modes import setup
+from dfgan_jax.training import checkpoints
+from dfgan_jax.training.state import create_state
+from dfgan_jax.training.writers import read_history
+from tests.modes import command
+
+EPOCHS = 25
+STEPS = 4 * EPOCHS
+
+
+def final_state(workdir, step):
+    folder = workdir / "checkpoints" / str(step)
+    config = checkpoints.read_meta(folder)["config"]
+    built = setup.ml_collections.ConfigDict(config)
+    like = jax.eval_shape(lambda: create_state(
+        jax.random.key(0), setup.build_networks(built), setup.build_optimizers(built)))
+    return checkpoints.restore_state(folder, like)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing disturbed: its options, workdir and output."""
+    folder = tmp_path_factory.mktemp("finished")
+    options = [*command.TINY, *command.make_pairs(folder), f"--config.epochs={EPOCHS}"]
+    done = command.run(*options, f"--workdir={folder / 'run'}")
+    assert done.returncode == 0, done.stderr
+    return options, folder / "run", done
+
+
+def test_leaves_everything_a_run_promises(finished):
+    _, workdir, done = finished
+    for name in ("config.json", "metrics.jsonl", "results.json", "slices.csv", "report.html"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert any((workdir / "tensorboard").iterdir())
+    assert any((workdir / "figures").glob("*.png"))
+    assert "DFGAN" in done.stdout
+    assert "\x1b" not in done.stderr  # plain lines where there is no terminal
+    assert re.search(rf"training: {STEPS}/{STEPS} steps \(100%\)", done.stderr)
+
+    history = read_history(workdir)
+    valid = [row for row in history if row["kind"] == "valid"]
+    assert [row["epoch"] for row in valid] == list(range(1, EPOCHS + 1))
+    assert [row["step"] for row in history if row["kind"] == "train"] == list(range(1, STEPS + 1))
+    assert history[0]["generator_loss"] > valid[-1]["generator_loss"]  # it learned something
+
+
+def test_results_agree_with_a_computation_of_their_own(finished):
+    options, workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    test = read_pairs(options[-2].split("=", 1)[1])
+    ndct, qdct = hounsfield.mu_to_hu(test.ndct), hounsfield.mu_to_hu(test.qdct)
+    denoised = Denoiser.load(workdir)(qdct)
+    assert results["slices"] == 3
+    protocol = results["protocols"]["full_range"]
+    assert protocol["size"] == 32
+    for row, image in zip(protocol["rows"], (qdct, denoised), strict=True):
+        mse = np.mean((image - ndct) ** 2, axis=(1, 2), dtype=np.float64)
+        assert row["psnr"] == pytest.approx(np.mean(10 * np.log10(4095**2 / mse)), abs=1e-3)
+        assert row["rmse_hu"] == pytest.approx(np.mean(np.sqrt(mse)), rel=1e-4)
+    published = results["protocols"]["published"]["rows"][0]
+    mse = np.mean((qdct - ndct) ** 2, axis=(1, 2), dtype=np.float64)
+    assert published["psnr"] == pytest.approx(
+        np.mean(20 * np.log10(qdct.max()) - 10 * np.log10(mse)), abs=1e-3)
+
+    with (workdir / "slices.csv").open() as file:
+        rows = [row for row in csv.DictReader(file)
+                if row["protocol"] == "full_range" and row["name"] == "DFGAN"]
+    assert [int(row["slice"]) for row in rows] == [0, 1, 2]
+    assert np.mean([float(row["psnr"]) for row in rows]) == pytest.approx(
+        protocol["rows"][1]["psnr"], abs=1e-4)
+
+
+def test_the_best_checkpoint_is_the_one_evaluated(finished):
+    _, workdir, _ = finished
+    valid = [row for row in read_history(workdir) if row["kind"] == "valid"]
+    best = max(valid, key=lambda row: row["psnr"])["step"]
+    assert json.loads((workdir / "results.json").read_text())["checkpoint"]["step"] == best
+    kept = {int(p.name) for p in (workdir / "checkpoints").iterdir()}
+    assert kept == {best, STEPS}
+
+
+def test_a_second_start_only_evaluates_again(finished):
+    options, workdir, _ = finished
+    before = json.loads((workdir / "results.json").read_text())["protocols"]
+    again = command.run(*options, f"--workdir={workdir}")
+    assert again.returncode == 0, again.stderr
+    assert f"Going on from step {STEPS}" in again.stdout
+    assert "training:" not in again.stderr
+    assert json.loads((workdir / "results.json").read_text())["protocols"] == before
+
+
+def stop(options, workdir, number, after_step):
+    """Starts a run, signals it once a step is written; returns its exit status and output."""
+    log = workdir.parent / "log"
+    process = command.start(*options, f"--workdir={workdir}", log=log)
+    deadline = time.monotonic() + 200
+    while not any(row["step"] >= after_step for row in read_history(workdir)):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.005)
+    process.send_signal(number)
+    return process.wait(timeout=120), log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_started_again_ends_bit_identical(finished, tmp_path, number):
+    options, undisturbed, _ = finished
+    workdir = tmp_path / "run"
+    status, output = stop(options, workdir, number, 30)
+    if number == signal.SIGKILL:
+        assert status == -signal.SIGKILL
+    else:
+        assert status == 128 + number
+        stopped_at = re.search(rf"Stopped by {number.name} at step (\d+), which is saved", output)
+        assert 30 <= int(stopped_at.group(1)) < STEPS
+        assert (workdir / "checkpoints" / stopped_at.group(1)).is_dir()
+    again = command.run(*options, f"--workdir={workdir}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step" in again.stdout
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir, STEPS),
+                 final_state(undisturbed, STEPS))
+    steps = [row["step"] for row in read_history(workdir) if row["kind"] == "train"]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
+    pairs = command.make_pairs(tmp_path)
+    workdir = tmp_path / "run"
+    options = [*command.TINY, *pairs, f"--workdir={workdir}", "--config.discriminators=none"]
+    good = command.run(*options, "--config.epochs=1")
+    assert good.returncode == 0, good.stderr
+    # The saved state is finite; the loss of its next steps cannot be.
+    folder = checkpoints.locate(workdir)
+    state = final_state(workdir, 4)
+    state.generator["params"]["outc"]["kernel"] = np.full((3, 3, 2, 1), 3e38, np.float32)
+    meta = checkpoints.read_meta(folder)
+    with checkpoints.Checkpoints(workdir) as kept:
+        kept.save(state.replace(step=np.int32(5)), {**meta, "step": 5})
+        kept.wait()
+    bad = command.run(*options, "--config.epochs=9")
+    assert bad.returncode == 1
+    assert re.search(r"error: at step [67], .*generator_loss is (inf|nan)", bad.stderr)
+    assert "Traceback" not in bad.stderr
+    assert checkpoints.read_meta(workdir / "checkpoints" / "5")["step"] == 5
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
+    options, workdir, _ = finished
+    before = (workdir / "config.json").read_bytes()
+    other = command.run(*options, f"--workdir={workdir}", "--config.generator.width=4")
+    assert other.returncode == 1
+    assert "another configuration: 1 fields differ, the first generator.width: 2 there, 4 here" in (
+        other.stderr)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_the_published_variant_runs_with_its_quirks(tmp_path):
+    done = command.run("--config=configs/attn.py:published", *command.TINY[1:],
+                       *command.make_pairs(tmp_path), f"--workdir={tmp_path / 'run'}", "--config.epochs=2",
+                       "--config.validation.first_epoch=2")
+    assert done.returncode == 0, done.stderr
+    history = read_history(tmp_path / "run")
+    assert {"gradient_image_loss", "gradient_difference_loss"} <= set(history[0])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["model"] == "AttnDFGAN"
+    assert results["checkpoint"]["epoch"] == 2
+    assert all(math.isfinite(row["psnr"]) for row in results["protocols"]["published"]["rows"])
+    state = final_state(tmp_path / "run", 8)
+    assert list(state.discriminators) == ["joint"]

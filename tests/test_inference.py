@@ -1,0 +1,56 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.errors import InputError
+from dfgan_jax.inference import Denoiser
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.progress import Progress
+
+
+@pytest.fixture(scope="module")
+def unet():
+    module = UNet(width=2)
+    variables = jax.jit(lambda: module.init(
+        jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))()
+    return module, variables
+
+
+@pytest.fixture(scope="module")
+def hu():
+    return np.random.default_rng(0).normal(0, 300, (5, 32, 32)).astype(np.float32)
+
+
+def test_is_the_network_between_hu_and_hu(unet, hu):
+    module, variables = unet
+    denoised = Denoiser(module, variables)(hu)
+    expected = module.apply(variables, ((hu + 500) / 500)[..., None], train=False)[..., 0]
+    np.testing.assert_allclose(denoised, np.asarray(expected) * 500 - 500, atol=1e-2)
+    assert denoised.dtype == np.float32
+
+
+def test_batches_do_not_change_the_result(unet, hu):
+    denoiser = Denoiser(*unet)
+    whole = denoiser(hu)
+    bar = Progress("denoising", total=5, unit="slices")
+    np.testing.assert_allclose(denoiser(hu, batch_size=2, progress=bar), whole, atol=1e-3)
+    np.testing.assert_allclose(denoiser(hu[3]), whole[3], atol=1e-3)
+    assert bar.seconds_left() == 0
+
+
+def test_odd_sizes_are_padded_and_cropped(unet):
+    denoiser = Denoiser(*unet)
+    odd = np.random.default_rng(1).normal(0, 300, (2, 29, 45)).astype(np.int16)
+    denoised = denoiser(odd)
+    assert denoised.shape == odd.shape
+    padded = np.pad(odd, [(0, 0), (0, 3), (0, 3)], mode="symmetric")
+    np.testing.assert_allclose(denoised, denoiser(padded)[:, :29, :45], atol=1e-3)
+    assert hounsfield.normalise(0.0) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 16, 16), (1, 2, 16, 16)])
+def test_refuses_other_shapes(unet, shape):
+    with pytest.raises(InputError, match=r"expected \(H, W\) or \(N, H, W\)"):
+        Denoiser(*unet)(np.zeros(shape))

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from tests.modes import command
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ([], "--config is missing"),
+    (["--config=configs/attn.py", "--mode=fly"], "train|evaluate|simulate"),
+    (["--config=configs/attn.py", "--config.batchsize=3"], "config has no field 'batchsize'; there"),
+    (["--config=configs/attn.py:tiny"], "no variant 'tiny': there are demo and published"),
+    (["--config=configs/absent.py"], "absent.py"),
+    (["--config=configs/attn.py", "--config.batch_size=many"], "many"),
+    (["--config=configs/attn.py", "--mode=evaluate"], "needs --checkpoint"),
+    (["--config=configs/attn.py", "--mode=simulate"], "needs --output"),
+    (["--config=configs/attn.py", "train"], "unexpected argument 'train'"),
+    (["--config=configs/attn.py", "--config.data.train=absent.npy"], "absent.npy: no such file"),
+])
+def test_what_cannot_be_used_is_told_in_one_line(options, message, tmp_path):
+    workdir = tmp_path / "run"
+    done = command.run(*options, f"--workdir={workdir}",
+                       f"--config.simulation.cache_dir={tmp_path}") if options else command.run()
+    assert done.returncode not in (0, -9)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_unknown_field_lists_what_there_is():
+    done = command.run("--config=configs/attn.py", "--config.generator.depth=3")
+    assert done.returncode != 0
+    assert done.stderr.strip() == (
+        "error: config.generator has no field 'depth'; there are attention, width")
+
+
+def test_evaluate_takes_a_model_of_another_config(tmp_path):
+    """The checkpoint brings its own architecture; the config brings the data."""
+    pairs = command.make_pairs(tmp_path)
+    tiny = [*command.TINY, *pairs, "--config.epochs=1"]
+    trained = command.run(*tiny, f"--workdir={tmp_path / 'a'}")
+    assert trained.returncode == 0, trained.stderr
+    done = command.run("--config=configs/attn.py", "--config.data.size=0", *pairs,
+                       "--mode=evaluate", f"--checkpoint={tmp_path / 'a'}",
+                       f"--workdir={tmp_path / 'b'}")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (json.loads((tmp_path / name / "results.json").read_text())["protocols"]
+                    for name in "ab")
+    assert ours == theirs
