@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     config, mode = _CONFIG.value, _MODE.value
     if config is None:
         raise InputError("--config is missing; expected a file such as configs/attn.py:demo")
-    path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
     if not path.is_file():
         raise InputError(f"--config: {path}: no such file; there are "
                          f"{', '.join(map(str, sorted(path.parent.glob('*.py'))))}")

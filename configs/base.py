@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.simulation.test_slices = 600
     # Which phantoms.
     config.simulation.seed = 0
+    # Photons that reach a detector bin unattenuated, at the normal dose and 256².
+    config.simulation.photons_per_ray = 1.45e6
     # Dose of `qdct` as a fraction of that of `ndct`.
     config.simulation.dose_fraction = 0.25
     # Folder that keeps them; empty: ~/.cache/dfgan_jax, or $XDG_CACHE_HOME/dfgan_jax.
@@ -56,10 +58,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.gradient_difference = 0.0
     config.loss.adversarial = 0.05
 
-    # Adam, constant learning rates.
+    # Adam.
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.generator_learning_rate = 2e-4
     config.optimizer.discriminator_learning_rate = 2e-5
+    # Of both learning rates: constant (as published), or cosine, down to 0 at the last step.
+    config.optimizer.schedule = "constant"
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
@@ -112,13 +116,16 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
         config.simulation.train_slices = 320
         config.simulation.valid_slices = 16
         config.simulation.test_slices = 32
-        config.generator.width = 16
+        # A noisier scan than the calibrated one, so that minutes of training show.
+        config.simulation.photons_per_ray = 4e5
+        config.generator.width = 12
         config.discriminator.width = 16
-        config.optimizer.generator_learning_rate = 2e-3
-        config.optimizer.discriminator_learning_rate = 2e-4
-        config.batch_size = 8
-        config.epochs = 12
-        config.log_every_steps = 5
+        config.optimizer.generator_learning_rate = 5e-3
+        config.optimizer.discriminator_learning_rate = 1e-4
+        config.optimizer.schedule = "cosine"
+        config.batch_size = 4
+        config.epochs = 10
+        config.log_every_steps = 10
     if variant == "published":
         config.discriminators = "joint"
         config.loss.gradient_image = 1.0

@@ -23,6 +23,7 @@ _CHOICES = {
     "discriminators": tuple(CHANNELS),
     "parallel": ("auto", "pmap", "jit"),
     "dtype": ("float32", "bfloat16"),
+    "optimizer.schedule": ("constant", "cosine"),
     "validation.statistics": ("running", "batch"),
     "validation.select_by": ("psnr", "generator_loss"),
 }
@@ -63,9 +64,14 @@ def build_networks(config: ml_collections.ConfigDict) -> Networks:
         discriminators=config.discriminators)
 
 
-def build_optimizers(config: ml_collections.ConfigDict) -> Optimizers:
+def build_optimizers(config: ml_collections.ConfigDict, *, total_steps: int) -> Optimizers:
     options = config.optimizer
-    adam = functools.partial(optax.adam, b1=options.b1, b2=options.b2, eps=options.eps)
+
+    def adam(learning_rate: float) -> optax.GradientTransformation:
+        schedule = (optax.cosine_decay_schedule(learning_rate, total_steps)
+                    if options.schedule == "cosine" else learning_rate)
+        return optax.adam(schedule, b1=options.b1, b2=options.b2, eps=options.eps)
+
     return Optimizers(generator=adam(options.generator_learning_rate),
                       discriminator=adam(options.discriminator_learning_rate))
 
@@ -120,7 +126,8 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
 def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder of a run, or checks that the run in it has the same configuration.
 
-    `epochs` may differ, so that a finished run can go on for longer.
+    `epochs` may differ where the learning rate is constant, so that a finished run can
+    go on for longer.
 
     Raises:
       InputError: the folder belongs to a run of another configuration.
@@ -132,8 +139,9 @@ def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
             found = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise InputError(f"{path}: not readable as JSON ({error})") from error
+        free = {"epochs"} if config.optimizer.schedule == "constant" else set()
         differing = [name for name, value in _flatten(resolved).items()
-                     if _flatten(found).get(name) != value and name != "epochs"]
+                     if _flatten(found).get(name) != value and name not in free]
         differing += [name for name in _flatten(found) if name not in _flatten(resolved)]
         if differing:
             name = differing[0]

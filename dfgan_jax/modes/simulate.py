@@ -55,7 +55,8 @@ def _simulate(config: ml_collections.ConfigDict, split: str) -> Pairs:
 
 
 def _protocol(config: ml_collections.ConfigDict) -> low_dose.ScanProtocol:
-    return low_dose.ScanProtocol(dose_fraction=config.simulation.dose_fraction)
+    return low_dose.ScanProtocol(photons_per_ray=config.simulation.photons_per_ray,
+                                 dose_fraction=config.simulation.dose_fraction)
 
 
 def _size(config: ml_collections.ConfigDict) -> int:

@@ -119,7 +119,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     data = setup.load_splits(config, setup.SPLITS, simulate.cached)
 
     networks = setup.build_networks(config)
-    optimizers = setup.build_optimizers(config)
+    per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
+    optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
     weights = setup.build_weights(config)
     compiled = _Steps(
         train=devices.train(functools.partial(
@@ -139,7 +140,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             state = checkpoints.restore_state(latest, state)
             print(f"Going on from step {int(state.step)}", flush=True)
         with MetricsWriter(workdir, step=int(state.step)) as writer:
-            _fit(config, data, devices.place(state), compiled=compiled, kept=kept, writer=writer,
+            _fit(config, data, devices.place(state), per_epoch=per_epoch, compiled=compiled, kept=kept, writer=writer,
                  stop=stop)
         best = kept.best()
     if best is None:
@@ -165,10 +166,9 @@ def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
 
 def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: TrainState, *,
-         compiled: _Steps, kept: checkpoints.Checkpoints, writer: MetricsWriter,
+         per_epoch: int, compiled: _Steps, kept: checkpoints.Checkpoints, writer: MetricsWriter,
          stop: _StopRequest) -> None:
     """Trains from a state to the end of the last epoch; saves after each and when stopped."""
-    per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
     batches = input_pipeline.train_batches(
         data["train"], global_batch_size=config.batch_size, seed=config.seed)
     first = step = int(state.step)

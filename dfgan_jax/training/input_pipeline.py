@@ -45,9 +45,7 @@ def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.M
     Raises:
       InputError: there are fewer pairs than one batch takes.
     """
-    if len(pairs) < global_batch_size:
-        raise InputError(f"data.train has {len(pairs)} slices; batch_size {global_batch_size} "
-                         "takes at least as many")
+    steps_per_epoch(pairs, global_batch_size=global_batch_size)
     return (grain.MapDataset.source(_PairSource(pairs))
             .shuffle(seed=seed)
             .batch(global_batch_size, drop_remainder=True)
@@ -55,7 +53,10 @@ def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.M
 
 
 def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:
-    """Batches in an epoch of `train_batches`."""
+    """Batches in an epoch of `train_batches`; `InputError` where there is not even one."""
+    if len(pairs) < global_batch_size:
+        raise InputError(f"data.train has {len(pairs)} slices; batch_size {global_batch_size} "
+                         "takes at least as many")
     return len(pairs) // global_batch_size
 
 

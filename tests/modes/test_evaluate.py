@@ -20,7 +20,7 @@ def untrained(workdir, module):
     config.generator.width = config.discriminator.width = 2
     state = parallel.run_once(functools.partial(
         create_state, networks=setup.build_networks(config),
-        optimizers=setup.build_optimizers(config)), jax.random.key(0))
+        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(0))
     with checkpoints.Checkpoints(workdir) as kept:
         kept.save(state, {"step": 0, "epoch": 0, "config": json.loads(config.to_json())})
         kept.wait()

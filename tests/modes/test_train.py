@@ -27,7 +27,7 @@ def final_state(workdir, step):
     config = checkpoints.read_meta(folder)["config"]
     built = setup.ml_collections.ConfigDict(config)
     like = jax.eval_shape(lambda: create_state(
-        jax.random.key(0), setup.build_networks(built), setup.build_optimizers(built)))
+        jax.random.key(0), setup.build_networks(built), setup.build_optimizers(built, total_steps=1)))
     return checkpoints.restore_state(folder, like)
 
 
