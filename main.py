@@ -91,7 +91,7 @@ def run() -> None:
     """`app.run`, with what a user can mend said in one line and no traceback."""
     try:
         app.run(main, flags_parser=_parse)
-    except (InputError, DivergenceError) as error:
+    except (InputError, DivergenceError, OSError) as error:  # of a full disk, a wrong folder …
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +10,7 @@ from tests.modes import command
 @pytest.mark.parametrize(("options", "message"), [
     ([], "--config is missing"),
     (["--config=configs/attn.py", "--mode=fly"], "train|evaluate|simulate"),
-    (["--config=configs/attn.py", "--config.batchsize=3"], "config has no field 'batchsize'; there"),
+    (["--config=configs/attn.py", "--config.batchsize=3"], "no field 'batchsize'; there"),
     (["--config=configs/attn.py:tiny"], "no variant 'tiny': there are demo and published"),
     (["--config=configs/absent.py"], "absent.py"),
     (["--config=configs/attn.py", "--config.batch_size=many"], "many"),
@@ -24,7 +26,21 @@ def test_what_cannot_be_used_is_told_in_one_line(options, message, tmp_path):
     assert done.returncode not in (0, -9)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (workdir / "checkpoints").exists()
+    assert not workdir.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    pairs = command.make_pairs(tmp_path)
+    (tmp_path / "file").write_text("")
+    done = command.run(*command.TINY, *pairs, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: [Errno 20] Not a directory")
+
+
+def test_help_does_not_load_jax():
+    code = "import sys, main; sys.exit('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False)
+    assert done.returncode == 0
 
 
 def test_unknown_field_lists_what_there_is():

@@ -87,4 +87,4 @@ FULL_RANGE = Protocol(
     group_size=None,
     range_of=lambda images: FULL_RANGE_HU)
 
-PROTOCOLS = {protocol.name: protocol for protocol in (PUBLISHED, FULL_RANGE)}
+PROTOCOLS = {protocol.name: protocol for protocol in (FULL_RANGE, PUBLISHED)}

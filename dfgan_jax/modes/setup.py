@@ -19,6 +19,8 @@ from dfgan_jax.training.state import CHANNELS, Networks, Optimizers
 
 SPLITS = ("train", "valid", "test")
 
+_CONFIG_FILE = "config.json"
+
 _CHOICES = {
     "discriminators": tuple(CHANNELS),
     "parallel": ("auto", "pmap", "jit"),
@@ -123,36 +125,40 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
     return pairs
 
 
-def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the folder of a run, or checks that the run in it has the same configuration.
+def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ where the learning rate is constant, so that a finished run can
     go on for longer.
 
     Raises:
-      InputError: the folder belongs to a run of another configuration.
+      InputError: naming the first field that differs.
     """
-    path = workdir / "config.json"
-    resolved = json.loads(config.to_json())
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not readable as JSON ({error})") from error
-        free = {"epochs"} if config.optimizer.schedule == "constant" else set()
-        differing = [name for name, value in _flatten(resolved).items()
-                     if _flatten(found).get(name) != value and name not in free]
-        differing += [name for name in _flatten(found) if name not in _flatten(resolved)]
-        if differing:
-            name = differing[0]
-            raise InputError(
-                f"{workdir}: belongs to a run of another configuration: {len(differing)} fields "
-                f"differ, the first {name}: {_flatten(found).get(name)!r} there, "
-                f"{_flatten(resolved).get(name)!r} here; choose another --workdir")
+    path = workdir / _CONFIG_FILE
+    if not path.exists():
+        return
+    try:
+        there = _flatten(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    here = _flatten(json.loads(config.to_json()))
+    free = {"epochs"} if config.optimizer.schedule == "constant" else set()
+    differing = sorted(name for name in there.keys() | here.keys()
+                       if there.get(name) != here.get(name) and name not in free)
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{workdir}: belongs to a run of another configuration: {len(differing)} fields "
+            f"differ, the first {name}: {there.get(name)!r} there, {here.get(name)!r} here; "
+            "choose another --workdir")
+
+
+def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder of a run and writes its `config.json`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".config.json.{os.getpid()}")
-    temporary.write_text(json.dumps(resolved, indent=2) + "\n")
-    temporary.replace(path)
+    temporary = workdir / f".{_CONFIG_FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+    temporary.replace(workdir / _CONFIG_FILE)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

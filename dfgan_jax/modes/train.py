@@ -115,11 +115,12 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     """
     setup.check(config)
     devices = parallel.Parallelism(config.parallel, global_batch_size=config.batch_size)
-    setup.claim_workdir(workdir, config)
+    setup.check_workdir(workdir, config)
     data = setup.load_splits(config, setup.SPLITS, simulate.cached)
+    per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
+    setup.claim_workdir(workdir, config)
 
     networks = setup.build_networks(config)
-    per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
     weights = setup.build_weights(config)
     compiled = _Steps(
@@ -140,8 +141,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             state = checkpoints.restore_state(latest, state)
             print(f"Going on from step {int(state.step)}", flush=True)
         with MetricsWriter(workdir, step=int(state.step)) as writer:
-            _fit(config, data, devices.place(state), per_epoch=per_epoch, compiled=compiled, kept=kept, writer=writer,
-                 stop=stop)
+            _fit(config, data, devices.place(state), per_epoch=per_epoch, compiled=compiled,
+                 kept=kept, writer=writer, stop=stop)
         best = kept.best()
     if best is None:
         print("No epoch could be the best one (config.validation.first_epoch is "

@@ -97,7 +97,7 @@ def test_a_hostile_pickle_is_refused_before_it_runs(tmp_path, make, protocol):
     b"", b"\x80", b"garbage",
 ])
 def test_broken_pickles_are_refused(tmp_path, payload):
-    with pytest.raises(InputError, match="broken.npy"):
+    with pytest.raises(InputError, match=r"broken\.npy"):
         read_pairs(save_pickle(tmp_path / "broken.npy", payload))
 
 
@@ -115,7 +115,7 @@ def test_mutated_files_are_read_or_refused(tmp_path):
     whole = save(tmp_path / "whole.npy", {"f_nd": mu((2, 2, 1)), "f_qd": mu((2, 2, 1))})
     content = whole.read_bytes()
     path = tmp_path / "mutated.npy"
-    refused = 0
+    messages = []
     for _ in range(400):
         mutated = bytearray(content)
         for position in RNG.integers(0, len(content), RNG.integers(1, 4)):
@@ -124,10 +124,9 @@ def test_mutated_files_are_read_or_refused(tmp_path):
         try:
             read_pairs(path)
         except InputError as error:
-            refused += 1
-            assert "mutated.npy" in str(error)
-            assert "\n" not in str(error)
-    assert refused > 100
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all(m.startswith(str(path)) and "\n" not in m for m in messages)
 
 
 def nan(array):

@@ -85,9 +85,37 @@ def test_native_sizes_that_do_not_fit_are_refused(tmp_path):
 
 def test_workdir_may_go_on_with_more_epochs(tmp_path):
     config = attn.get_config()
+    setup.check_workdir(tmp_path / "absent", config)
     setup.claim_workdir(tmp_path, config)
     config.epochs = 300
-    setup.claim_workdir(tmp_path, config)
+    setup.check_workdir(tmp_path, config)
     config.seed = 1
-    with pytest.raises(InputError, match="the first seed: 0 there, 1 here"):
-        setup.claim_workdir(tmp_path, config)
+    with pytest.raises(InputError, match="1 fields differ, the first seed: 0 there, 1 here"):
+        setup.check_workdir(tmp_path, config)
+
+
+def test_a_schedule_that_depends_on_the_epochs_fixes_them(tmp_path):
+    config = attn.get_config("demo")
+    setup.claim_workdir(tmp_path, config)
+    config.epochs += 1
+    with pytest.raises(InputError, match="the first epochs: 10 there, 11 here"):
+        setup.check_workdir(tmp_path, config)
+
+
+def test_a_config_file_that_is_cut_off_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: not readable as JSON"):
+        setup.check_workdir(tmp_path, attn.get_config())
+
+
+def test_cosine_brings_the_learning_rate_to_nothing():
+    config = attn.get_config("demo")
+    optimizer = setup.build_optimizers(config, total_steps=4).generator
+    parameters = np.zeros(1, np.float32)
+    state, sizes = optimizer.init(parameters), []
+    for _ in range(5):
+        updates, state = optimizer.update(np.ones(1, np.float32), state, parameters)
+        sizes.append(abs(float(updates[0])))
+    # Adam's update of a constant gradient is the learning rate itself.
+    rate = config.optimizer.generator_learning_rate
+    np.testing.assert_allclose(sizes, rate * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2, atol=1e-8)

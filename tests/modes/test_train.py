@@ -26,8 +26,8 @@ def final_state(workdir, step):
     folder = workdir / "checkpoints" / str(step)
     config = checkpoints.read_meta(folder)["config"]
     built = setup.ml_collections.ConfigDict(config)
-    like = jax.eval_shape(lambda: create_state(
-        jax.random.key(0), setup.build_networks(built), setup.build_optimizers(built, total_steps=1)))
+    networks, optimizers = setup.build_networks(built), setup.build_optimizers(built, total_steps=1)
+    like = jax.eval_shape(lambda: create_state(jax.random.key(0), networks, optimizers))
     return checkpoints.restore_state(folder, like)
 
 
@@ -126,6 +126,7 @@ def test_stopped_and_started_again_ends_bit_identical(finished, tmp_path, number
     else:
         assert status == 128 + number
         stopped_at = re.search(rf"Stopped by {number.name} at step (\d+), which is saved", output)
+        assert stopped_at is not None, output
         assert 30 <= int(stopped_at.group(1)) < STEPS
         assert (workdir / "checkpoints" / stopped_at.group(1)).is_dir()
     again = command.run(*options, f"--workdir={workdir}")
@@ -170,8 +171,8 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
 
 def test_the_published_variant_runs_with_its_quirks(tmp_path):
     done = command.run("--config=configs/attn.py:published", *command.TINY[1:],
-                       *command.make_pairs(tmp_path), f"--workdir={tmp_path / 'run'}", "--config.epochs=2",
-                       "--config.validation.first_epoch=2")
+                       *command.make_pairs(tmp_path), f"--workdir={tmp_path / 'run'}",
+                       "--config.epochs=2", "--config.validation.first_epoch=2")
     assert done.returncode == 0, done.stderr
     history = read_history(tmp_path / "run")
     assert {"gradient_image_loss", "gradient_difference_loss"} <= set(history[0])

@@ -28,5 +28,5 @@ def test_round_trip_is_the_identity():
 def test_a_missing_key_is_an_error():
     state_dict = load.state_dict("discriminator")
     del state_dict["conv1.0.bias"]
-    with pytest.raises(KeyError, match="conv1.0.bias"):
+    with pytest.raises(KeyError, match=r"conv1\.0\.bias"):
         torch_layout.from_state_dict(state_dict, torch_layout.discriminator_layout())
