@@ -25,8 +25,9 @@ from dfgan_jax.training.writers import MetricsWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
-# The pace is measured over these steps, after the first, which compiles.
-_PACE_STEPS = 4
+# The first step compiles, and each is known to be done when the next one has started.
+_WARM_UP_STEPS = 2
+_PACE_STEPS = 2
 _LONG_RUN_S = 3600.0
 
 
@@ -219,10 +220,10 @@ def _advance(bar: Progress, epoch: int, latest: dict[str, float], *, done: int) 
         note += f", G {latest['generator_loss']:.4f}"
     if "discriminator_loss" in latest:
         note += f", D {latest['discriminator_loss']:.4f}"
-    if done == 1:
-        bar.start_clock()
     bar.advance(note=note)
-    if done == 1 + _PACE_STEPS and not parallel.has_accelerator():
+    if done == _WARM_UP_STEPS:
+        bar.start_clock()
+    if done == _WARM_UP_STEPS + _PACE_STEPS and not parallel.has_accelerator():
         seconds = bar.seconds_left()
         if seconds > _LONG_RUN_S:
             bar.message(f"No accelerator found: at this pace training takes about "
