@@ -8,13 +8,14 @@ from dfgan_jax.errors import InputError
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.progress import Progress
+from dfgan_jax.training.parallel import run_once
 
 
 @pytest.fixture(scope="module")
 def unet():
     module = UNet(width=2)
-    variables = jax.jit(lambda: module.init(
-        jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))()
+    variables = run_once(lambda: module.init(
+        jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))
     return module, variables
 
 

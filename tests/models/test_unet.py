@@ -5,6 +5,7 @@ import pytest
 
 from dfgan_jax.models.unet import UNet, UpConv, max_pool_2x2
 from dfgan_jax.porting import torch_layout
+from dfgan_jax.training.parallel import run_once
 from tests.reference import load
 
 
@@ -84,8 +85,8 @@ def test_up_conv_starts_within_pytorchs_default_bounds():
 
 
 def test_convolutions_start_kaiming_uniform_and_without_bias():
-    params = jax.jit(lambda: UNet(width=8).init(
-        jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))()["params"]
+    params = run_once(lambda: UNet(width=8).init(
+        jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))["params"]
     kernel = params["down2"]["conv2"]["kernel"]
     assert np.var(kernel) == pytest.approx(2 / (9 * 32), rel=0.05)  # ReLU gain over fan-in
     assert np.abs(kernel).max() <= np.sqrt(6 / (9 * 32))
