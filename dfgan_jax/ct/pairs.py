@@ -239,7 +239,7 @@ def check_no_overlap(splits: dict[str, Pairs]) -> None:
     seen: dict[bytes, tuple[str, int]] = {}
     for name, pairs in splits.items():
         for index, qdct in enumerate(pairs.qdct):
-            digest = hashlib.sha256(np.ascontiguousarray(qdct)).digest()
+            digest = hashlib.sha256(np.ascontiguousarray(qdct).data).digest()
             other, other_index = seen.setdefault(digest, (name, index))
             if other != name:
                 raise InputError(f"{name}: slice {index} is also slice {other_index} of {other}; "

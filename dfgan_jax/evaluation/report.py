@@ -291,7 +291,7 @@ def detail_region(ndct: np.ndarray, *, tissue: tuple[float, float], side: int) -
     body = body_mask(image)
     inside = (image > tissue[0]) & (image < tissue[1])
     # A gradient reaches one pixel to each side, so the pixels there must count as well.
-    inside = _cross(inside).all(0)
+    inside = np.asarray(_cross(inside).all(0))
     allowed = ((_box_mean(body.astype(np.float64), side) >= 0.9)
                & (_box_mean(inside.astype(np.float64), side) >= 0.25))
     if not allowed.any():
@@ -479,9 +479,10 @@ def _draw_curves(
         else:
             axes.plot(curve.steps, curve.values, marker="o" if count < 30 else None,
                       markersize=4, **line)
-        at_chosen = curve.values[curve.steps == chosen_step]
+        chosen = curve.steps == chosen_step
+        at_chosen = curve.values[chosen]
         if at_chosen.size and not loss:
-            axes.plot([chosen_step], at_chosen[:1], "o", color=colour, markersize=9,
+            axes.plot(curve.steps[chosen][:1], at_chosen[:1], "o", color=colour, markersize=9,
                       markerfacecolor="none", markeredgewidth=2,
                       label=f"chosen: {at_chosen[0]:.4g}")
     if chosen_step is not None:
