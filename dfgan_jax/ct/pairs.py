@@ -11,6 +11,7 @@ import io
 import os
 import pathlib
 import pickle
+import re
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -40,23 +41,57 @@ class Pairs:
         return len(self.ndct)
 
 
-class _Ndarray:
-    """Stands for the class `numpy.ndarray` in a pickle, where it is only ever named."""
+class _Dtype:
+    """What a pickle may say of a dtype: a plain number's, or `O` for the array round the dict.
+
+    `numpy.dtype` itself would take flags from the file that make NumPy read or free
+    memory that is not its own.
+    """
+
+    def __init__(self, code: str, *_: object):
+        if not re.fullmatch(r"O8?|[biuf][1248]", code):
+            raise pickle.UnpicklingError(f"an array holds {code!r}, no plain numbers")
+        self.code, self.byte_order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        _, byte_order, subdtype, names, fields, *_ = state
+        if byte_order not in ("<", ">", "=", "|") or (subdtype, names, fields) != (None,) * 3:
+            raise pickle.UnpicklingError("an array holds no plain numbers")
+        self.byte_order = byte_order
+
+    def array(self, data: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
+        """An array from its bytes; of `O`, the one object itself."""
+        if self.code.startswith("O"):
+            if shape != () or not isinstance(data, list) or len(data) != 1:
+                raise pickle.UnpicklingError("an array holds several objects")
+            return data[0]
+        if not isinstance(data, bytes | bytearray):
+            raise pickle.UnpicklingError("an array's numbers are not bytes")
+        dtype = np.dtype(self.byte_order + self.code)
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
-    """`numpy.core.multiarray._reconstruct`, as `ndarray.__reduce__` calls it and no other way."""
-    if subtype is not _Ndarray or shape != (0,) or typecode not in (b"b", "b"):
-        raise pickle.UnpicklingError("an array is built in an unusual way")
-    return np.ndarray((0,), np.int8)
+class _Array:
+    """Stands for `numpy.ndarray` in a pickle: named, made empty, then given its state."""
+
+    value: Any = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.value = dtype.array(data, shape, "F" if is_fortran else "C")
 
 
-def _frombuffer(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"],
-                *axis_order: int) -> np.ndarray:
+def _reconstruct(*_: object) -> _Array:
+    """`numpy.core.multiarray._reconstruct`; everything of note follows as state."""
+    return _Array()
+
+
+def _frombuffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]
+                ) -> _Array:
     """`numpy.core.numeric._frombuffer`, which protocol 5 uses."""
-    if axis_order:
-        raise pickle.UnpicklingError("an array is built in an unusual way")
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+    array = _Array()
+    array.value = dtype.array(data, shape, order)
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -67,8 +102,8 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 _SAFE_GLOBALS: dict[str, Any] = {
-    "numpy.ndarray": _Ndarray,
-    "numpy.dtype": np.dtype,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Dtype,
     "_codecs.encode": _encode,
 }
 for _core in ("numpy.core", "numpy._core"):
@@ -79,7 +114,8 @@ for _core in ("numpy.core", "numpy._core"):
 class _SafeUnpickler(pickle._Unpickler):
     """Resolves NumPy arrays, dicts and plain values; refuses every other name.
 
-    A name is refused when the pickle mentions it, so before anything could call it.
+    A name is refused when the pickle mentions it, so before anything could call it, and
+    those that are resolved are this file's own stand-ins.
     The Python implementation, since the C one sizes its memo by an index that the
     file chooses.
     """
@@ -131,13 +167,13 @@ def _read_dict(path: pathlib.Path) -> dict[Any, Any]:
             content = _SafeUnpickler(_Remainder(file, path.stat().st_size)).load()
         except Exception as error:  # nor can it be told what a broken pickle raises
             raise InputError(f"{path}: refused, or truncated: {_line(error)}") from error
-    # np.save pickles a 0-d object array's item inside an array.
-    if isinstance(content, np.ndarray) and content.dtype == object and content.shape == ():
-        content = content.item()
+    if isinstance(content, _Array):  # np.save puts the dict into an array of one object
+        content = content.value
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds {type(content).__name__}; expected a dict of {NDCT_KEY} "
                          f"and {QDCT_KEY}")
-    return content
+    return {key: value.value if isinstance(value, _Array) else value
+            for key, value in content.items()}
 
 
 def read_pairs(path: str | os.PathLike) -> Pairs:

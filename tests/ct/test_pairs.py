@@ -80,6 +80,8 @@ class Hostile:
     lambda mark: {"f_nd": mu(), "f_qd": Hostile(os.mkdir, str(mark))},
     lambda mark: Hostile(np.ndarray, (10**13,)),
     lambda mark: Hostile(np.load, str(mark)),
+    lambda mark: {"f_nd": mu(), "f_qd": np.array([1, "two"], object)},
+    lambda mark: {"f_nd": mu(), "f_qd": np.zeros(2, [("x", "f4")])},
 ])
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_hostile_pickle_is_refused_before_it_runs(tmp_path, make, protocol):
@@ -116,7 +118,7 @@ def test_mutated_files_are_read_or_refused(tmp_path):
     content = whole.read_bytes()
     path = tmp_path / "mutated.npy"
     messages = []
-    for _ in range(400):
+    for _ in range(1500):
         mutated = bytearray(content)
         for position in RNG.integers(0, len(content), RNG.integers(1, 4)):
             mutated[position] = RNG.integers(256)
@@ -125,8 +127,24 @@ def test_mutated_files_are_read_or_refused(tmp_path):
             read_pairs(path)
         except InputError as error:
             messages.append(str(error))
-    assert len(messages) > 100
+    assert len(messages) > 500
     assert all(m.startswith(str(path)) and "\n" not in m for m in messages)
+
+
+def test_a_dtype_with_flags_of_its_own_is_not_believed(tmp_path):
+    """NumPy would take the number 63 from the file, and free the floats as if they were objects."""
+    payload = pickle.dumps({"f_nd": mu(), "f_qd": mu()}, protocol=2)
+    plain = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+    assert plain in payload
+    path = save_pickle(tmp_path / "flags.npy", payload.replace(plain, plain[:-2] + b"\x3ft"))
+    assert not read_pairs(path).ndct.dtype.hasobject
+
+
+def test_big_endian_files_are_read(tmp_path):
+    content = {"f_nd": mu().astype(">f4"), "f_qd": mu().astype(">f8")}
+    pairs = read_pairs(save(tmp_path / "big.npy", content))
+    np.testing.assert_array_equal(pairs.ndct[0], content["f_nd"][..., 0])
+    assert pairs.ndct.dtype == np.dtype("float32")
 
 
 def nan(array):
