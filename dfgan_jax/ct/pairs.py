@@ -12,7 +12,9 @@ import os
 import pathlib
 import pickle
 import re
-from typing import Any, BinaryIO, Literal
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 
@@ -119,6 +121,17 @@ class _SafeUnpickler(pickle._Unpickler):
     The Python implementation, since the C one sizes its memo by an index that the
     file chooses.
     """
+
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+
+    def load_bytearray8(self) -> None:
+        # The inherited method allocates the length that the file states before it reads.
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def find_class(self, module: str, name: str) -> Any:
         try:

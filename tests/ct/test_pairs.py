@@ -94,6 +94,7 @@ def test_a_hostile_pickle_is_refused_before_it_runs(tmp_path, make, protocol):
 
 @pytest.mark.parametrize("payload", [
     b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x",  # a length that lies
+    b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"x",  # the same of a bytearray
     b"\x80\x04Nr\xff\xff\xff\x7f.",  # a memo index that would take gigabytes
     b"\x80\x04\x82\x01.",  # an extension code
     b"", b"\x80", b"garbage",
