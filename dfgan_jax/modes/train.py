@@ -76,6 +76,8 @@ class _Metrics:
     def __init__(self) -> None:
         self._newest: tuple[int, dict[str, jax.Array]] | None = None
         self._rows: list[dict[str, float]] = []
+        self.latest: dict[str, float] = {}
+        """Of the newest step that was checked."""
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         self.settle()
@@ -94,9 +96,7 @@ class _Metrics:
                 f"at step {step}, {', '.join(f'{n} is {v}' for n, v in broken.items())}; the last "
                 "good checkpoint is kept. A lower learning rate or other data may help")
         self._rows.append(row)
-
-    def latest(self) -> dict[str, float]:
-        return self._rows[-1] if self._rows else {}
+        self.latest = row
 
     def take_mean(self) -> dict[str, float]:
         """The mean over the steps since the last call."""
@@ -187,7 +187,7 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
             epoch = (step - 1) // per_epoch + 1
             ends_epoch = step % per_epoch == 0
             metrics.add(step, step_metrics)
-            _advance(bar, epoch, metrics.latest(), done=step - first)
+            _advance(bar, epoch, metrics.latest, done=step - first)
             if ends_epoch or step % config.log_every_steps == 0:
                 writer.write("train", step=step, epoch=epoch, metrics=metrics.take_mean())
 

@@ -25,6 +25,16 @@ def published_batch(step):
     return {"ndct": load.nhwc(ndct), "qdct": load.nhwc(qdct)}
 
 
+def published_state(optimizers, *, attention):
+    generator = load.generator_variables(attention=attention)
+    discriminators = {"joint": load.discriminator_variables()}
+    return TrainState(
+        step=jnp.int32(0), key=jnp.zeros(2, jnp.uint32), generator=generator,
+        generator_opt_state=optimizers.generator.init(generator["params"]),
+        discriminators=discriminators,
+        discriminator_opt_state=optimizers.discriminator.init(discriminators))
+
+
 @pytest.mark.parametrize(("attention", "variant", "weights"), [
     (False, "slides", LossWeights()), (False, "code", PUBLISHED_CODE),
     (True, "slides", LossWeights()), (True, "code", PUBLISHED_CODE)])
@@ -32,13 +42,7 @@ def test_five_steps_agree_with_the_published_loop(attention, variant, weights):
     reference = load.numbers(f"training_{'attn_unet' if attention else 'unet'}_{variant}")
     networks = Networks(UNet(attention=attention), PatchDiscriminator(), "joint")
     optimizers = Optimizers(optax.adam(2e-4), optax.adam(2e-5))
-    generator = load.generator_variables(attention=attention)
-    discriminators = {"joint": load.discriminator_variables()}
-    state = TrainState(
-        step=jnp.int32(0), key=jnp.zeros(2, jnp.uint32), generator=generator,
-        generator_opt_state=optimizers.generator.init(generator["params"]),
-        discriminators=discriminators,
-        discriminator_opt_state=optimizers.discriminator.init(discriminators))
+    state = published_state(optimizers, attention=attention)
     step = jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
                                      weights=weights))
     # Adam divides by tiny numbers: trajectories drift apart, so later steps get room.
@@ -79,13 +83,7 @@ def test_gradient_of_every_tensor_agrees_with_the_published_loop(attention, vari
     # With SGD of rate 1 the update is the gradient, seen through the public step.
     networks = Networks(UNet(attention=attention), PatchDiscriminator(), "joint")
     optimizers = Optimizers(optax.sgd(1.0), optax.sgd(1.0))
-    generator = load.generator_variables(attention=attention)
-    discriminators = {"joint": load.discriminator_variables()}
-    before = TrainState(
-        step=jnp.int32(0), key=jnp.zeros(2, jnp.uint32), generator=generator,
-        generator_opt_state=optimizers.generator.init(generator["params"]),
-        discriminators=discriminators,
-        discriminator_opt_state=optimizers.discriminator.init(discriminators))
+    before = published_state(optimizers, attention=attention)
     after, _ = jax.jit(functools.partial(
         steps.train_step, networks=networks, optimizers=optimizers, weights=weights))(
             before, published_batch(0))
