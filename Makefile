@@ -2,11 +2,11 @@
 # make test    lint, types and tests
 # Without PYTHON, the newest Python from 3.11 to 3.13 is taken.
 
-PYTHON := $(shell .ci/find-python $(PYTHON))
-ifeq ($(PYTHON),)
+INTERPRETER := $(shell .ci/find-python $(PYTHON))
+ifeq ($(INTERPRETER),)
 $(error no Python from 3.11 to 3.13 found; name one: make PYTHON=/path/to/python3.12)
 endif
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VERSION := $(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -25,8 +25,8 @@ clean:
 	rm -rf .venv-* .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/.installed: requirements.txt
-	@echo "Installing requirements.txt into $(VENV) with $(PYTHON)"
-	$(PYTHON) -m venv $(VENV)
+	@echo "Installing requirements.txt into $(VENV) with $(INTERPRETER)"
+	$(INTERPRETER) -m venv $(VENV)
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
