@@ -4,7 +4,7 @@
 
 INTERPRETER := $(shell .ci/find-python $(PYTHON))
 ifeq ($(INTERPRETER),)
-$(error no Python from 3.11 to 3.13 found; name one: make PYTHON=/path/to/python3.12)
+$(error no Python of 3.11 or newer found; name one: make PYTHON=/path/to/python3.12)
 endif
 VERSION := $(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv-$(VERSION)

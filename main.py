@@ -80,7 +80,13 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:
-        raise InputError(_missing_field(arguments) or f"--config: {error}") from error
+        try:
+            missing = _missing_field(arguments)
+        except (AttributeError, KeyError):  # it is the file's own error, not a flag's
+            missing = None
+        raise InputError(missing or f"--config: {type(error).__name__}: {error}") from error
+    except (NameError, TypeError, ValueError, ImportError, SyntaxError) as error:
+        raise InputError(f"--config: {type(error).__name__}: {error}") from error
     except flags.Error as error:
         # The message holds the whole traceback of an error in a configuration file.
         *_, last = str(error).strip().splitlines()

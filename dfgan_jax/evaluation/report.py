@@ -10,6 +10,7 @@ import io
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +34,10 @@ PICTURE_SIDE: Final = 512
 _DIVERGING: Final = matplotlib.colormaps["RdBu_r"]
 _LEVELS: Final = 127
 """Colours on either side of zero; zero has one of its own, exactly in the middle."""
+
+
+_EXAMPLE_FIGURE: Final = re.compile(
+    r"example_\d+_(abdomen|lung|qdct_minus|denoised_minus)_\w+\.png")
 
 
 class Example(NamedTuple):
@@ -117,8 +122,9 @@ def write_report(
     workdir = pathlib.Path(workdir)
     figures = workdir / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    for stale in figures.glob("*.png"):
-        stale.unlink()
+    for stale in figures.glob("example_*_*.png"):  # of a report with more examples
+        if _EXAMPLE_FIGURE.fullmatch(stale.name):
+            stale.unlink()
     protocols = {
         name: {**protocol, "rows": score_rows(protocol["rows"])}
         for name, protocol in results["protocols"].items()
@@ -191,8 +197,10 @@ def format_range(value: Any) -> str:
     return f"{value:g} HU" if isinstance(value, int | float) else str(value)
 
 
-def format_size(size: int) -> str:
-    """`256` to `256×256`; 0 means that images were not resized."""
+def format_size(size: int | str) -> str:
+    """`256` to `256×256`; 0 means that images were not resized, and text stays."""
+    if isinstance(size, str):
+        return size
     return f"{size}×{size}" if size else "native size"
 
 

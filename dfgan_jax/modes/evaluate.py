@@ -4,6 +4,7 @@ import csv
 import datetime
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import sys
@@ -35,6 +36,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
       InputError: a checkpoint or the data cannot be used.
     """
     setup.check(config)
+    if (workdir / setup.CONFIG_FILE).exists():
+        raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
+                         "another --workdir")
     for path in checkpoint_paths:
         checkpoints.locate(path)  # a wrong path is told before the data are read
     test = setup.load_splits(config, ("test",), simulate.cached)["test"]
@@ -68,7 +72,8 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     results = _results(config, metas, scores, shape=ndct.shape, paths=checkpoint_paths)
 
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (workdir / "results.json").write_text(
+        json.dumps(_finite_or_null(results), indent=2, allow_nan=False) + "\n")
     _write_slices(workdir / "slices.csv", scores)
     single = len(checkpoint_paths) == 1
     history_dir = checkpoints.workdir_of(checkpoints.locate(checkpoint_paths[0]))
@@ -120,6 +125,15 @@ def _results(config: ml_collections.ConfigDict, metas: dict[str, dict[str, Any]]
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "published": published.RESULTS,
     }
+
+
+def _finite_or_null(tree: Any) -> Any:
+    """Replaces what JSON cannot hold: the infinite PSNR of images that are equal."""
+    if isinstance(tree, dict):
+        return {key: _finite_or_null(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_finite_or_null(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _write_slices(path: pathlib.Path, scores: dict[str, dict[str, Scores]]) -> None:

@@ -19,7 +19,7 @@ from dfgan_jax.training.state import CHANNELS, Networks, Optimizers
 
 SPLITS = ("train", "valid", "test")
 
-_CONFIG_FILE = "config.json"
+CONFIG_FILE = "config.json"
 
 _CHOICES = {
     "discriminators": tuple(CHANNELS),
@@ -36,7 +36,10 @@ _POSITIVE = ("batch_size", "epochs", "generator.width", "discriminator.width", "
 
 
 def _field(config: ml_collections.ConfigDict, name: str) -> Any:
-    return functools.reduce(lambda node, part: node[part], name.split("."), config)
+    try:
+        return functools.reduce(lambda node, part: node[part], name.split("."), config)
+    except KeyError:
+        raise InputError(f"config.{name} is missing; configs/base.py has every field") from None
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -52,7 +55,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in _POSITIVE:
         if not _field(config, name) > 0:
             raise InputError(f"config.{name} is {_field(config, name)}; expected more than 0")
-    size = config.data.size
+    for name in ("seed", "simulation.seed"):
+        if not 0 <= _field(config, name) < 2**32:
+            raise InputError(f"config.{name} is {_field(config, name)}; expected 0 to 2**32 - 1")
+    size = _field(config, "data.size")
     if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
         raise InputError(f"config.data.size is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
                          f"least {MIN_SIZE}, or 0 for the native size")
@@ -134,8 +140,12 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     Raises:
       InputError: naming the first field that differs.
     """
-    path = workdir / _CONFIG_FILE
+    path = workdir / CONFIG_FILE
     if not path.exists():
+        for name in ("checkpoints/*", "report.html", "results.json"):
+            if any(workdir.glob(name)):
+                raise InputError(f"{workdir}: holds {name}, but no {CONFIG_FILE} that says of "
+                                 "which run; choose another --workdir")
         return
     try:
         there = _flatten(json.loads(path.read_text()))
@@ -156,9 +166,9 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
 def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder of a run and writes its `config.json`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / f".{_CONFIG_FILE}.{os.getpid()}"
+    temporary = workdir / f".{CONFIG_FILE}.{os.getpid()}"
     temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
-    temporary.replace(workdir / _CONFIG_FILE)
+    temporary.replace(workdir / CONFIG_FILE)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.pairs import Pairs
-from dfgan_jax.errors import DivergenceError
+from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.evaluation.protocols import FULL_RANGE
 from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
@@ -43,7 +44,9 @@ class _StopRequest:
 
     def __enter__(self) -> "_StopRequest":
         for number in _SIGNALS:
-            self._previous[number] = signal.signal(number, self._remember)
+            # What nohup or a shell has set to be ignored stays so.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -52,6 +55,13 @@ class _StopRequest:
     def _remember(self, number: int, _frame: object) -> None:
         self.number = number
         self._restore()
+        print(f"{signal.Signals(number).name}: saving first; once more ends it at once",
+              file=sys.stderr, flush=True)
+
+    def leave(self) -> None:
+        """Ends the process where a signal asked for it, with the status that shells expect."""
+        if self.number is not None:
+            raise SystemExit(128 + self.number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -119,7 +129,6 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     setup.check_workdir(workdir, config)
     data = setup.load_splits(config, setup.SPLITS, simulate.cached)
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
-    setup.claim_workdir(workdir, config)
 
     networks = setup.build_networks(config)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
@@ -129,7 +138,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             steps.train_step, networks=networks, optimizers=optimizers, weights=weights)),
         evaluate=devices.evaluate(functools.partial(
             steps.evaluation_step, networks=networks, weights=weights)),
-        batch_statistics=parallel.on_one_device(functools.partial(
+        batch_statistics=parallel.unshared(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
     state = parallel.run_once(
         functools.partial(create_state, networks=networks, optimizers=optimizers),
@@ -139,17 +148,28 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     with _StopRequest() as stop, checkpoints.Checkpoints(workdir) as kept:
         latest = kept.latest()
         if latest is not None:
+            _check_data(checkpoints.read_meta(latest), data)
             state = checkpoints.restore_state(latest, state)
             print(f"Going on from step {int(state.step)}", flush=True)
+        setup.claim_workdir(workdir, config)
         with MetricsWriter(workdir, step=int(state.step)) as writer:
             _fit(config, data, devices.place(state), per_epoch=per_epoch, compiled=compiled,
                  kept=kept, writer=writer, stop=stop)
         best = kept.best()
+    stop.leave()
     if best is None:
         print("No epoch could be the best one (config.validation.first_epoch is "
               f"{config.validation.first_epoch}): evaluating the last", flush=True)
     evaluate.score_and_report(config, workdir=workdir, checkpoint_paths=[workdir],
                               test=data["test"])
+
+
+def _check_data(meta: dict[str, Any], data: dict[str, Pairs]) -> None:
+    """Refuses to go on with other pairs than those that a checkpoint was trained on."""
+    for split, pairs in data.items():
+        if meta["data"][split] != pairs.fingerprint():
+            raise InputError(f"data.{split}: {len(pairs)} slices that are not those this run was "
+                             "started with; choose another --workdir")
 
 
 def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
@@ -161,8 +181,9 @@ def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
     slices = ", ".join(f"{split} {len(pairs)} ({setup.data_source(config, split)})"
                        for split, pairs in data.items())
     height, width = data["train"].ndct.shape[1:]
+    found = f"{parallel.describe_devices()}, {devices.device_count} in use by {devices.name}"
     return (f"{setup.model_name(config)} in {workdir}\n"
-            f"  devices:    {parallel.describe_devices()}, {devices.name}\n"
+            f"  devices:    {found}\n"
             f"  parameters: {parameters}\n"
             f"  slices:     {slices}, {height}×{width}")
 
@@ -178,6 +199,7 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
     if step >= last:
         return
     resolved = json.loads(config.to_json())
+    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
     metrics = _Metrics()
     saved_at = time.monotonic()
     with progress("training", total=last, unit="steps", initial=step) as bar:
@@ -191,10 +213,13 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
             if ends_epoch or step % config.log_every_steps == 0:
                 writer.write("train", step=step, epoch=epoch, metrics=metrics.take_mean())
 
-            meta = {"step": step, "epoch": epoch, "steps_per_epoch": per_epoch, "config": resolved}
+            meta = {"step": step, "epoch": epoch, "config": resolved, "data": fingerprints}
             due = time.monotonic() - saved_at > 60 * config.checkpoint_every_minutes
             if ends_epoch:
                 state, scores = _validate(config, state, data["valid"], compiled)
+                if not all(map(math.isfinite, scores.values())):
+                    raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "
+                                          "last good checkpoint is kept")
                 writer.write("valid", step=step, epoch=epoch, metrics=scores)
                 may_be_best = epoch >= config.validation.first_epoch
                 kept.save(state, meta, score=_selection(config, scores) if may_be_best else None)
@@ -207,7 +232,7 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
                 kept.wait()
                 bar.message(f"Stopped by {signal.Signals(stop.number).name} at step {step}, which "
                             "is saved; the same command goes on from here")
-                raise SystemExit(128 + stop.number)
+                stop.leave()
             if step == last:
                 kept.wait()
                 return

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.training.state import TrainState
 
 _STATE, _META = "state", "meta"
@@ -32,17 +32,22 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike):
         policies = ocp.checkpoint_managers
-        self._manager = ocp.CheckpointManager(
-            pathlib.Path(workdir).absolute() / "checkpoints",
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_score,
-                best_mode="max",
-                # `max_to_keep` with `best_fn` would delete the latest step when it
-                # is not among the best.
-                preservation_policy=policies.AnyPreservationPolicy([
-                    policies.LatestN(1),
-                    policies.BestN(get_metric_fn=_score, n=1,
-                                   keep_checkpoints_without_metrics=False)])))
+        directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        try:
+            self._manager = ocp.CheckpointManager(
+                directory,
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=_score,
+                    best_mode="max",
+                    # `max_to_keep` with `best_fn` would delete the latest step when it
+                    # is not among the best.
+                    preservation_policy=policies.AnyPreservationPolicy([
+                        policies.LatestN(1),
+                        policies.BestN(get_metric_fn=_score, n=1,
+                                       keep_checkpoints_without_metrics=False)])))
+        except ValueError as error:
+            raise InputError(f"{directory}: a checkpoint's score cannot be read ({error})"
+                             ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -57,9 +62,17 @@ class Checkpoints:
           state: after the step `meta["step"]`.
           meta: JSON values, among them `step`, `epoch` and `config`.
           score: of the validation, higher is better; None where there was none.
+
+        Raises:
+          DivergenceError: the state or the score is not finite; nothing is saved.
         """
         # A copy, since the next step may overwrite the donated arrays meanwhile.
         copied = jax.tree.map(np.array, state)
+        # The losses of a step say nothing of the parameters that it leaves.
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copied)) or not (
+                score is None or np.isfinite(score)):
+            raise DivergenceError(f"at step {meta['step']}, the parameters or the validation score "
+                                  "are not finite; the last good checkpoint is kept")
         self._manager.save(
             meta["step"],
             args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(copied),

@@ -25,7 +25,7 @@ def has_accelerator() -> bool:
 
 
 def describe_devices() -> str:
-    """The devices in words, as in `4 × NVIDIA H200` or `1 × cpu`."""
+    """This machine's devices in words, as in `4 × NVIDIA H200` or `1 × cpu`."""
     devices = jax.devices()
     return f"{len(devices)} × {devices[0].device_kind}"
 
@@ -40,13 +40,22 @@ class Parallelism:
       devices: those to use; all by default.
 
     Raises:
-      InputError: the batch does not divide among the devices.
+      InputError: the batch does not divide among the devices; `auto` takes as many
+        of them as it divides among.
+
+    Attributes:
+      name: `jit` or `pmap`.
+      device_count: devices in use.
     """
 
     def __init__(self, parallel: Parallel, *, global_batch_size: int,
                  devices: Sequence[jax.Device] | None = None):
         self._devices = list(devices or jax.devices())
         count = len(self._devices)
+        if parallel == "auto":
+            count = max(n for n in range(1, count + 1) if global_batch_size % n == 0)
+            self._devices = self._devices[:count]
+        self.device_count = count
         if global_batch_size % count:
             raise InputError(f"batch_size is {global_batch_size}: expected a multiple of the "
                              f"{count} devices, such as {-(-global_batch_size // count) * count}")
@@ -95,6 +104,6 @@ def run_once(function: Callable, *arguments: Any) -> Any:
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*arguments)
 
 
-def on_one_device(step: Callable) -> Callable:
-    """Compiles (state, batch) → anything, on the first device, for any batch size."""
+def unshared(step: Callable) -> Callable:
+    """Compiles (state, batch) → anything for any batch size: no device shares the batch."""
     return jax.jit(step)

@@ -28,8 +28,10 @@ def _scores(networks: Networks, discriminators: Mapping[str, Any], image: jax.Ar
     inputs = {"image": image, "difference": difference}
     if "joint" in discriminators:
         inputs["joint"] = jnp.concatenate([image, difference], axis=-1)
-    return {name: networks.discriminator.apply(variables, inputs[name])
-            for name, variables in discriminators.items()}
+    # The losses square differences of scores: bfloat16 would keep two digits of them.
+    scores: dict[str, Any] = {name: networks.discriminator.apply(variables, inputs[name])
+                              for name, variables in discriminators.items()}
+    return {name: each.astype(image.dtype) for name, each in scores.items()}
 
 
 def generator_terms(denoised: jax.Array, batch: Batch, scores: Mapping[str, jax.Array],

@@ -141,6 +141,15 @@ def test_a_dtype_with_flags_of_its_own_is_not_believed(tmp_path):
     assert not read_pairs(path).ndct.dtype.hasobject
 
 
+def test_text_that_is_encoded_over_and_over_is_refused(tmp_path):
+    """A megabyte of text, turned into bytes three hundred times, would take 300 MB."""
+    text = b"X" + (10_000).to_bytes(4, "little") + b"a" * 10_000
+    call = b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR0"
+    payload = b"\x80\x02" + text + b"q\x000" + call * 300 + b"N."
+    with pytest.raises(InputError, match="unusual way"):
+        read_pairs(save_pickle(tmp_path / "bomb.npy", payload))
+
+
 def test_big_endian_files_are_read(tmp_path):
     content = {"f_nd": mu().astype(">f4"), "f_qd": mu().astype(">f8")}
     pairs = read_pairs(save(tmp_path / "big.npy", content))

@@ -61,6 +61,19 @@ def test_a_missing_checkpoint_is_told_before_the_data_are_read(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_training_run_keeps_its_results(tmp_path):
+    config = attn.get_config()
+    setup.claim_workdir(tmp_path, config)
+    with pytest.raises(InputError, match="belongs to a training run"):
+        evaluate.run(config, workdir=tmp_path, checkpoint_paths=[str(tmp_path)])
+
+
+def test_equal_images_leave_json_that_every_program_reads():
+    results = {"rows": [{"psnr": float("inf"), "ssim": 1.0}], "slices": 3, "name": "QDCT"}
+    assert json.loads(json.dumps(evaluate._finite_or_null(results), allow_nan=False)) == {
+        "rows": [{"psnr": None, "ssim": 1.0}], "slices": 3, "name": "QDCT"}
+
+
 def test_examples_show_the_slice_that_gains_least():
     images = {"QDCT": np.zeros((9, 2, 2)), "model": np.ones((9, 2, 2))}
     psnr = np.arange(9.0) + 30

@@ -15,6 +15,7 @@ from dfgan_jax.modes import setup
     ({"batch_size": 0}, "config.batch_size is 0; expected more than 0"),
     ({"data.size": 100}, "config.data.size is 100; expected a multiple of 16"),
     ({"data.size": 16}, "config.data.size is 16; expected a multiple of 16, at least 32"),
+    ({"seed": -1}, "config.seed is -1; expected 0 to"),
     ({"optimizer.generator_learning_rate": -1.0}, "generator_learning_rate is -1.0"),
 ])
 def test_values_that_no_run_could_use_are_named(change, message):
@@ -100,6 +101,20 @@ def test_a_schedule_that_depends_on_the_epochs_fixes_them(tmp_path):
     config.epochs += 1
     with pytest.raises(InputError, match="the first epochs: 10 there, 11 here"):
         setup.check_workdir(tmp_path, config)
+
+
+def test_a_folder_of_checkpoints_without_a_config_is_left_alone(tmp_path):
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds checkpoints/\*, but no config\.json"):
+        setup.check_workdir(tmp_path, attn.get_config())
+
+
+def test_a_config_without_a_field_is_named():
+    config = attn.get_config()
+    with config.unlocked():
+        del config.discriminators
+    with pytest.raises(InputError, match=r"config\.discriminators is missing"):
+        setup.check(config)
 
 
 def test_a_config_file_that_is_cut_off_is_named(tmp_path):

@@ -2,7 +2,10 @@ import csv
 import json
 import math
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -136,6 +139,35 @@ def test_stopped_and_started_again_ends_bit_identical(finished, tmp_path, number
                  final_state(undisturbed, STEPS))
     steps = [row["step"] for row in read_history(workdir) if row["kind"] == "train"]
     assert steps == list(range(1, STEPS + 1))
+
+
+def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
+    _, workdir, _ = finished
+    copied = tmp_path / "run"
+    shutil.copytree(workdir, copied)
+    other = command.make_pairs(tmp_path, train=6)
+    config = json.loads((copied / "config.json").read_text())
+    config["data"] = {**config["data"], **{
+        split: option.split("=")[1] for split, option in zip(("train", "valid", "test"), other,
+                                                             strict=True)}}
+    (copied / "config.json").write_text(json.dumps(config))
+    done = command.run(*command.TINY, *other, f"--workdir={copied}", f"--config.epochs={EPOCHS}")
+    assert done.returncode == 1
+    assert "data.train: 6 slices that are not those this run was started with" in done.stderr
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    code = ("import os, signal\nfrom dfgan_jax.modes.train import _StopRequest\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "with _StopRequest() as stop:\n"
+            "    os.kill(os.getpid(), signal.SIGHUP)\n"
+            "    assert stop.number is None\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    assert stop.number == signal.SIGTERM\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "SIGTERM: saving first" in done.stderr
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.training import checkpoints
 from dfgan_jax.training.state import TrainState
 
@@ -44,6 +44,19 @@ def test_keeps_the_latest_and_the_best(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
     with checkpoints.Checkpoints(tmp_path) as again:
         assert (again.latest().name, again.best().name) == ("5", "2")
+
+
+@pytest.mark.parametrize("broken", ["score", "state"])
+def test_what_is_not_finite_is_never_saved(tmp_path, broken):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1, 10.0)
+        bad = state(2)
+        if broken == "state":
+            bad.generator["params"]["kernel"] = jnp.array([1.0, jnp.nan, 1.0])
+        with pytest.raises(DivergenceError, match="at step 2"):
+            kept.save(bad, {"step": 2, "epoch": 1, "config": {}},
+                      score=float("nan") if broken == "score" else None)
+        assert (kept.latest().name, kept.best().name) == ("1", "1")
 
 
 def test_saving_copies_what_the_next_step_may_overwrite(tmp_path):

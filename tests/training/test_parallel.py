@@ -61,9 +61,14 @@ def test_three_steps_moved_the_parameters():
     assert history[0] != history[1]
 
 
-def test_auto_is_jit_on_one_device_and_pmap_on_several():
+def test_auto_is_jit_unshared_and_pmap_on_several():
     assert Parallelism("auto", global_batch_size=4, devices=jax.devices()[:1]).name == "jit"
     assert Parallelism("auto", global_batch_size=4, devices=jax.devices()[:4]).name == "pmap"
+
+
+def test_auto_takes_as_many_devices_as_the_batch_divides_among():
+    devices = Parallelism("auto", global_batch_size=6, devices=jax.devices()[:4])
+    assert (devices.name, devices.device_count) == ("pmap", 3)
 
 
 def test_refuses_a_batch_that_does_not_divide():

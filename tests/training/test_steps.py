@@ -183,6 +183,16 @@ def test_evaluation_losses_are_per_image_and_leave_the_state_alone():
             float(losses.gradient(expected[i], batch["ndct"][i])), rel=1e-5)
 
 
+def test_scores_are_compared_in_float32_whatever_the_networks_compute_in():
+    networks = Networks(UNet(width=2, dtype="bfloat16"),
+                        PatchDiscriminator(width=2, dtype="bfloat16"), "pair")
+    _, optimizers, state, batch = small("pair")
+    _, metrics = jax.eval_shape(functools.partial(
+        steps.train_step, networks=networks, optimizers=optimizers, weights=LossWeights()),
+        state, batch)
+    assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
+
+
 def test_batch_statistics_validation_moves_the_running_ones_only():
     networks, _, state, batch = small("pair")
     after, terms = jax.jit(functools.partial(

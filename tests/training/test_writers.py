@@ -1,7 +1,9 @@
 import json
 
+import pytest
 from tensorboardX.proto import event_pb2
 
+from dfgan_jax.errors import InputError
 from dfgan_jax.training.writers import MetricsWriter, read_history
 
 
@@ -24,6 +26,12 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
     with MetricsWriter(tmp_path, step=1) as writer:
         writer.write("train", step=2, epoch=1, metrics={})
     assert [row["step"] for row in read_history(tmp_path)] == [1, 2]
+
+
+def test_a_line_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is not JSON"):
+        read_history(tmp_path)
 
 
 def test_tensorboard_holds_the_same_numbers(tmp_path):
