@@ -66,7 +66,7 @@ class Checkpoints:
         Raises:
           DivergenceError: the state or the score is not finite; nothing is saved.
         """
-        # A copy, since the next step may overwrite the donated arrays meanwhile.
+        # On the host, where they can be checked and no later step can touch them.
         copied = jax.tree.map(np.array, state)
         # The losses of a step say nothing of the parameters that it leaves.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copied)) or not (
