@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -33,12 +34,18 @@ TINY = ["--config=configs/dfgan.py", "--config.data.size=0", "--config.generator
         "--config.discriminator.width=2", "--config.batch_size=2", "--config.log_every_steps=1"]
 
 
+def _heed_signals() -> None:
+    """What started the tests may ignore signals, as a shell does for a job in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(*options: str, log: pathlib.Path | None = None) -> subprocess.Popen:
     """Starts a run in the background; what it prints goes into `log`."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     with (log or pathlib.Path(os.devnull)).open("w") as file:
         return subprocess.Popen([sys.executable, "main.py", *options], cwd=ROOT, env=environment,
-                                stdout=file, stderr=subprocess.STDOUT)
+                                stdout=file, stderr=subprocess.STDOUT, preexec_fn=_heed_signals)
 
 
 def run(*options: str) -> subprocess.CompletedProcess:
