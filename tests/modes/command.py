@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -34,18 +33,21 @@ TINY = ["--config=configs/dfgan.py", "--config.data.size=0", "--config.generator
         "--config.discriminator.width=2", "--config.batch_size=2", "--config.log_every_steps=1"]
 
 
-def _heed_signals() -> None:
-    """What started the tests may ignore signals, as a shell does for a job in the background."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+# What started the tests may ignore signals, as a shell does for a job in the background.
+_HEED_SIGNALS_AND_RUN = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "main.py", *sys.argv[1:]])
+"""
 
 
 def start(*options: str, log: pathlib.Path | None = None) -> subprocess.Popen:
     """Starts a run in the background; what it prints goes into `log`."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     with (log or pathlib.Path(os.devnull)).open("w") as file:
-        return subprocess.Popen([sys.executable, "main.py", *options], cwd=ROOT, env=environment,
-                                stdout=file, stderr=subprocess.STDOUT, preexec_fn=_heed_signals)
+        return subprocess.Popen([sys.executable, "-c", _HEED_SIGNALS_AND_RUN, *options], cwd=ROOT,
+                                env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 def run(*options: str) -> subprocess.CompletedProcess:

@@ -159,6 +159,7 @@ def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
 def test_a_signal_that_nohup_ignores_stays_ignored():
     code = ("import os, signal\nfrom dfgan_jax.modes.train import _StopRequest\n"
             "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
             "with _StopRequest() as stop:\n"
             "    os.kill(os.getpid(), signal.SIGHUP)\n"
             "    assert stop.number is None\n"
