@@ -58,9 +58,10 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     ndct, qdct = hounsfield.denormalise(test.ndct), hounsfield.denormalise(test.qdct)
     images = {INPUT_ROW: qdct}
     metas = {}
-    for path in checkpoint_paths:
-        denoiser = Denoiser.load(path)
-        name = _row_name(setup.model_name(denoiser.meta["config"]), path, taken=images)
+    folders = [checkpoints.locate(path) for path in checkpoint_paths]
+    for path, folder in zip(checkpoint_paths, folders, strict=True):
+        denoiser = Denoiser.load(folder)
+        name = _row_name(setup.model_name(denoiser.meta["config"]), folder, taken=images)
         metas[name] = denoiser.meta
         with progress(f"denoising with {name}", total=len(qdct), unit="slices") as bar:
             images[name] = denoiser(qdct, batch_size=config.batch_size, progress=bar)
@@ -75,20 +76,20 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     (workdir / "results.json").write_text(
         json.dumps(_finite_or_null(results), indent=2, allow_nan=False) + "\n")
     _write_slices(workdir / "slices.csv", scores)
-    single = len(checkpoint_paths) == 1
-    history_dir = checkpoints.workdir_of(checkpoints.locate(checkpoint_paths[0]))
+    history = (writers.read_history(checkpoints.workdir_of(folders[0]))
+               if len(folders) == 1 else [])
     report = write_report(
         workdir, title=f"{', '.join(metas)} on {setup.data_source(config, 'test')}",
-        results=results, history=writers.read_history(history_dir) if single else [],
+        results=results, history=history,
         examples=_examples(images, ndct, scores[FULL_RANGE.name]))
     print(table(results))
     print(f"Report: {report}", flush=True)
 
 
-def _row_name(model: str, path: str | pathlib.Path, *, taken: dict[str, Any]) -> str:
+def _row_name(model: str, folder: pathlib.Path, *, taken: dict[str, Any]) -> str:
     name, number = model, 2
     if name in taken:
-        name = f"{model} ({checkpoints.workdir_of(checkpoints.locate(path)).name})"
+        name = f"{model} ({checkpoints.workdir_of(folder).name})"
     while name in taken:
         name, number = f"{model} ({number})", number + 1
     return name

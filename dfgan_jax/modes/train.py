@@ -143,18 +143,19 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     state = parallel.run_once(
         functools.partial(create_state, networks=networks, optimizers=optimizers),
         jax.random.key(config.seed))
+    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
     print(_announcement(config, workdir, data, state, devices), flush=True)
 
     with _StopRequest() as stop, checkpoints.Checkpoints(workdir) as kept:
         latest = kept.latest()
         if latest is not None:
-            _check_data(checkpoints.read_meta(latest), data)
+            _check_data(checkpoints.read_meta(latest), data, fingerprints)
             state = checkpoints.restore_state(latest, state)
             print(f"Going on from step {int(state.step)}", flush=True)
         setup.claim_workdir(workdir, config)
         with MetricsWriter(workdir, step=int(state.step)) as writer:
-            _fit(config, data, devices.place(state), per_epoch=per_epoch, compiled=compiled,
-                 kept=kept, writer=writer, stop=stop)
+            _fit(config, data, devices.place(state), per_epoch=per_epoch,
+                 fingerprints=fingerprints, compiled=compiled, kept=kept, writer=writer, stop=stop)
         best = kept.best()
     stop.leave()
     if best is None:
@@ -164,12 +165,13 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
                               test=data["test"])
 
 
-def _check_data(meta: dict[str, Any], data: dict[str, Pairs]) -> None:
+def _check_data(meta: dict[str, Any], data: dict[str, Pairs], fingerprints: dict[str, str]
+                ) -> None:
     """Refuses to go on with other pairs than those that a checkpoint was trained on."""
-    for split, pairs in data.items():
-        if meta["data"][split] != pairs.fingerprint():
-            raise InputError(f"data.{split}: {len(pairs)} slices that are not those this run was "
-                             "started with; choose another --workdir")
+    for split, fingerprint in fingerprints.items():
+        if meta["data"][split] != fingerprint:
+            raise InputError(f"data.{split}: {len(data[split])} slices that are not those this "
+                             "run was started with; choose another --workdir")
 
 
 def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
@@ -189,8 +191,8 @@ def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
 
 def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: TrainState, *,
-         per_epoch: int, compiled: _Steps, kept: checkpoints.Checkpoints, writer: MetricsWriter,
-         stop: _StopRequest) -> None:
+         per_epoch: int, fingerprints: dict[str, str], compiled: _Steps,
+         kept: checkpoints.Checkpoints, writer: MetricsWriter, stop: _StopRequest) -> None:
     """Trains from a state to the end of the last epoch; saves after each and when stopped."""
     batches = input_pipeline.train_batches(
         data["train"], global_batch_size=config.batch_size, seed=config.seed)
@@ -199,7 +201,6 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
     if step >= last:
         return
     resolved = json.loads(config.to_json())
-    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
     metrics = _Metrics()
     saved_at = time.monotonic()
     with progress("training", total=last, unit="steps", initial=step) as bar:

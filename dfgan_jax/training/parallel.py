@@ -94,7 +94,7 @@ class Parallelism:
 
     def _split(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """(N, …) to (devices, N / devices, …)."""
-        count = len(self._devices)
+        count = self.device_count
         return {name: x.reshape(count, x.shape[0] // count, *x.shape[1:])
                 for name, x in batch.items()}
 

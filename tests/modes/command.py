@@ -33,6 +33,8 @@ TINY = ["--config=configs/dfgan.py", "--config.data.size=0", "--config.generator
         "--config.discriminator.width=2", "--config.batch_size=2", "--config.log_every_steps=1"]
 
 
+_ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
 # What started the tests may ignore signals, as a shell does for a job in the background.
 _HEED_SIGNALS_AND_RUN = """
 import os, signal, sys
@@ -44,13 +46,11 @@ os.execv(sys.executable, [sys.executable, "main.py", *sys.argv[1:]])
 
 def start(*options: str, log: pathlib.Path | None = None) -> subprocess.Popen:
     """Starts a run in the background; what it prints goes into `log`."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     with (log or pathlib.Path(os.devnull)).open("w") as file:
         return subprocess.Popen([sys.executable, "-c", _HEED_SIGNALS_AND_RUN, *options], cwd=ROOT,
-                                env=environment, stdout=file, stderr=subprocess.STDOUT)
+                                env=_ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
 
 
 def run(*options: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    return subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, env=environment,
+    return subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, env=_ENVIRONMENT,
                           capture_output=True, text=True, timeout=300, check=False)
