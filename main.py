@@ -1,6 +1,7 @@
-"""DFGAN in JAX: trains, evaluates and simulates low-dose CT denoising from one command.
+"""DFGAN in JAX: low-dose CT denoising from one command.
 
   python main.py --config=configs/attn.py:demo
+  python main.py --mode=denoise --checkpoint=gan.pth --input=qdct_hu.npy --output=denoised_hu.npy
 
 Research software, not a medical device.
 """
@@ -15,7 +16,7 @@ from ml_collections import config_flags
 
 from dfgan_jax.errors import DivergenceError, InputError
 
-MODES = ("train", "evaluate", "simulate")
+MODES = ("train", "evaluate", "denoise", "convert", "simulate")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with a variant after a colon: configs/attn.py:demo. Any field "
@@ -25,8 +26,19 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/NAME of the configuration by default. A run that was "
     "stopped goes on from there.")
 _CHECKPOINT = flags.DEFINE_list(
-    "checkpoint", [], "evaluate: workdirs or checkpoints, separated by commas; a row each.")
-_OUTPUT = flags.DEFINE_string("output", None, "simulate: folder for train, valid and test.npy.")
+    "checkpoint", [], "evaluate, denoise: a workdir, a checkpoint's folder, or a file of weights "
+    "(.pth, .pt, .pth.tar, .safetensors); evaluate takes several, separated by commas; a row each.")
+_INPUT = flags.DEFINE_multi_string(
+    "input", [], "denoise: .npy of an array in HU. convert: a checkpoint, or a file of weights; "
+    "once more for each file of a discriminator.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "denoise: .npy to write. convert: .pth, .pt, .pth.tar or .safetensors to "
+    "write, or the folder of a checkpoint. simulate: folder for train, valid and test.npy.")
+_CONTAINER = flags.DEFINE_string(
+    "container", None, "convert: which generator, where a file has several: the keys that lead to "
+    "it, joined by dots.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "convert: read back what was written, and denoise a simulated slice with it.")
 
 
 def main(arguments: list[str]) -> None:
@@ -34,26 +46,50 @@ def main(arguments: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # orbax tells of each step it takes
     if len(arguments) > 1:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
-    config, mode = _CONFIG.value, _MODE.value
-    if config is None:
+    mode = _MODE.value
+    run = importlib.import_module(f"dfgan_jax.modes.{mode}").run
+    if mode == "denoise":
+        checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
+        run(checkpoint_path=checkpoint, source=pathlib.Path(source), output=_output())
+    elif mode == "convert":
+        if not _INPUT.value:
+            raise InputError("--mode=convert needs --input=PATH")
+        run(inputs=[pathlib.Path(path) for path in _INPUT.value], output=_output(),
+            container=_CONTAINER.value, verify=_VERIFY.value)
+    elif mode == "simulate":
+        run(_config(), output=_output())
+    elif mode == "evaluate":
+        if not _CHECKPOINT.value:
+            raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
+        run(_config(), workdir=_workdir("_evaluation"), checkpoint_paths=_CHECKPOINT.value)
+    else:
+        run(_config(), workdir=_workdir())
+
+
+def _config() -> Any:
+    if _CONFIG.value is None:
         raise InputError("--config is missing; expected a file such as configs/attn.py:demo")
     path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
     if not path.is_file():
         raise InputError(f"--config: {path}: no such file; there are "
                          f"{', '.join(map(str, sorted(path.parent.glob('*.py'))))}")
-    options: dict[str, Any] = {}
-    if mode in ("train", "evaluate"):
-        name = config.name if mode == "train" else f"{config.name}_evaluation"
-        options["workdir"] = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / name)
-    if mode == "evaluate":
-        if not _CHECKPOINT.value:
-            raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
-        options["checkpoint_paths"] = _CHECKPOINT.value
-    if mode == "simulate":
-        if not _OUTPUT.value:
-            raise InputError("--mode=simulate needs --output=FOLDER")
-        options["output"] = pathlib.Path(_OUTPUT.value)
-    importlib.import_module(f"dfgan_jax.modes.{mode}").run(config, **options)
+    return _CONFIG.value
+
+
+def _workdir(suffix: str = "") -> pathlib.Path:
+    return pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / f"{_CONFIG.value.name}{suffix}")
+
+
+def _output() -> pathlib.Path:
+    if not _OUTPUT.value:
+        raise InputError(f"--mode={_MODE.value} needs --output=PATH")
+    return pathlib.Path(_OUTPUT.value)
+
+
+def _only(name: str, values: list[str]) -> str:
+    if len(values) != 1:
+        raise InputError(f"--mode={_MODE.value} needs one --{name}=PATH; {len(values)} are given")
+    return values[0]
 
 
 def _missing_field(arguments: list[str]) -> str | None:

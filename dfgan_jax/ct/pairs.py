@@ -7,19 +7,15 @@ attenuation [1/mm].
 
 import dataclasses
 import hashlib
-import io
 import os
 import pathlib
-import pickle
-import re
-import struct
-from collections.abc import Callable
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.errors import InputError
+from dfgan_jax.safe_pickle import NUMPY_NAMES, BoundedReader, PickledArray, SafeUnpickler, reason
 
 NDCT_KEY, QDCT_KEY = "f_nd", "f_qd"
 
@@ -50,131 +46,6 @@ class Pairs:
         return digest.hexdigest()
 
 
-class _Dtype:
-    """What a pickle may say of a dtype: a plain number's, or `O` for the array round the dict.
-
-    `numpy.dtype` itself would take flags from the file that make NumPy read or free
-    memory that is not its own.
-    """
-
-    def __init__(self, code: str, *_: object):
-        if not re.fullmatch(r"O8?|[biuf][1248]", code):
-            raise pickle.UnpicklingError(f"an array holds {code!r}, no plain numbers")
-        self.code, self.byte_order = code, "="
-
-    def __setstate__(self, state: tuple) -> None:
-        _, byte_order, subdtype, names, fields, *_ = state
-        if byte_order not in ("<", ">", "=", "|") or (subdtype, names, fields) != (None,) * 3:
-            raise pickle.UnpicklingError("an array holds no plain numbers")
-        self.byte_order = byte_order
-
-    def array(self, data: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
-        """An array from its bytes; of `O`, the one object itself."""
-        if self.code.startswith("O"):
-            if shape != () or not isinstance(data, list) or len(data) != 1:
-                raise pickle.UnpicklingError("an array holds several objects")
-            return data[0]
-        if not isinstance(data, bytes | bytearray):
-            raise pickle.UnpicklingError("an array's numbers are not bytes")
-        dtype = np.dtype(self.byte_order + self.code)
-        return np.frombuffer(data, dtype).reshape(shape, order=order)
-
-
-class _Array:
-    """Stands for `numpy.ndarray` in a pickle: named, made empty, then given its state."""
-
-    value: Any = None
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, is_fortran, data = state
-        self.value = dtype.array(data, shape, "F" if is_fortran else "C")
-
-
-def _reconstruct(*_: object) -> _Array:
-    """`numpy.core.multiarray._reconstruct`; everything of note follows as state."""
-    return _Array()
-
-
-def _frombuffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]
-                ) -> _Array:
-    """`numpy.core.numeric._frombuffer`, which protocol 5 uses."""
-    array = _Array()
-    array.value = dtype.array(data, shape, order)
-    return array
-
-
-_SAFE_GLOBALS: dict[str, Any] = {
-    "numpy.ndarray": _Array,
-    "numpy.dtype": _Dtype,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _SAFE_GLOBALS[f"{_core}.multiarray._reconstruct"] = _reconstruct
-    _SAFE_GLOBALS[f"{_core}.numeric._frombuffer"] = _frombuffer
-
-
-class _Remainder(io.RawIOBase):
-    """The rest of a file, where a read past the end fails before it allocates."""
-
-    def __init__(self, file: BinaryIO, size: int):
-        self._file, self.size = file, size
-
-    def read(self, size: int = -1) -> bytes:
-        if size > self.size - self._file.tell():
-            raise EOFError("the file ends early, or a length in it is wrong")
-        return self._file.read(size)
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return self._file.readline(size or -1)
-
-
-class _SafeUnpickler(pickle._Unpickler):
-    """Resolves NumPy arrays, dicts and plain values; refuses every other name.
-
-    A name is refused when the pickle mentions it, so before anything could call it, and
-    those that are resolved are this file's own stand-ins.
-    The Python implementation, since the C one sizes its memo by an index that the
-    file chooses.
-    """
-
-    read: Callable[[int], bytes]
-    append: Callable[[Any], None]
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
-
-    def load_bytearray8(self) -> None:
-        # The inherited method allocates the length that the file states before it reads.
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-
-    def __init__(self, file: _Remainder):
-        super().__init__(file)
-        self._bytes_left = file.size
-
-    def _encode(self, text: str, encoding: str) -> bytes:
-        """`_codecs.encode`, through which protocol 2 writes bytes."""
-        # A file holds each text that it encodes, so together they are no longer than it is.
-        self._bytes_left -= len(text)
-        if encoding != "latin1" or self._bytes_left < 0:
-            raise pickle.UnpicklingError("bytes are encoded in an unusual way")
-        return text.encode("latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return self._encode
-        try:
-            return _SAFE_GLOBALS[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it names {module}.{name}; only NumPy arrays, dicts and plain values are "
-                "allowed") from None
-
-
-def _line(error: Exception) -> str:
-    """An error's message in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _read_dict(path: pathlib.Path) -> dict[Any, Any]:
     """Reads the dict in an `.npy` file, resolving no name but those of NumPy arrays."""
     with path.open("rb") as file:
@@ -184,21 +55,22 @@ def _read_dict(path: pathlib.Path) -> dict[Any, Any]:
                            (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, _, dtype = read_header(file)
         except Exception as error:  # a broken header can raise anything; nothing is swallowed
-            raise InputError(f"{path}: not an .npy file, or a broken one ({_line(error)})"
+            raise InputError(f"{path}: not an .npy file, or a broken one ({reason(error)})"
                              ) from error
         if dtype != np.dtype(object) or shape != ():
             raise InputError(f"{path}: holds an array of shape {shape} and type {dtype}; expected "
                              f"a dict of {NDCT_KEY} and {QDCT_KEY}, saved by np.save")
         try:
-            content = _SafeUnpickler(_Remainder(file, path.stat().st_size)).load()
+            content = SafeUnpickler(BoundedReader(file), names=NUMPY_NAMES,
+                                    allowed="NumPy arrays, dicts and plain values").load()
         except Exception as error:  # nor can it be told what a broken pickle raises
-            raise InputError(f"{path}: refused, or truncated: {_line(error)}") from error
-    if isinstance(content, _Array):  # np.save puts the dict into an array of one object
+            raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
+    if isinstance(content, PickledArray):  # np.save puts the dict into an array of one object
         content = content.value
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds {type(content).__name__}; expected a dict of {NDCT_KEY} "
                          f"and {QDCT_KEY}")
-    return {key: value.value if isinstance(value, _Array) else value
+    return {key: value.value if isinstance(value, PickledArray) else value
             for key, value in content.items()}
 
 

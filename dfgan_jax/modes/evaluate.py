@@ -39,65 +39,67 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     if (workdir / setup.CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
-    for path in checkpoint_paths:
-        checkpoints.locate(path)  # a wrong path is told before the data are read
+    denoisers = [Denoiser.load(path) for path in checkpoint_paths]
     test = setup.load_splits(config, ("test",), simulate.cached)["test"]
-    score_and_report(config, workdir=workdir, checkpoint_paths=checkpoint_paths, test=test)
+    score_and_report(config, workdir=workdir, denoisers=denoisers, test=test)
 
 
 def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
-                     checkpoint_paths: Sequence[str | pathlib.Path], test: Pairs) -> None:
+                     denoisers: Sequence[Denoiser], test: Pairs) -> None:
     """Writes `results.json`, `slices.csv` and `report.html`, and prints the table.
 
     Args:
-      config: names the data; each checkpoint brings its own model.
+      config: names the data.
       workdir: folder to write into.
-      checkpoint_paths: workdirs or checkpoints, a row each.
+      denoisers: loaded from checkpoints, a row each.
       test: pairs in normalised HU.
     """
     ndct, qdct = hounsfield.denormalise(test.ndct), hounsfield.denormalise(test.qdct)
     images = {INPUT_ROW: qdct}
-    metas = {}
-    folders = [checkpoints.locate(path) for path in checkpoint_paths]
-    for path, folder in zip(checkpoint_paths, folders, strict=True):
-        denoiser = Denoiser.load(folder)
-        name = _row_name(setup.model_name(denoiser.meta["config"]), folder, taken=images)
-        metas[name] = denoiser.meta
+    named = {}
+    for denoiser in denoisers:
+        name = _row_name(denoiser, taken=images)
+        named[name] = denoiser
         with progress(f"denoising with {name}", total=len(qdct), unit="slices") as bar:
             images[name] = denoiser(qdct, batch_size=config.batch_size, progress=bar)
         if not np.isfinite(images[name]).all():
-            raise InputError(f"{path}: the model's output is not finite")
+            raise InputError(f"{denoiser.path}: the model's output is not finite")
 
     scores = {protocol.name: {name: protocol.score(image, ndct) for name, image in images.items()}
               for protocol in PROTOCOLS.values()}
-    results = _results(config, metas, scores, shape=ndct.shape, paths=checkpoint_paths)
+    results = _results(config, named, scores, shape=ndct.shape)
 
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "results.json").write_text(
         json.dumps(_finite_or_null(results), indent=2, allow_nan=False) + "\n")
     _write_slices(workdir / "slices.csv", scores)
-    history = (writers.read_history(checkpoints.workdir_of(folders[0]))
-               if len(folders) == 1 else [])
+    history = writers.read_history(_home(denoisers[0])) if len(denoisers) == 1 else []
     report = write_report(
-        workdir, title=f"{', '.join(metas)} on {setup.data_source(config, 'test')}",
+        workdir, title=f"{', '.join(named)} on {setup.data_source(config, 'test')}",
         results=results, history=history,
         examples=_examples(images, ndct, scores[FULL_RANGE.name]))
     print(table(results))
     print(f"Report: {report}", flush=True)
 
 
-def _row_name(model: str, folder: pathlib.Path, *, taken: dict[str, Any]) -> str:
+def _home(denoiser: Denoiser) -> pathlib.Path:
+    """The workdir of a denoiser, or the file it was loaded from."""
+    assert denoiser.path is not None
+    return denoiser.path if denoiser.path.is_file() else checkpoints.workdir_of(denoiser.path)
+
+
+def _row_name(denoiser: Denoiser, *, taken: dict[str, Any]) -> str:
+    model = setup.model_name(denoiser.meta["config"])
     name, number = model, 2
     if name in taken:
-        name = f"{model} ({checkpoints.workdir_of(folder).name})"
+        name = f"{model} ({_home(denoiser).name})"
     while name in taken:
         name, number = f"{model} ({number})", number + 1
     return name
 
 
-def _results(config: ml_collections.ConfigDict, metas: dict[str, dict[str, Any]],
-             scores: dict[str, dict[str, Scores]], *, shape: tuple[int, ...],
-             paths: Sequence[str | pathlib.Path]) -> dict[str, Any]:
+def _results(config: ml_collections.ConfigDict, denoisers: dict[str, Denoiser],
+             scores: dict[str, dict[str, Scores]], *, shape: tuple[int, ...]) -> dict[str, Any]:
     """The content of `results.json`."""
     count, height, width = shape
     protocols = {
@@ -108,16 +110,17 @@ def _results(config: ml_collections.ConfigDict, metas: dict[str, dict[str, Any]]
             "rows": [{"name": name, **protocol.mean(image_scores)}
                      for name, image_scores in scores[protocol.name].items()]}
         for protocol in PROTOCOLS.values()}
-    names = list(metas)
+    first, meta = next((name, each.meta) for name, each in denoisers.items())
     return {
-        "model": names[0],
+        "model": first,
         "protocols": protocols,
         "slices": count,
         "data": {"test": setup.data_source(config, "test")},
-        "checkpoints": {name: {"path": str(path), "step": meta["step"], "epoch": meta["epoch"]}
-                        for (name, meta), path in zip(metas.items(), paths, strict=True)},
-        "checkpoint": {"step": metas[names[0]]["step"], "epoch": metas[names[0]]["epoch"]},
-        "config": metas[names[0]]["config"],
+        "checkpoints": {name: {"path": str(each.path), "step": each.meta["step"],
+                               "epoch": each.meta["epoch"]}
+                        for name, each in denoisers.items()},
+        "checkpoint": {"step": meta["step"], "epoch": meta["epoch"]},
+        "config": meta["config"],
         "command": " ".join(sys.argv),
         "device": parallel.describe_devices(),
         "versions": {"python": platform.python_version()} | {

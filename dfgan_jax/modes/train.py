@@ -18,6 +18,7 @@ from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.evaluation.protocols import FULL_RANGE
+from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
@@ -161,7 +162,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     if best is None:
         print("No epoch could be the best one (config.validation.first_epoch is "
               f"{config.validation.first_epoch}): evaluating the last", flush=True)
-    evaluate.score_and_report(config, workdir=workdir, checkpoint_paths=[workdir],
+    evaluate.score_and_report(config, workdir=workdir, denoisers=[Denoiser.load(workdir)],
                               test=data["test"])
 
 

@@ -1,80 +1,154 @@
-"""Names and axes of the published PyTorch networks, mapped to the Flax variables.
+"""Names, axes and shapes of the published PyTorch networks, mapped to the Flax variables.
 
 A *path* names a leaf of the Flax variables with its collection in front, as in
 `params/inc/conv1/kernel` or `batch_stats/inc/norm1/mean`; a *key* names an
 entry of a PyTorch state dict, as in `inc.conv.conv.0.weight`.
+
+PyTorch's norms also count the batches that moved their statistics. Nothing reads
+the counts; they are kept, so that a file comes back as it was, in a collection of
+their own, `batches_tracked`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import numpy as np
 
-Layout = Mapping[str, tuple[str, tuple[int, ...] | None]]
-"""Key → (path, axes to take from PyTorch's; None where the axes agree)."""
-
-# Axes of a Flax kernel, taken from PyTorch's.
-_CONV = (2, 3, 1, 0)            # (out, in, kh, kw) -> (kh, kw, in, out)
-_DENSE = (1, 0)                 # (out, in) -> (in, out)
-_UP_CONV = (0, 2, 3, 1)         # (in, out, kh, kw) -> (in, kh, kw, out)
+COUNTS = "batches_tracked"
+"""The collection of the norms' counts of batches."""
 
 
-def _layer(key: str, path: str, axes: tuple[int, ...]) -> Layout:
-    return {**_layer_without_bias(key, path, axes), f"{key}.bias": (f"params/{path}/bias", None)}
+class Axes(NamedTuple):
+    """A change of layout.
 
+    Letters: o and i are channels out and in, h and w height and width.
 
-def _layer_without_bias(key: str, path: str, axes: tuple[int, ...]) -> Layout:
-    return {f"{key}.weight": (f"params/{path}/kernel", axes)}
-
-
-def _norm(key: str, path: str) -> Layout:
-    return {f"{key}.weight": (f"params/{path}/scale", None),
-            f"{key}.bias": (f"params/{path}/bias", None),
-            f"{key}.running_mean": (f"batch_stats/{path}/mean", None),
-            f"{key}.running_var": (f"batch_stats/{path}/var", None)}
-
-
-def _double_conv(key: str, path: str) -> Layout:
-    return {**_layer_without_bias(f"{key}.0", f"{path}/conv1", _CONV),
-            **_norm(f"{key}.1", f"{path}/norm1"),
-            **_layer_without_bias(f"{key}.3", f"{path}/conv2", _CONV),
-            **_norm(f"{key}.4", f"{path}/norm2")}
-
-
-def _cbam(key: str, path: str) -> Layout:
-    return {**_layer(f"{key}.ChannelGate.mlp.1", f"{path}/channel_gate/hidden", _DENSE),
-            **_layer(f"{key}.ChannelGate.mlp.3", f"{path}/channel_gate/out", _DENSE),
-            **_layer_without_bias(f"{key}.SpatialGate.spatial.conv", f"{path}/spatial_gate/conv",
-                                  _CONV),
-            **_norm(f"{key}.SpatialGate.spatial.bn", f"{path}/spatial_gate/norm")}
-
-
-def generator_layout(*, attention: bool) -> Layout:
-    """The layout of the U-Net, in PyTorch's order.
-
-    It leaves out `num_batches_tracked`, which nothing reads.
+    Attributes:
+      order: axes of Flax's array, taken from PyTorch's.
+      torch: PyTorch's axes.
+      flax: Flax's.
     """
-    layout = dict(_double_conv("inc.conv.conv", "inc"))
+
+    order: tuple[int, ...]
+    torch: str
+    flax: str
+
+
+_CONV = Axes((2, 3, 1, 0), "oihw", "hwio")
+_DENSE = Axes((1, 0), "oi", "io")
+_UP_CONV = Axes((0, 2, 3, 1), "iohw", "ihwo")
+
+
+class Entry(NamedTuple):
+    """Where an entry of a state dict goes.
+
+    Attributes:
+      path: of the Flax variable.
+      shape: PyTorch's.
+      axes: the change of layout; None where there is none.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    axes: Axes | None = None
+
+    @property
+    def collection(self) -> str:
+        """`params`, `batch_stats` or `batches_tracked`."""
+        return self.path.split("/")[0]
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        return array if self.axes is None else np.transpose(array, self.axes.order)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        return array if self.axes is None else np.transpose(array, np.argsort(self.axes.order))
+
+
+Layout = Mapping[str, Entry]
+"""Key → entry, in PyTorch's order."""
+
+
+def _kernel(key: str, path: str, shape: tuple[int, ...], axes: Axes) -> Layout:
+    return {f"{key}.weight": Entry(f"params/{path}/kernel", shape, axes)}
+
+
+def _bias(key: str, path: str, features: int) -> Layout:
+    return {f"{key}.bias": Entry(f"params/{path}/bias", (features,))}
+
+
+def _conv(key: str, path: str, features_in: int, features: int, size: int) -> Layout:
+    return {**_kernel(key, path, (features, features_in, size, size), _CONV),
+            **_bias(key, path, features)}
+
+
+def _dense(key: str, path: str, features_in: int, features: int) -> Layout:
+    return {**_kernel(key, path, (features, features_in), _DENSE), **_bias(key, path, features)}
+
+
+def _norm(key: str, path: str, features: int) -> Layout:
+    return {f"{key}.weight": Entry(f"params/{path}/scale", (features,)),
+            f"{key}.bias": Entry(f"params/{path}/bias", (features,)),
+            f"{key}.running_mean": Entry(f"batch_stats/{path}/mean", (features,)),
+            f"{key}.running_var": Entry(f"batch_stats/{path}/var", (features,)),
+            f"{key}.num_batches_tracked": Entry(f"{COUNTS}/{path}", ())}
+
+
+def _double_conv(key: str, path: str, features_in: int, features: int) -> Layout:
+    return {**_kernel(f"{key}.0", f"{path}/conv1", (features, features_in, 3, 3), _CONV),
+            **_norm(f"{key}.1", f"{path}/norm1", features),
+            **_kernel(f"{key}.3", f"{path}/conv2", (features, features, 3, 3), _CONV),
+            **_norm(f"{key}.4", f"{path}/norm2", features)}
+
+
+def _cbam(key: str, path: str, features: int) -> Layout:
+    hidden = max(features // 16, 1)
+    return {**_dense(f"{key}.ChannelGate.mlp.1", f"{path}/channel_gate/hidden", features, hidden),
+            **_dense(f"{key}.ChannelGate.mlp.3", f"{path}/channel_gate/out", hidden, features),
+            **_kernel(f"{key}.SpatialGate.spatial.conv", f"{path}/spatial_gate/conv",
+                      (1, 2, 7, 7), _CONV),
+            **_norm(f"{key}.SpatialGate.spatial.bn", f"{path}/spatial_gate/norm", 1)}
+
+
+def generator_layout(*, attention: bool, width: int = 32) -> Layout:
+    """The layout of the U-Net.
+
+    Args:
+      attention: with CBAM.
+      width: channels of its first stage.
+    """
+    layout = dict(_double_conv("inc.conv.conv", "inc", 1, width))
     for i in (1, 2, 3, 4):
-        layout |= _double_conv(f"down{i}.mpconv.1.conv", f"down{i}")
+        features = width << i
+        layout |= _double_conv(f"down{i}.mpconv.1.conv", f"down{i}", features // 2, features)
         if attention:
-            layout |= _cbam(f"down{i}.attn", f"down{i}_cbam")
+            layout |= _cbam(f"down{i}.attn", f"down{i}_cbam", features)
     for i in (1, 2, 3, 4):
-        layout |= _layer(f"up{i}.up", f"up{i}_conv", _UP_CONV)
-        layout |= _double_conv(f"up{i}.conv.conv", f"up{i}")
+        features = width << (4 - i)
+        layout |= _kernel(f"up{i}.up", f"up{i}_conv", (2 * features, features, 2, 2), _UP_CONV)
+        layout |= _bias(f"up{i}.up", f"up{i}_conv", features)
+        layout |= _double_conv(f"up{i}.conv.conv", f"up{i}", 2 * features, features)
         if attention:
-            layout |= _cbam(f"up{i}.attn", f"up{i}_cbam")
-    for name in ("outc", "size_down8", "size_down4", "size_down2"):
-        layout |= _layer(name, name, _CONV)
+            layout |= _cbam(f"up{i}.attn", f"up{i}_cbam", features)
+    layout |= _conv("outc", "outc", width, 1, 3)
+    for stride in (8, 4, 2):
+        layout |= _conv(f"size_down{stride}", f"size_down{stride}", 1, 1, stride)
     return layout
 
 
-def discriminator_layout() -> Layout:
-    """The layout of a discriminator, in PyTorch's order."""
-    layout: dict[str, tuple[str, tuple[int, ...] | None]] = {}
-    for name in ("conv1", "conv2", "conv3", "conv4", "out_conv"):
-        layout |= _layer(f"{name}.0", name, _CONV)
+def discriminator_layout(*, channels: int = 2, width: int = 128) -> Layout:
+    """The layout of a discriminator.
+
+    Args:
+      channels: of its input: 2 for the joint one, 1 for each of a pair.
+      width: channels of its first layer.
+    """
+    layout: dict[str, Entry] = {}
+    for i, (features_in, features) in enumerate(
+            [(channels, width), (width, 2 * width), (2 * width, 4 * width),
+             (4 * width, 4 * width)], start=1):
+        layout |= _conv(f"conv{i}.0", f"conv{i}", features_in, features, 4)
+    layout |= _conv("out_conv.0", "out_conv", 4 * width, 1, 4)
     return layout
 
 
@@ -86,12 +160,11 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dic
       layout: from `generator_layout` or `discriminator_layout`.
 
     Returns:
-      {"params": …, "batch_stats": …}, nested; without `batch_stats` where there is none.
+      {"params": …, "batch_stats": …, "batches_tracked": …}, nested, those of them
+      that there are.
     """
-    flat = {}
-    for key, (path, axes) in layout.items():
-        array = np.asarray(state_dict[key])
-        flat[path] = array if axes is None else np.transpose(array, axes)
+    flat = {entry.path: entry.from_torch(np.asarray(state_dict[key]))
+            for key, entry in layout.items()}
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -99,16 +172,12 @@ def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> dict[str, np.
     """The inverse of `from_state_dict`; keys whose collection is not given are left out.
 
     Args:
-      variables: any of {"params": …, "batch_stats": …}, nested.
+      variables: any of {"params": …, "batch_stats": …, "batches_tracked": …}, nested.
       layout: from `generator_layout` or `discriminator_layout`.
 
     Returns:
       key → array in PyTorch's axes.
     """
     flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
-    state_dict = {}
-    for key, (path, axes) in layout.items():
-        if path.split("/")[0] in variables:
-            array = np.asarray(flat[path])
-            state_dict[key] = array if axes is None else np.transpose(array, np.argsort(axes))
-    return state_dict
+    return {key: entry.to_torch(np.asarray(flat[entry.path])) for key, entry in layout.items()
+            if entry.collection in variables}

@@ -2,7 +2,8 @@
 
 A workdir's `checkpoints/` holds a folder for each kept step: the latest and the
 one with the best score. Each is complete in itself: the `TrainState`, the
-configuration and the position in the data.
+configuration and the position in the data. A checkpoint made from a file of weights
+is such a folder too, with the networks alone.
 """
 
 import os
@@ -14,6 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dfgan_jax.errors import DivergenceError, InputError
+from dfgan_jax.porting.torch_layout import COUNTS as _COUNTS
+from dfgan_jax.porting.weights import Weights
 from dfgan_jax.training.state import TrainState
 
 _STATE, _META = "state", "meta"
@@ -137,14 +140,19 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
                      for k in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
+def _saved_tree(folder: pathlib.Path) -> Any:
+    """The shapes and dtypes of a saved state."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        metadata = checkpointer.metadata(folder / _STATE).item_metadata
+    if metadata is None:
+        raise InputError(f"{folder}: the checkpoint is damaged (its tree cannot be read)")
+    return metadata.tree
+
+
 def _restore(folder: pathlib.Path, like: Any) -> Any:
     """Reads the part of a saved state that `like` has; raises `InputError` if it does not fit."""
-    handler = ocp.PyTreeCheckpointHandler()
-    with ocp.Checkpointer(handler) as checkpointer:
-        metadata = checkpointer.metadata(folder / _STATE).item_metadata
-        if metadata is None:
-            raise InputError(f"{folder}: the checkpoint is damaged (its tree cannot be read)")
-        saved = _shapes(metadata.tree)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = _shapes(_saved_tree(folder))
         wanted = _shapes(like)
         top_levels = {name.split("/")[0] for name in wanted}
         differing = [name for name in sorted(saved.keys() | wanted.keys())
@@ -190,6 +198,54 @@ def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, A
     return _restore(folder, {"generator": like})["generator"]
 
 
+def save_weights(folder: str | os.PathLike, weights: Weights, meta: dict[str, Any]) -> None:
+    """Writes a checkpoint of networks alone, from which no training can go on.
+
+    Args:
+      folder: to make; visible only once it is whole.
+      weights: of the networks.
+      meta: JSON values, among them `step`, `epoch` and `config`.
+
+    Raises:
+      InputError: the folder exists.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if folder.exists():
+        raise InputError(f"{folder}: exists; choose another --output, or remove it")
+    generator = dict(weights.generator)
+    networks = {_COUNTS: generator.pop(_COUNTS), "generator": generator,
+                "discriminators": weights.discriminators}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder, args=ocp.args.Composite(**{
+            _STATE: ocp.args.StandardSave(networks), _META: ocp.args.JsonSave(meta)}))
+
+
+def restore_weights(folder: pathlib.Path) -> Weights:
+    """Reads the networks of any checkpoint, as NumPy arrays.
+
+    A run's own norms have counted as many batches as it made steps.
+
+    Raises:
+      InputError: the checkpoint cannot be read.
+    """
+    like = {name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
+            for name, tree in _saved_tree(folder).items()
+            if name in (_COUNTS, "generator", "discriminators")}
+    networks = _restore(folder, like)
+    if _COUNTS not in networks:
+        step = np.int64(read_meta(folder)["step"])
+        networks[_COUNTS] = _counts(networks["generator"]["batch_stats"], step)
+    return Weights(generator=networks["generator"] | {_COUNTS: networks[_COUNTS]},
+                   discriminators=networks.get("discriminators", {}))
+
+
+def _counts(batch_stats: Any, step: np.int64) -> Any:
+    """A count for each norm: {"mean": …, "var": …} → step."""
+    if "mean" in batch_stats:
+        return np.asarray(step)
+    return {name: _counts(tree, step) for name, tree in batch_stats.items()}
+
+
 def workdir_of(folder: pathlib.Path) -> pathlib.Path:
-    """The workdir that a checkpoint's folder lies in."""
-    return folder.parent.parent
+    """The workdir that a checkpoint's folder lies in; itself where it lies in none."""
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder

@@ -10,6 +10,7 @@ from configs import attn, dfgan
 from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.report import Example
+from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import evaluate, setup
 from dfgan_jax.training import checkpoints, parallel
 from dfgan_jax.training.state import create_state
@@ -40,7 +41,7 @@ def test_several_checkpoints_share_one_table(tmp_path, test_pairs, capsys):
     untrained(tmp_path / "c", dfgan)
     evaluate.score_and_report(
         config, workdir=tmp_path / "out", test=test_pairs,
-        checkpoint_paths=[tmp_path / name for name in ("a", "b", "c")])
+        denoisers=[Denoiser.load(tmp_path / name) for name in ("a", "b", "c")])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     for protocol in results["protocols"].values():
         assert [row["name"] for row in protocol["rows"]] == [

@@ -34,8 +34,10 @@ def state_dict(name: str) -> dict[str, np.ndarray]:
 
 
 def generator_variables(*, attention: bool) -> dict[str, Any]:
-    return torch_layout.from_state_dict(state_dict("attn_unet" if attention else "unet"),
-                                        torch_layout.generator_layout(attention=attention))
+    variables = torch_layout.from_state_dict(state_dict("attn_unet" if attention else "unet"),
+                                             torch_layout.generator_layout(attention=attention))
+    del variables[torch_layout.COUNTS]
+    return variables
 
 
 def discriminator_variables() -> dict[str, Any]:

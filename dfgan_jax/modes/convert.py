@@ -1,0 +1,125 @@
+"""`--mode=convert`: weights between PyTorch's files, safetensors and checkpoints."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dfgan_jax.ct import hounsfield, low_dose
+from dfgan_jax.errors import InputError
+from dfgan_jax.inference import Denoiser
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.modes import setup
+from dfgan_jax.porting import torch_layout, weight_file
+from dfgan_jax.porting.weights import Weights, explain_state_dicts, read_weights
+from dfgan_jax.training import checkpoints
+
+VERIFY_SIZE = 256
+
+
+def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str | None = None,
+        verify: bool = False) -> None:
+    """Converts, telling what becomes of each tensor.
+
+    Args:
+      inputs: a checkpoint, or one or more files of weights.
+      output: a file of weights by its suffix, which takes the generator (discriminators
+        go into files beside it), or the folder of a checkpoint.
+      container: that the generator is in, where a file holds several.
+      verify: read back what was written, and denoise a simulated slice with it.
+
+    Raises:
+      InputError: an input cannot be used, or the output exists.
+    """
+    is_file = weight_file.has_suffix(output)
+    if output.exists():
+        raise InputError(f"{output}: exists; choose another --output, or remove it")
+    weights, meta, explanation = _read(inputs, container)
+    print("\n".join(explanation))
+    written = _write_files(output, weights, meta) if is_file else [output]
+    if not is_file:
+        checkpoints.save_weights(output, weights, meta)
+    print(f"Wrote {', '.join(map(str, written))}", flush=True)
+    if verify:
+        _verify(weights, written)
+
+
+def _read(inputs: Sequence[pathlib.Path], container: str | None
+          ) -> tuple[Weights, dict[str, Any], Sequence[str]]:
+    if all(path.is_file() for path in inputs):
+        read = read_weights(inputs, container=container)
+        return read.weights, read.meta, read.explanation
+    if len(inputs) > 1:
+        raise InputError(f"{', '.join(map(str, inputs))}: expected one checkpoint, or files of "
+                         "weights that all exist")
+    folder = checkpoints.locate(inputs[0])
+    meta = checkpoints.read_meta(folder)
+    weights = checkpoints.restore_weights(folder)
+    heading = f"{setup.model_name(meta['config'])}, step {meta['step']}, from {folder}"
+    return weights, meta, [heading, *explain_state_dicts(weights)]
+
+
+def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
+                 ) -> list[pathlib.Path]:
+    """Writes the generator, and each discriminator into a file of its own."""
+    suffix = next(s for s in sorted(weight_file.SUFFIXES, key=len, reverse=True)
+                  if output.name.endswith(s))
+    stem = output.name.removesuffix(suffix)
+    state_dicts = weights.state_dicts()
+    paths = {name: output if name == "generator" else
+             output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
+    for path in paths.values():
+        if path.exists():
+            raise InputError(f"{path}: exists; choose another --output, or remove it")
+    metadata = {"model": setup.model_name(meta["config"])} | {
+        name: str(meta[name]) for name in ("step", "epoch") if meta[name] is not None}
+    for name, path in paths.items():
+        weight_file.write_weight_file(path, state_dicts[name],
+                                      metadata={**metadata, "network": name})
+    return list(paths.values())
+
+
+def _verify(weights: Weights, written: Sequence[pathlib.Path]) -> None:
+    """Reads back what was written, and shows what the generator does to a simulated slice."""
+    again = (read_weights(written).weights if written[0].is_file()
+             else checkpoints.restore_weights(checkpoints.locate(written[0])))
+    for name, tensors in weights.state_dicts().items():
+        for key, array in tensors.items():
+            if again.state_dicts()[name][key].tobytes() != array.tobytes():
+                raise InputError(f"{written[0]}: {name}'s {key} was read back with other values")
+    count = sum(map(len, weights.state_dicts().values()))
+    print(f"\nRead back: {count} tensors, equal bit for bit.")
+
+    ndct, qdct = low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
+                                         protocol=low_dose.ScanProtocol())
+    denoised = Denoiser.load(written[0])(qdct)
+    exchanged = _with_exchanged_kernels(weights)(qdct)
+    rows = {"quarter dose": qdct, "denoised": denoised, "with h and w exchanged": exchanged}
+    print(f"A simulated slice, {VERIFY_SIZE}×{VERIFY_SIZE} [HU]\n"
+          f"  {'':24}    mean      sd     min      max  RMSE to the normal dose")
+    rmse = {}
+    for name, image in rows.items():
+        rmse[name] = float(np.sqrt(np.mean(np.square(image - ndct))))
+        print(f"  {name:24}{image.mean():8.2f}{image.std():8.2f}{image.min():8.1f}"
+              f"{image.max():9.1f}{rmse[name]:10.2f}")
+    if not rmse["denoised"] < rmse["with h and w exchanged"]:
+        print("  Warning: the generator does no better than with height and width of every kernel "
+              "exchanged.\n  Was it trained, and were its kernels saved in PyTorch's layout?")
+    path = written[0].with_name(f"{written[0].name}.verify.npz")
+    np.savez(path, qdct=hounsfield.normalise(qdct)[:, None],
+             denoised=hounsfield.normalise(denoised)[:, None])
+    print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "
+          "PyTorch's model.eval() must give the one from the other.", flush=True)
+
+
+def _with_exchanged_kernels(weights: Weights) -> Denoiser:
+    """The same generator with height and width exchanged in every convolution."""
+    layout = torch_layout.generator_layout(attention=weights.attention, width=weights.width)
+    tensors = {key: np.swapaxes(array, 2, 3) if array.ndim == 4 else array
+               for key, array in weights.state_dicts()["generator"].items()}
+    variables = torch_layout.from_state_dict(tensors, layout)
+    return Denoiser(UNet(width=weights.width, attention=weights.attention),
+                    jax.tree.map(np.ascontiguousarray, {
+                        name: variables[name] for name in ("params", "batch_stats")}))

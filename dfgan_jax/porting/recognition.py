@@ -1,0 +1,281 @@
+"""DFGAN's networks among the tensors of a file, recognised by their keys.
+
+The tensors of a network may lie in a *container* (`state_dict`, `model.generator`, …:
+the keys that lead to it, joined by dots), and their keys may share a *prefix*
+(`module.`, `_orig_mod.`, `generator.`, …).
+"""
+
+import collections
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.porting import torch_layout
+from dfgan_jax.porting.torch_layout import COUNTS, Layout
+from dfgan_jax.safe_pickle import printable
+
+_MAX_NAME_LENGTH = 1000
+_GENERATOR_NAMES = {True: "AttnDFGAN's U-Net with CBAM", False: "DFGAN's U-Net"}
+_GENERATORS = {attention: torch_layout.generator_layout(attention=attention)
+               for attention in (True, False)}
+_DISCRIMINATOR = torch_layout.discriminator_layout()
+_WORDS = max(key.count(".") for key in [*_GENERATORS[True], *_DISCRIMINATOR]) + 1
+
+
+class Container(NamedTuple):
+    """Tensors that stand side by side in a file.
+
+    Attributes:
+      file: path of the file.
+      name: the keys that lead to them, joined by dots; empty at the top.
+      tensors: key → array.
+    """
+
+    file: str
+    name: str
+    tensors: dict[str, np.ndarray]
+
+    def __str__(self) -> str:
+        return f"{self.file}: {printable(self.name)}" if self.name else self.file
+
+
+class Network(NamedTuple):
+    """The tensors of a container, behind a prefix, that look like a known network.
+
+    Attributes:
+      container: that they lie in.
+      prefix: of their keys.
+      tensors: key without the prefix → array.
+      description: of the known network.
+      layout: of the known network, at this one's width.
+    """
+
+    container: Container
+    prefix: str
+    tensors: dict[str, np.ndarray]
+    description: str
+    layout: Layout
+
+    def __str__(self) -> str:
+        prefix = f", keys without their prefix {printable(self.prefix)!r}" if self.prefix else ""
+        return f"{self.description}, from {self.container}{prefix}"
+
+    def matches(self) -> int:
+        """Keys in common with the known network, but for the counts, which some files lack."""
+        return sum(key in self.tensors for key in _needed(self.layout))
+
+
+def _needed(layout: Layout) -> list[str]:
+    return [key for key, entry in layout.items() if entry.collection != COUNTS]
+
+
+def containers(tree: Any, *, file: str) -> Iterator[Container]:
+    """Every dict and list in a tree that holds arrays, each once, outer ones first.
+
+    Args:
+      tree: from `read_weight_file`.
+      file: its path.
+    """
+    seen: set[int] = set()
+    waiting = collections.deque([("", tree)])
+    while waiting:
+        name, node = waiting.popleft()
+        if not isinstance(node, dict | list | tuple) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        tensors = {}
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(value, np.ndarray):
+                tensors[str(key)] = value
+            elif len(name) < _MAX_NAME_LENGTH:
+                waiting.append((f"{name}.{key}" if name else str(key), value))
+        if tensors:
+            yield Container(file, name, tensors)
+
+
+def _candidates(places: Sequence[Container], layout: Layout) -> Iterator[tuple[Container, str]]:
+    """Containers and prefixes behind which there is at least one key of a layout."""
+    for container in places:
+        prefixes: dict[str, None] = {}
+        for key in container.tensors:
+            words = key.split(".")
+            for start in range(max(len(words) - _WORDS, 0), len(words)):
+                if ".".join(words[start:]) in layout:
+                    prefixes["".join(f"{word}." for word in words[:start])] = None
+        for prefix in prefixes:
+            yield container, prefix
+
+
+def _behind(container: Container, prefix: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(prefix): array for key, array in container.tensors.items()
+            if key.startswith(prefix)}
+
+
+def _size(tensors: Mapping[str, np.ndarray], key: str, axis: int, *, default: int) -> int:
+    """A size of a kernel, from which a network's width is told."""
+    if key not in tensors or tensors[key].ndim != 4:
+        return default
+    return min(max(tensors[key].shape[axis], 1), 1 << 20)
+
+
+def find_generators(places: Sequence[Container]) -> list[Network]:
+    """Networks that have a key of the U-Net, those with the most keys first."""
+    found = []
+    for container, prefix in _candidates(places, _GENERATORS[True]):
+        tensors = _behind(container, prefix)
+        attention = any(key in _GENERATORS[True] and key not in _GENERATORS[False]
+                        for key in tensors)
+        width = _size(tensors, "inc.conv.conv.0.weight", 0, default=32)
+        found.append(Network(container, prefix, tensors,
+                             f"{_GENERATOR_NAMES[attention]}, width {width}",
+                             torch_layout.generator_layout(attention=attention, width=width)))
+    return sorted(found, key=Network.matches, reverse=True)
+
+
+def find_discriminators(places: Sequence[Container]) -> list[Network]:
+    """Networks that have at least half the keys of the discriminator."""
+    found = []
+    for container, prefix in _candidates(places, _DISCRIMINATOR):
+        tensors = _behind(container, prefix)
+        width = _size(tensors, "conv1.0.weight", 0, default=128)
+        channels = _size(tensors, "conv1.0.weight", 1, default=2)
+        found.append(Network(container, prefix, tensors,
+                             f"PatchGAN discriminator of {channels} channels, width {width}",
+                             torch_layout.discriminator_layout(channels=channels, width=width)))
+    return [network for network in found if is_whole_enough(network)]
+
+
+def is_whole_enough(network: Network) -> bool:
+    """Whether a network has at least half the keys, so that it must be meant."""
+    return 2 * network.matches() >= len(_needed(network.layout))
+
+
+def describe_foreign(places: Sequence[Container]) -> str:
+    """Why tensors are not a generator, where not one key is right."""
+    largest = max(places, key=lambda place: len(place.tensors))
+    keys = ", ".join(printable(key) for key in list(largest.tensors)[:4])
+    known = " and ".join(f"the {len(_needed(layout))} of {_GENERATOR_NAMES[attention]}"
+                         for attention, layout in _GENERATORS.items())
+    return (f"{largest}: not a DFGAN generator: it holds {len(largest.tensors)} tensors ({keys}, "
+            f"…), none of whose keys is among {known} (inc.conv.conv.0.weight, …)")
+
+
+def _to_float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # an overflow is told as not finite
+        return array.astype(np.float32)
+
+
+def check(network: Network, *, others: Sequence[Network] = ()) -> None:
+    """Refuses tensors that are not all of a network, and no more.
+
+    Args:
+      network: recognised.
+      others: recognised too; tensors of theirs in the same container are not left over.
+
+    Raises:
+      InputError: naming every tensor that is missing, left over, of another shape or
+        type, or not finite.
+    """
+    tensors, layout, prefix = network.tensors, network.layout, network.prefix
+    theirs = tuple(other.prefix for other in others if other.container is network.container
+                   and len(other.prefix) > len(prefix))
+    wrong: dict[str, list[str]] = {
+        "missing": [prefix + key for key in _needed(layout) if key not in tensors],
+        "left over": [prefix + key for key in tensors
+                      if key not in layout and not (prefix + key).startswith(theirs)],
+        "of another shape": [], "of another type": [], "not finite": []}
+    for key, entry in layout.items():
+        if key not in tensors:
+            continue
+        array = tensors[key]
+        is_count = entry.collection == COUNTS
+        # Integers are of kind i and u; bfloat16, and all that ml_dtypes brings, of kind V.
+        if array.shape != entry.shape:
+            wrong["of another shape"].append(f"{prefix}{key} {array.shape}, expected {entry.shape}")
+        elif array.dtype.kind not in ("iu" if is_count else "fV"):
+            wrong["of another type"].append(f"{prefix}{key} {array.dtype}")
+        elif not is_count and not np.isfinite(_to_float32(array)).all():
+            wrong["not finite"].append(prefix + key)
+    if any(wrong.values()):
+        lists = "".join(f"\n  {what} ({len(keys)}): {', '.join(map(printable, keys))}"
+                        for what, keys in wrong.items() if keys)
+        raise InputError(f"{network.container}: not a DFGAN generator or discriminator as it is; "
+                         f"the closest known model is {network.description}:{lists}")
+
+
+def to_variables(network: Network) -> dict[str, Any]:
+    """The Flax variables of a network that `check` has let pass.
+
+    Returns:
+      Collections in float32 (the counts in int64, 0 where the file has none), nested.
+    """
+    state_dict = {}
+    for key, entry in network.layout.items():
+        array = network.tensors.get(key, np.zeros(()))
+        state_dict[key] = (array.astype(np.int64) if entry.collection == COUNTS
+                           else _to_float32(array))
+    return torch_layout.from_state_dict(state_dict, network.layout)
+
+
+def explain(network: Network) -> list[str]:
+    """What becomes of each tensor: key, shape and type → path and shape, change of layout."""
+    parameters = sum(math.prod(entry.shape) for entry in network.layout.values()
+                     if entry.collection == "params")
+    lines = [f"{network}, {parameters:,} parameters"]
+    width = max(map(len, network.layout))
+    for key, entry in network.layout.items():
+        there = entry.from_torch(np.empty(entry.shape)).shape
+        if key in network.tensors:
+            array = network.tensors[key]
+            dtype = "int64" if entry.collection == COUNTS else "float32"
+            here = f"{array.shape} {array.dtype}"
+            change = f"{entry.axes.torch} → {entry.axes.flax}" if entry.axes else "as it is"
+            change += "" if array.dtype == dtype else f", {array.dtype} → {dtype}"
+        else:
+            here, change = "not in the file", "0"
+        lines.append(f"  {key:{width}}  {here:26} → {entry.path} {there}, {change}")
+    return lines
+
+
+def roles(discriminators: Sequence[Network]) -> dict[str, Network]:
+    """Tells which discriminator judges what.
+
+    Returns:
+      {"joint": one of two channels}, or {"image": …, "difference": …}, of one channel
+      each, whose container, prefix or file says so; else {}.
+    """
+    found: dict[str, Network] = {}
+    for network in discriminators:
+        channels, width = (network.layout["conv1.0.weight"].shape[axis] for axis in (1, 0))
+        if found and width != next(iter(found.values())).layout["conv1.0.weight"].shape[0]:
+            return {}
+        name = f"{network.container.name} {network.prefix}".lower()
+        if not any(word in name for word in ("diff", "image", "img")):
+            name = pathlib.Path(network.container.file).name.lower()
+        if channels == 2:
+            role = "joint"
+        elif channels == 1 and "diff" in name:
+            role = "difference"
+        elif channels == 1 and ("image" in name or "img" in name):
+            role = "image"
+        else:
+            return {}
+        if role in found:
+            return {}
+        found[role] = network
+    return found if set(found) in ({"joint"}, {"image", "difference"}) else {}
+
+
+def unused(places: Sequence[Container], used: Sequence[Network]) -> dict[str, int]:
+    """Counts the tensors that no network uses, by the outermost key that leads to them."""
+    counts: collections.Counter[str] = collections.Counter()
+    for place in places:
+        prefixes = tuple(network.prefix for network in used if network.container is place)
+        left = sum(not key.startswith(prefixes) for key in place.tensors)
+        if left:
+            counts[printable(place.name.split(".")[0] or "beside them")] += left
+    return dict(counts)

@@ -1,0 +1,87 @@
+"""Files of weights, PyTorch's or safetensors', told apart by their content."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.porting.torch_file import read_torch_file, write_torch_file
+from dfgan_jax.safe_pickle import reason
+
+SAFETENSORS = ".safetensors"
+SUFFIXES = (".pth", ".pt", ".pth.tar", SAFETENSORS)
+
+_MAX_HEADER_BYTES = 16 << 20
+
+
+def has_suffix(path: str | os.PathLike) -> bool:
+    """Whether a path ends like a file of weights, and so is meant to be none of a folder."""
+    return str(path).endswith(SUFFIXES)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The checksum that names a file's content, in hexadecimal."""
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weight_file(path: str | os.PathLike) -> Any:
+    """Reads a file of weights, whatever its name.
+
+    Returns:
+      What `read_torch_file` gives; of safetensors, key → array.
+
+    Raises:
+      InputError: the file is missing, broken, or refused.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(9)
+    header_bytes = int.from_bytes(start[:8], "little")
+    if start[8:] != b"{" or header_bytes > path.stat().st_size:
+        return read_torch_file(path)
+    if header_bytes > _MAX_HEADER_BYTES:
+        raise InputError(f"{path}: refused: its header has {header_bytes:,} bytes; at most "
+                         f"{_MAX_HEADER_BYTES:,} are expected")
+    try:
+        return safetensors.numpy.load_file(path)
+    except Exception as error:  # it cannot be told what a broken file raises
+        raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
+
+
+def write_weight_file(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray], *,
+                      metadata: Mapping[str, str]) -> None:
+    """Writes a state dict, whole or not at all.
+
+    Args:
+      path: ending in one of `SUFFIXES`, which names the format.
+      state_dict: key → array.
+      metadata: for safetensors, which has a place for it.
+
+    Raises:
+      InputError: the file exists.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        raise InputError(f"{path}: exists; choose another --output, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            if path.name.endswith(SAFETENSORS):
+                # The library takes no other order, and `ascontiguousarray` no scalars.
+                contiguous = {key: np.asarray(array, order="C")
+                              for key, array in state_dict.items()}
+                file.write(safetensors.numpy.save(contiguous, {"format": "pt", **metadata}))
+            else:
+                write_torch_file(file, state_dict)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

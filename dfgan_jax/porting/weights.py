@@ -1,0 +1,156 @@
+"""The networks of a run without its optimizers: what PyTorch's files and ours exchange."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.porting import recognition, torch_layout
+from dfgan_jax.porting.torch_layout import Layout
+from dfgan_jax.porting.weight_file import read_weight_file, sha256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Networks as Flax variables, nested, float32.
+
+    Attributes:
+      generator: {"params": …, "batch_stats": …, "batches_tracked": …}.
+      discriminators: name (`image` and `difference`, or `joint`) → {"params": …}.
+    """
+
+    generator: dict[str, Any]
+    discriminators: dict[str, Any]
+
+    @property
+    def attention(self) -> bool:
+        """The generator has CBAM."""
+        return "down1_cbam" in self.generator["params"]
+
+    @property
+    def width(self) -> int:
+        """Channels of the generator's first stage."""
+        return self.generator["params"]["inc"]["conv1"]["kernel"].shape[-1]
+
+    def layouts(self) -> dict[str, Layout]:
+        """The layout of `generator`, and of each discriminator by its name."""
+        result = {"generator": torch_layout.generator_layout(
+            attention=self.attention, width=self.width)}
+        for name, variables in self.discriminators.items():
+            *_, channels, width = variables["params"]["conv1"]["kernel"].shape
+            result[name] = torch_layout.discriminator_layout(channels=channels, width=width)
+        return result
+
+    def state_dicts(self) -> dict[str, dict[str, np.ndarray]]:
+        """The networks for PyTorch, by the same names: key → array, in PyTorch's order."""
+        variables = {"generator": self.generator, **self.discriminators}
+        return {name: torch_layout.to_state_dict(variables[name], layout)
+                for name, layout in self.layouts().items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadWeights:
+    """What was found in files.
+
+    Attributes:
+      weights: the networks.
+      meta: what a checkpoint keeps beside its state; `config` holds only what the
+        networks tell, `epoch` what a file names beside them.
+      explanation: what became of each tensor, as lines for a reader.
+    """
+
+    weights: Weights
+    meta: dict[str, Any]
+    explanation: Sequence[str]
+
+
+def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = None
+                 ) -> ReadWeights:
+    """Reads a generator, and its discriminators where there are any.
+
+    Args:
+      paths: of one or more files, PyTorch's or safetensors'.
+      container: that the generator is in, where the files hold several: the keys that
+        lead to it, joined by dots.
+
+    Raises:
+      InputError: a file is missing, broken or refused; there is no generator, or more
+        than one; tensors are missing, left over, or of another shape or type.
+    """
+    trees = {str(path): read_weight_file(path) for path in paths}
+    places = [place for path, tree in trees.items()
+              for place in recognition.containers(tree, file=path)]
+    generator = _the_generator(", ".join(trees), places, container)
+    discriminators = recognition.find_discriminators(places)
+    roles = recognition.roles(discriminators)
+    for network in [generator, *roles.values()]:
+        recognition.check(network, others=[generator, *discriminators])
+
+    explanation = recognition.explain(generator)
+    for name, network in roles.items():
+        explanation += [f"{name}: {line}" if line[0] != " " else line
+                        for line in recognition.explain(network)]
+    if discriminators and not roles:
+        explanation += [
+            "Discriminators are not converted: expected one of 2 channels, or two of 1 channel and "
+            "equal width, whose names say 'image' and 'difference'; found:",
+            *(f"  {network}" for network in discriminators)]
+    unused = recognition.unused(places, [generator, *roles.values()])
+    if unused:
+        explanation.append("Not used: " + ", ".join(f"{name} ({count} tensors)"
+                                                    for name, count in unused.items()))
+    weights = Weights(generator=recognition.to_variables(generator),
+                      discriminators={name: recognition.to_variables(network)
+                                      for name, network in roles.items()})
+    epochs = [tree["epoch"] for tree in trees.values()
+              if isinstance(tree, dict) and type(tree.get("epoch")) is int]
+    meta = {"step": None, "epoch": epochs[0] if epochs else None,
+            "config": {"generator": {"attention": weights.attention, "width": weights.width},
+                       "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
+                       "dtype": "float32"},
+            "source": {pathlib.Path(path).name: sha256(path) for path in trees}}
+    return ReadWeights(weights=weights, meta=meta, explanation=explanation)
+
+
+def _the_generator(where: str, places: Sequence[recognition.Container], container: str | None
+                   ) -> recognition.Network:
+    """The one generator in the containers, whole or nearly so."""
+    if not places:
+        raise InputError(f"{where}: not a DFGAN generator: it holds no tensors")
+    names = ", ".join(sorted({repr(place.name) for place in places}))
+    if container is not None and container not in {place.name for place in places}:
+        raise InputError(f"{where}: no tensors in a container {container!r}; there are {names}")
+    found = [network for network in recognition.find_generators(places)
+             if container in (None, network.container.name)]
+    whole = [network for network in found if recognition.is_whole_enough(network)]
+    if len(whole) > 1:
+        raise InputError(
+            f"{where}: holds {len(whole)} generators: "
+            f"{'; '.join(map(str, whole))}. Choose one: --mode=convert --container=NAME")
+    if whole:
+        return whole[0]
+    if recognition.find_discriminators(places):
+        raise InputError(f"{where}: not a DFGAN generator, but a discriminator; give the "
+                         "generator's file as well")
+    if found:
+        return found[0]  # for `check` to tell all that is wrong
+    raise InputError(recognition.describe_foreign(places))
+
+
+def explain_state_dicts(weights: Weights) -> list[str]:
+    """What becomes of each variable for PyTorch: path and shape → key and shape, layout change."""
+    lines = []
+    for name, layout in weights.layouts().items():
+        lines.append(f"{name}:")
+        width = max(len(entry.path) for entry in layout.values())
+        for key, entry in layout.items():
+            here = entry.from_torch(np.empty(entry.shape)).shape
+            change = f"{entry.axes.flax} → {entry.axes.torch}" if entry.axes else "as it is"
+            dtype = "int64" if entry.collection == torch_layout.COUNTS else "float32"
+            lines.append(f"  {entry.path:{width}}  {f'{here} {dtype}':26} → {key} {entry.shape}, "
+                         f"{change}")
+    return lines

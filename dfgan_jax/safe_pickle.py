@@ -1,0 +1,262 @@
+"""Reads pickles that nobody vouches for: no name in one is ever imported.
+
+A pickle is a program. This reader runs only its harmless part, in memory and time
+that the size of the file bounds: plain values, lists, tuples and dicts, and the few
+names that its caller lists, each answered by a stand-in of this project's own.
+"""
+
+import io
+import pickle
+import re
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, ClassVar, Literal
+
+import numpy as np
+
+_MAX_OPCODES = 2_000_000
+"""Twenty times what a checkpoint with its optimizer and history takes; an object each, at most."""
+
+_MAX_KEY_LENGTH = 1000
+
+
+def printable(text: object, *, limit: int = 300) -> str:
+    """Text from a file, fit for one line of a terminal."""
+    line = " ".join(str(text).split())
+    line = line if len(line) <= limit else f"{line[:limit]}…"
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
+def reason(error: Exception) -> str:
+    """An error's message in one line."""
+    return printable(error) or type(error).__name__
+
+
+class BoundedReader:
+    """A binary file in which a read past the end fails before it allocates.
+
+    Attributes:
+      size: bytes in the file.
+
+    Args:
+      file: seekable.
+      limit: bytes that one read may ask for; None for as many as there are.
+    """
+
+    def __init__(self, file: BinaryIO, *, limit: int | None = None):
+        self._file, self._limit = file, limit
+        here = file.tell()
+        self.size = file.seek(0, io.SEEK_END)
+        file.seek(here)
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self.size - self._file.tell(), 0)
+        size = left if size < 0 else size
+        if size > left:
+            raise EOFError("the file ends early, or a length in it is wrong")
+        if self._limit is not None and size > self._limit:
+            raise EOFError(f"a part has {size:,} bytes; at most {self._limit:,} are expected")
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        return self._file.readline()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+class StandIn:
+    """Base of the objects that a pickle may give a state, with `__setstate__`."""
+
+
+class PickledDtype(StandIn):
+    """What a pickle may say of a dtype: a plain number's, or `O` for the array round a dict.
+
+    `numpy.dtype` itself would take flags from the file that make NumPy read or free
+    memory that is not its own.
+    """
+
+    def __init__(self, code: str, *_: object):
+        if not re.fullmatch(r"O8?|[biuf][1248]", code):
+            raise pickle.UnpicklingError(f"an array holds {code!r}, no plain numbers")
+        self.code, self.byte_order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        _, byte_order, subdtype, names, fields, *_ = state
+        if byte_order not in ("<", ">", "=", "|") or (subdtype, names, fields) != (None,) * 3:
+            raise pickle.UnpicklingError("an array holds no plain numbers")
+        self.byte_order = byte_order
+
+    def array(self, data: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
+        """An array from its bytes; of `O`, the one object itself."""
+        if self.code.startswith("O"):
+            if shape != () or not isinstance(data, list) or len(data) != 1:
+                raise pickle.UnpicklingError("an array holds several objects")
+            return data[0]
+        if not isinstance(data, bytes | bytearray):
+            raise pickle.UnpicklingError("an array's numbers are not bytes")
+        dtype = np.dtype(self.byte_order + self.code)
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+class PickledArray(StandIn):
+    """Stands for `numpy.ndarray` in a pickle: named, made empty, then given its state.
+
+    Attributes:
+      value: the array; the object itself where the array only wraps one.
+    """
+
+    value: Any = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.value = dtype.array(data, shape, "F" if is_fortran else "C")
+
+
+def _reconstruct(*_: object) -> PickledArray:
+    """`numpy.core.multiarray._reconstruct`; everything of note follows as state."""
+    return PickledArray()
+
+
+def _frombuffer(data: bytes, dtype: PickledDtype, shape: tuple[int, ...],
+                order: Literal["C", "F"]) -> PickledArray:
+    """`numpy.core.numeric._frombuffer`, which protocol 5 uses."""
+    array = PickledArray()
+    array.value = dtype.array(data, shape, order)
+    return array
+
+
+def _scalar(dtype: PickledDtype, data: bytes) -> Any:
+    """`numpy.core.multiarray.scalar`."""
+    return dtype.array(data, (), "C")[()]
+
+
+NUMPY_NAMES: Mapping[str, Any] = {
+    "numpy.ndarray": PickledArray,
+    "numpy.dtype": PickledDtype,
+    **{f"{core}.{name}": stand_in
+       for core in ("numpy.core", "numpy._core")
+       for name, stand_in in (("multiarray._reconstruct", _reconstruct),
+                              ("multiarray.scalar", _scalar),
+                              ("numeric._frombuffer", _frombuffer))},
+}
+"""Names of NumPy's arrays and scalars of plain numbers, for `SafeUnpickler`."""
+
+
+class _Countdown(dict):
+    """A table of opcodes that may be asked so many times."""
+
+    left = _MAX_OPCODES
+
+    def __getitem__(self, code: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError(f"it has more than {_MAX_OPCODES:,} opcodes")
+        return super().__getitem__(code)
+
+
+class SafeUnpickler(pickle._Unpickler):
+    """Resolves plain values, lists, tuples, dicts and the names it is given; refuses the rest.
+
+    A name is refused when the pickle mentions it, so before anything could call it.
+    The Python implementation, since the C one sizes its memo by an index that the
+    file chooses.
+
+    Args:
+      file: read from where it stands.
+      names: `module.name` → what stands for it.
+      allowed: what the names are, for the message of a refusal.
+    """
+
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+    stack: list[Any]
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: BoundedReader, *, names: Mapping[str, Any], allowed: str):
+        super().__init__(file, encoding="utf-8")
+        self._names, self._allowed = names, allowed
+        self._bytes_left = file.size
+        self.dispatch = _Countdown(type(self).dispatch)  # type: ignore[misc]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
+        try:
+            return self._names[f"{module}.{name}"]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it names {module}.{name}; only {self._allowed} are allowed") from None
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """`_codecs.encode`, through which protocol 2 writes bytes."""
+        # A file holds each text that it encodes, so together they are no longer than it is.
+        self._bytes_left -= len(text)
+        if encoding != "latin1" or self._bytes_left < 0:
+            raise pickle.UnpicklingError("bytes are encoded in an unusual way")
+        return text.encode("latin1")
+
+    def load_bytearray8(self) -> None:
+        # The inherited method allocates the length that the file states before it reads.
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
+    def load_build(self) -> None:
+        # Anything else, functions among them, would have its attributes set.
+        if not isinstance(self.stack[-2], StandIn):
+            raise pickle.UnpicklingError(f"it sets the state of a {type(self.stack[-2]).__name__}")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def load_setitem(self) -> None:
+        check_items(self.stack[-3], self.stack[-2:])
+        super().load_setitem()  # type: ignore[misc]
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        check_items(self.metastack[-1][-1], self.stack)  # type: ignore[attr-defined]
+        super().load_setitems()  # type: ignore[misc]
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        check_items({}, self.stack)
+        super().load_dict()  # type: ignore[misc]
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def refuse(self) -> None:
+        raise pickle.UnpicklingError("it uses a part of the pickle format that no such file needs")
+
+    # Other ways to make objects and to name them; sets, whose elements would be hashed.
+    for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1,
+                  pickle.EXT2, pickle.EXT4, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET,
+                  pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
+        dispatch[_code[0]] = refuse
+
+
+def check_items(target: Any, items: list[Any]) -> None:
+    """Refuses keys that could take forever to hash or compare, and anything but a dict to put in.
+
+    Args:
+      target: that the items go into.
+      items: key, value, key, value …
+    """
+    if not isinstance(target, dict):
+        raise pickle.UnpicklingError(f"it puts items into a {type(target).__name__}")
+    for key in items[::2]:
+        plain = (type(key) is str and len(key) <= _MAX_KEY_LENGTH) or (
+            type(key) is int and abs(key) < 2**63)
+        if not plain:
+            raise pickle.UnpicklingError("a dict has a key that is neither a short text nor a "
+                                         "plain integer")
