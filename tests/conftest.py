@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 # Four CPU devices stand in for four accelerators.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -14,3 +16,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the fir
     _cache = tempfile.mkdtemp(prefix="dfgan_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-files", type=int, default=500,
+                     help="mutated files for each test of a reader")
+
+
+@pytest.fixture
+def fuzz_files(request):
+    return request.config.getoption("--fuzz-files")

@@ -9,7 +9,7 @@ from tests.modes import command
 
 @pytest.mark.parametrize(("options", "message"), [
     ([], "--config is missing"),
-    (["--config=configs/attn.py", "--mode=fly"], "train|evaluate|simulate"),
+    (["--config=configs/attn.py", "--mode=fly"], "train|evaluate|denoise|convert|simulate"),
     (["--config=configs/attn.py", "--config.batchsize=3"], "no field 'batchsize'; there"),
     (["--config=configs/attn.py:tiny"], "no variant 'tiny': there are demo and published"),
     (["--config=configs/absent.py"], "absent.py"),

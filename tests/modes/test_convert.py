@@ -1,0 +1,178 @@
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import attn, dfgan
+from dfgan_jax.errors import InputError
+from dfgan_jax.inference import Denoiser
+from dfgan_jax.modes import convert, setup
+from dfgan_jax.porting.weight_file import read_weight_file
+from dfgan_jax.porting.weights import read_weights
+from dfgan_jax.training import checkpoints, parallel
+from dfgan_jax.training.state import create_state
+from tests.modes import command
+from tests.porting.test_weights import assert_equal, discriminator, generator, save
+
+
+def trained(workdir, module, *, discriminators="pair", step=40):
+    """A run's checkpoint, of a narrow model."""
+    config = module.get_config()
+    config.generator.width = config.discriminator.width = 2
+    config.discriminators = discriminators
+    state = parallel.run_once(functools.partial(
+        create_state, networks=setup.build_networks(config),
+        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(0))
+    with checkpoints.Checkpoints(workdir) as kept:
+        kept.save(state, {"step": step, "epoch": 2, "config": json.loads(config.to_json())})
+        kept.wait()
+    return state
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".safetensors"])
+def test_round_trip_is_bit_for_bit(tmp_path, suffix, capsys):
+    source = {"generator": generator(attention=True), "joint": discriminator()}
+    source["generator"]["inc.conv.conv.1.num_batches_tracked"] = np.array(26_200)
+    given = save(tmp_path / "gan.pth", source)
+    convert.run(inputs=[given], output=tmp_path / "checkpoint")
+    assert "inc.conv.conv.0.weight" in capsys.readouterr().out
+    convert.run(inputs=[tmp_path / "checkpoint"], output=tmp_path / f"back{suffix}")
+    out = capsys.readouterr().out
+    assert "generator:\n  params/inc/conv1/kernel" in out
+    assert f"back.joint_discriminator{suffix}" in out
+    by_order = {"generator": f"back{suffix}", "joint": f"back.joint_discriminator{suffix}"}
+    for name, file in by_order.items():
+        back = read_weight_file(tmp_path / file)
+        assert_equal({key: back[key] for key in source[name]}, source[name])
+        assert back.keys() == source[name].keys()
+
+
+def test_a_run_is_converted_with_its_discriminators(tmp_path):
+    state = trained(tmp_path / "run", attn)
+    convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pth")
+    assert files(tmp_path) == ["run", "x.difference_discriminator.pth",
+                               "x.image_discriminator.pth", "x.pth"]
+    read = read_weights([tmp_path / name for name in files(tmp_path)[1:]])
+    for ours, theirs in ((read.weights.generator["params"], state.generator["params"]),
+                         (read.weights.discriminators, state.discriminators)):
+        jax.tree.map(np.testing.assert_array_equal, ours, jax.tree.map(np.asarray, theirs))
+    counts = jax.tree.leaves(read.weights.generator["batches_tracked"])
+    assert {int(count) for count in counts} == {40}  # a run's norms see a batch a step
+
+
+def test_a_converted_checkpoint_denoises_as_its_file_does(tmp_path):
+    given = save(tmp_path / "gan.pth", {"epoch": 139, "state_dict": generator()})
+    convert.run(inputs=[given], output=tmp_path / "new" / "checkpoint")
+    hu = np.random.default_rng(0).normal(0, 300, (2, 20, 32)).astype(np.float32)
+    from_file, from_folder = Denoiser.load(given), Denoiser.load(tmp_path / "new" / "checkpoint")
+    np.testing.assert_array_equal(from_file(hu), from_folder(hu))
+    assert from_folder.meta["epoch"] == 139
+    assert from_folder.meta["step"] is None
+    assert from_folder.meta["source"] == from_file.meta["source"]
+    assert np.abs(from_file(hu) - hu).max() > 1
+
+
+def test_files_are_converted_to_files(tmp_path):
+    given = save(tmp_path / "gan.pth", {"state_dict": generator()})
+    convert.run(inputs=[given], output=tmp_path / "flat.safetensors")
+    flat = read_weight_file(tmp_path / "flat.safetensors")
+    assert_equal({key: flat[key] for key in generator()}, generator())
+
+
+def test_a_run_without_discriminators_gives_one_file(tmp_path):
+    trained(tmp_path / "run", dfgan, discriminators="none")
+    convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pt")
+    assert files(tmp_path) == ["run", "x.pt"]
+
+
+def test_verify_reads_back_and_shows_what_the_generator_does(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(convert, "VERIFY_SIZE", 32)
+    given = save(tmp_path / "gan.pth", {"G": generator(), "D": discriminator()})
+    convert.run(inputs=[given], output=tmp_path / "x.pth", verify=True)
+    out = capsys.readouterr().out
+    count = len(generator()) + len(discriminator())
+    assert f"Read back: {count} tensors, equal bit for bit." in out
+    table = {line[:24].strip(): [float(word) for word in line[24:].split()]
+             for line in out.splitlines() if line.startswith("  ") and "→" not in line
+             and len(line.split()) > 5 and line.split()[-1].replace(".", "").isdigit()}
+    assert table.keys() == {"quarter dose", "denoised", "with h and w exchanged"}
+    saved = np.load(tmp_path / "x.pth.verify.npz")
+    assert saved["qdct"].shape == saved["denoised"].shape == (1, 1, 32, 32)
+    hu = saved["denoised"] * 500 - 500
+    np.testing.assert_allclose(table["denoised"][:4], [hu.mean(), hu.std(), hu.min(), hu.max()],
+                               atol=0.06)
+    np.testing.assert_allclose(Denoiser.load(given)(saved["qdct"][:, 0] * 500 - 500), hu[:, 0],
+                               atol=0.01)
+    # A transposed kernel shows.
+    assert table["with h and w exchanged"] != table["denoised"]
+
+
+def test_verify_finds_a_file_that_was_not_written_right(tmp_path, monkeypatch):
+    given = save(tmp_path / "gan.pth", generator())
+    right = convert.weight_file.write_weight_file
+
+    def transposed(path, state_dict, *, metadata):
+        wrong = {key: array.swapaxes(2, 3) if array.ndim == 4 else array
+                 for key, array in state_dict.items()}
+        right(path, wrong, metadata=metadata)
+
+    monkeypatch.setattr(convert.weight_file, "write_weight_file", transposed)
+    with pytest.raises(InputError, match=r"inc\.conv\.conv\.0\.weight was read back with other"):
+        convert.run(inputs=[given], output=tmp_path / "x.pth", verify=True)
+
+
+@pytest.mark.parametrize("output", ["there.pth", "folder"])
+def test_nothing_is_overwritten(tmp_path, output):
+    given = save(tmp_path / "there.pth", generator())
+    (tmp_path / "folder").mkdir()
+    before = given.read_bytes()
+    with pytest.raises(InputError, match="exists; choose another --output"):
+        convert.run(inputs=[given], output=tmp_path / output)
+    assert given.read_bytes() == before
+
+
+def test_a_discriminators_file_is_not_overwritten_either(tmp_path):
+    trained(tmp_path / "run", dfgan)
+    (tmp_path / "x.image_discriminator.pth").write_text("mine")
+    with pytest.raises(InputError, match=r"x\.image_discriminator\.pth: exists"):
+        convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pth")
+    assert files(tmp_path) == ["run", "x.image_discriminator.pth"]
+
+
+def test_the_command_line_converts_and_evaluates(tmp_path):
+    """Files and converted checkpoints stand in one table, with equal scores."""
+    pairs = command.make_pairs(tmp_path)
+    given = save(tmp_path / "gan.pth", {"state_dict": generator(attention=True)})
+    done = command.run("--mode=convert", f"--input={given}", f"--output={tmp_path / 'gan'}")
+    assert done.returncode == 0, done.stderr
+    assert "AttnDFGAN's U-Net with CBAM, width 2" in done.stdout
+    assert done.stderr == ""
+    done = command.run("--config=configs/attn.py", "--config.data.size=0", *pairs,
+                       "--mode=evaluate", f"--checkpoint={tmp_path / 'gan'},{given}",
+                       f"--workdir={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = results["protocols"]["full_range"]["rows"]
+    assert [row.pop("name") for row in rows] == ["QDCT", "AttnDFGAN", "AttnDFGAN (gan.pth)"]
+    assert rows[1] == rows[2]
+    assert "step None" not in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--mode=convert", "--output=x"], "needs --input"),
+    (["--mode=convert", "--input=a.pth"], "needs --output"),
+    (["--mode=convert", "--input=a.pth", "--output=x"], "a.pth: no checkpoint here"),
+    (["--mode=convert", "--input=a.pth", "--input=b.pth", "--output=x"], "that all exist"),
+    (["--mode=convert", "--input=README.md", "--output=x"], "README.md: refused"),
+])
+def test_what_cannot_be_converted_is_told_in_one_line(options, message):
+    done = command.run(*options)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
