@@ -9,6 +9,7 @@ import io
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar, Literal
 
@@ -28,8 +29,11 @@ def printable(text: object, *, limit: int = 300) -> str:
 
 
 def reason(error: Exception) -> str:
-    """An error's message in one line."""
-    return printable(error) or type(error).__name__
+    """Why a file cannot be read, in one line."""
+    text = printable(error)
+    if text and isinstance(error, EOFError | pickle.UnpicklingError | zipfile.BadZipFile):
+        return text
+    return f"it is broken ({type(error).__name__}: {text})"
 
 
 class BoundedReader:
@@ -62,7 +66,10 @@ class BoundedReader:
         return self._file.readline()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self.size}[whence]
+        if not 0 <= start + offset <= self.size:
+            raise EOFError("the file ends early, or an offset in it is wrong")
+        return self._file.seek(start + offset)
 
     def tell(self) -> int:
         return self._file.tell()

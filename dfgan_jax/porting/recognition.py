@@ -19,6 +19,9 @@ from dfgan_jax.porting.torch_layout import COUNTS, Layout
 from dfgan_jax.safe_pickle import printable
 
 _MAX_NAME_LENGTH = 1000
+_MAX_CANDIDATES = 16
+"""A file may hold a hundred thousand keys; no file holds more networks than this."""
+
 _GENERATOR_NAMES = {True: "AttnDFGAN's U-Net with CBAM", False: "DFGAN's U-Net"}
 _GENERATORS = {attention: torch_layout.generator_layout(attention=attention)
                for attention in (True, False)}
@@ -97,17 +100,16 @@ def containers(tree: Any, *, file: str) -> Iterator[Container]:
             yield Container(file, name, tensors)
 
 
-def _candidates(places: Sequence[Container], layout: Layout) -> Iterator[tuple[Container, str]]:
-    """Containers and prefixes behind which there is at least one key of a layout."""
-    for container in places:
-        prefixes: dict[str, None] = {}
+def _candidates(places: Sequence[Container], layout: Layout) -> list[tuple[Container, str]]:
+    """The containers and prefixes behind which there are the most keys of a layout."""
+    votes: collections.Counter[tuple[int, str]] = collections.Counter()
+    for index, container in enumerate(places):
         for key in container.tensors:
             words = key.split(".")
             for start in range(max(len(words) - _WORDS, 0), len(words)):
                 if ".".join(words[start:]) in layout:
-                    prefixes["".join(f"{word}." for word in words[:start])] = None
-        for prefix in prefixes:
-            yield container, prefix
+                    votes[index, "".join(f"{word}." for word in words[:start])] += 1
+    return [(places[index], prefix) for (index, prefix), _ in votes.most_common(_MAX_CANDIDATES)]
 
 
 def _behind(container: Container, prefix: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,3 @@
-import collections
 import itertools
 import re
 
@@ -279,10 +278,10 @@ def test_safetensors_are_read_by_their_content(tmp_path):
 
 
 def test_broken_safetensors_are_refused(tmp_path, fuzz_files):
-    content = safetensors.numpy.save({"a": np.float32([1, 2]), "b": np.float16([[1]])})
+    content = safetensors.numpy.save({"a": np.ones(2, np.float32), "b": np.ones((1, 1), np.float16)})
     path = tmp_path / "x.safetensors"
     rng = np.random.default_rng(0)
-    outcomes = collections.Counter()
+    refusals = []
     for _ in range(fuzz_files):
         mutated = bytearray(content)
         for position in rng.integers(0, len(content), 2):
@@ -290,11 +289,10 @@ def test_broken_safetensors_are_refused(tmp_path, fuzz_files):
         path.write_bytes(mutated[:rng.integers(len(content) // 2, len(content) + 1)])
         try:
             read_weight_file(path)
-            outcomes["read"] += 1
         except InputError as error:
-            assert str(error).startswith(f"{path}: refused")
-            outcomes["refused"] += 1
-    assert outcomes["refused"] > fuzz_files / 2
+            refusals.append(str(error))
+    assert len(refusals) > fuzz_files / 2
+    assert all(line.startswith(f"{path}: refused") and "\n" not in line for line in refusals)
     path.write_bytes((1 << 25).to_bytes(8, "little") + b"{" + bytes(1 << 25))
     with pytest.raises(InputError, match=r"its header has 33,554,432 bytes; at most 16,777,216"):
         read_weight_file(path)
