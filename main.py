@@ -63,6 +63,9 @@ def main(arguments: list[str]) -> None:
             raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
         run(_config(), workdir=_workdir("_evaluation"), checkpoint_paths=_CHECKPOINT.value)
     else:
+        if _CHECKPOINT.value:
+            raise InputError("--mode=train takes no --checkpoint; to start from its weights, give "
+                             "--config.initial_checkpoint=PATH")
         run(_config(), workdir=_workdir())
 
 

@@ -12,6 +12,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Names the default workdir, runs/NAME, and the report.
     config.name = ""
+    # Weights that training starts from, instead of random ones: a workdir, a checkpoint, or a
+    # file (.pth, .pt, .pth.tar, .safetensors). Empty: random.
+    config.initial_checkpoint = ""
 
     config.data = ml_collections.ConfigDict()
     # Pairs in the published file format, one .npy for each split; empty: simulated.

@@ -13,7 +13,7 @@ from dfgan_jax.inference import Denoiser
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.modes import setup
 from dfgan_jax.porting import torch_layout, weight_file
-from dfgan_jax.porting.weights import Weights, explain_state_dicts, read_weights
+from dfgan_jax.porting.weights import Weights
 from dfgan_jax.training import checkpoints
 
 VERIFY_SIZE = 256
@@ -36,29 +36,16 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
     is_file = weight_file.has_suffix(output)
     if output.exists():
         raise InputError(f"{output}: exists; choose another --output, or remove it")
-    weights, meta, explanation = _read(inputs, container)
-    print("\n".join(explanation))
-    written = _write_files(output, weights, meta) if is_file else [output]
-    if not is_file:
-        checkpoints.save_weights(output, weights, meta)
+    loaded = checkpoints.load_weights(inputs, container=container)
+    print("\n".join(loaded.explanation))
+    if is_file:
+        written = _write_files(output, loaded.weights, loaded.meta)
+    else:
+        checkpoints.save_weights(output, loaded.weights, loaded.meta)
+        written = [output]
     print(f"Wrote {', '.join(map(str, written))}", flush=True)
     if verify:
-        _verify(weights, written)
-
-
-def _read(inputs: Sequence[pathlib.Path], container: str | None
-          ) -> tuple[Weights, dict[str, Any], Sequence[str]]:
-    if all(path.is_file() for path in inputs):
-        read = read_weights(inputs, container=container)
-        return read.weights, read.meta, read.explanation
-    if len(inputs) > 1:
-        raise InputError(f"{', '.join(map(str, inputs))}: expected one checkpoint, or files of "
-                         "weights that all exist")
-    folder = checkpoints.locate(inputs[0])
-    meta = checkpoints.read_meta(folder)
-    weights = checkpoints.restore_weights(folder)
-    heading = f"{setup.model_name(meta['config'])}, step {meta['step']}, from {folder}"
-    return weights, meta, [heading, *explain_state_dicts(weights)]
+        _verify(loaded.weights, written)
 
 
 def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
@@ -83,14 +70,13 @@ def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
 
 def _verify(weights: Weights, written: Sequence[pathlib.Path]) -> None:
     """Reads back what was written, and shows what the generator does to a simulated slice."""
-    again = (read_weights(written).weights if written[0].is_file()
-             else checkpoints.restore_weights(checkpoints.locate(written[0])))
-    for name, tensors in weights.state_dicts().items():
+    state_dicts = weights.state_dicts()
+    again = checkpoints.load_weights(written).weights.state_dicts()
+    for name, tensors in state_dicts.items():
         for key, array in tensors.items():
-            if again.state_dicts()[name][key].tobytes() != array.tobytes():
+            if again[name][key].tobytes() != array.tobytes():
                 raise InputError(f"{written[0]}: {name}'s {key} was read back with other values")
-    count = sum(map(len, weights.state_dicts().values()))
-    print(f"\nRead back: {count} tensors, equal bit for bit.")
+    print(f"\nRead back: {sum(map(len, state_dicts.values()))} tensors, equal bit for bit.")
 
     ndct, qdct = low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
                                          protocol=low_dose.ScanProtocol())

@@ -22,7 +22,7 @@ from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
-from dfgan_jax.training.state import TrainState, create_state
+from dfgan_jax.training.state import TrainState, create_state, with_weights
 from dfgan_jax.training.writers import MetricsWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -144,6 +144,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     state = parallel.run_once(
         functools.partial(create_state, networks=networks, optimizers=optimizers),
         jax.random.key(config.seed))
+    if config.initial_checkpoint:
+        state = _start_from(config.initial_checkpoint, state)
     fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
     print(_announcement(config, workdir, data, state, devices), flush=True)
 
@@ -164,6 +166,19 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
               f"{config.validation.first_epoch}): evaluating the last", flush=True)
     evaluate.score_and_report(config, workdir=workdir, denoisers=[Denoiser.load(workdir)],
                               test=data["test"])
+
+
+def _start_from(path: str, state: TrainState) -> TrainState:
+    """The state of a new run, with the networks of a checkpoint."""
+    weights = checkpoints.load_weights([path]).weights
+    try:
+        started = with_weights(state, weights)
+    except InputError as error:
+        raise InputError(f"config.initial_checkpoint: {path}: {error}") from error
+    taken = started.discriminators is not state.discriminators
+    print(f"Starting from {path}: the generator"
+          f"{' and the discriminators' if taken else ''}", flush=True)
+    return started
 
 
 def _check_data(meta: dict[str, Any], data: dict[str, Pairs], fingerprints: dict[str, str]

@@ -53,13 +53,13 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReadWeights:
-    """What was found in files.
+class LoadedWeights:
+    """Networks, and what their files or their checkpoint tell beside them.
 
     Attributes:
       weights: the networks.
-      meta: what a checkpoint keeps beside its state; `config` holds only what the
-        networks tell, `epoch` what a file names beside them.
+      meta: what a checkpoint keeps beside its state. Of files, `config` holds only what
+        the networks tell, and `epoch` what a file names beside them.
       explanation: what became of each tensor, as lines for a reader.
     """
 
@@ -69,7 +69,7 @@ class ReadWeights:
 
 
 def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = None
-                 ) -> ReadWeights:
+                 ) -> LoadedWeights:
     """Reads a generator, and its discriminators where there are any.
 
     Args:
@@ -113,7 +113,7 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
                        "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
                        "dtype": "float32"},
             "source": {pathlib.Path(path).name: sha256(path) for path in trees}}
-    return ReadWeights(weights=weights, meta=meta, explanation=explanation)
+    return LoadedWeights(weights=weights, meta=meta, explanation=explanation)
 
 
 def _the_generator(where: str, places: Sequence[recognition.Container], container: str | None

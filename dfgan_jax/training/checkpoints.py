@@ -8,6 +8,7 @@ is such a folder too, with the networks alone.
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,12 @@ import orbax.checkpoint as ocp
 
 from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.porting.torch_layout import COUNTS as _COUNTS
-from dfgan_jax.porting.weights import Weights
+from dfgan_jax.porting.weights import (
+    LoadedWeights,
+    Weights,
+    explain_state_dicts,
+    read_weights,
+)
 from dfgan_jax.training.state import TrainState
 
 _STATE, _META = "state", "meta"
@@ -220,23 +226,34 @@ def save_weights(folder: str | os.PathLike, weights: Weights, meta: dict[str, An
             _STATE: ocp.args.StandardSave(networks), _META: ocp.args.JsonSave(meta)}))
 
 
-def restore_weights(folder: pathlib.Path) -> Weights:
-    """Reads the networks of any checkpoint, as NumPy arrays.
+def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = None
+                 ) -> LoadedWeights:
+    """Reads the networks of a checkpoint or of files of weights, as NumPy arrays.
 
-    A run's own norms have counted as many batches as it made steps.
+    Args:
+      paths: one that `locate` takes, or one or more files, PyTorch's or safetensors'.
+      container: see `read_weights`.
 
     Raises:
-      InputError: the checkpoint cannot be read.
+      InputError: there is no checkpoint and no file, or it cannot be used.
     """
+    if all(pathlib.Path(path).is_file() for path in paths):
+        return read_weights(paths, container=container)
+    if len(paths) > 1:
+        raise InputError(f"{', '.join(map(str, paths))}: expected one checkpoint, or files of "
+                         "weights that all exist")
+    folder = locate(paths[0])
+    meta = read_meta(folder)
     like = {name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
             for name, tree in _saved_tree(folder).items()
             if name in (_COUNTS, "generator", "discriminators")}
     networks = _restore(folder, like)
-    if _COUNTS not in networks:
-        step = np.int64(read_meta(folder)["step"])
-        networks[_COUNTS] = _counts(networks["generator"]["batch_stats"], step)
-    return Weights(generator=networks["generator"] | {_COUNTS: networks[_COUNTS]},
-                   discriminators=networks.get("discriminators", {}))
+    if _COUNTS not in networks:  # a run's own norms have counted a batch in each step
+        networks[_COUNTS] = _counts(networks["generator"]["batch_stats"], np.int64(meta["step"]))
+    weights = Weights(generator=networks["generator"] | {_COUNTS: networks[_COUNTS]},
+                      discriminators=networks.get("discriminators", {}))
+    return LoadedWeights(weights=weights, meta=meta,
+                         explanation=[f"{folder}:", *explain_state_dicts(weights)])
 
 
 def _counts(batch_stats: Any, step: np.int64) -> Any:

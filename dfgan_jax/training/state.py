@@ -1,5 +1,6 @@
 """Everything that training changes, and the networks and optimizers that change it."""
 
+import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import flax.struct
@@ -7,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dfgan_jax.errors import InputError
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
+from dfgan_jax.porting.weights import Weights
 
 Discriminators = Literal["pair", "joint", "none"]
 """`pair`: one on the image, one on the difference map. `joint`: one on both, as
@@ -81,3 +84,25 @@ def create_state(key: jax.Array, networks: Networks, optimizers: Optimizers) -> 
         generator_opt_state=optimizers.generator.init(generator["params"]),
         discriminators=discriminators,
         discriminator_opt_state=optimizers.discriminator.init(discriminators))
+
+
+def with_weights(state: TrainState, weights: Weights) -> TrainState:
+    """A new run's state that starts from trained networks.
+
+    The discriminators are taken over where they are of the same layout and width; else
+    they stay as they were.
+
+    Raises:
+      InputError: the generator is another.
+    """
+    def shapes(tree):
+        return jax.tree.map(jnp.shape, tree)
+
+    generator = {name: weights.generator[name] for name in ("params", "batch_stats")}
+    if shapes(generator) != shapes(state.generator):
+        raise InputError(f"its generator has width {weights.width} and "
+                         f"{'' if weights.attention else 'no '}attention, which is not that of "
+                         "the configuration")
+    same = shapes(weights.discriminators) == shapes(state.discriminators)
+    taken = {"generator": generator} | ({"discriminators": weights.discriminators} if same else {})
+    return dataclasses.replace(state, **jax.tree.map(jnp.asarray, taken))

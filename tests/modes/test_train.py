@@ -20,6 +20,7 @@ from dfgan_jax.training import checkpoints
 from dfgan_jax.training.state import create_state
 from dfgan_jax.training.writers import read_history
 from tests.modes import command
+from tests.porting.test_weights import discriminator, generator, save
 
 EPOCHS = 25
 STEPS = 4 * EPOCHS
@@ -215,3 +216,42 @@ def test_the_published_variant_runs_with_its_quirks(tmp_path):
     assert all(math.isfinite(row["psnr"]) for row in results["protocols"]["published"]["rows"])
     state = final_state(tmp_path / "run", 8)
     assert list(state.discriminators) == ["joint"]
+
+
+def test_starts_from_a_file_of_weights(tmp_path):
+    """With a learning rate that moves nothing, the run ends with the weights it was given."""
+    generator_given, discriminator_given = generator(), discriminator()
+    given = save(tmp_path / "gan.pth", {"G": generator_given, "D": discriminator_given})
+    options = [*command.TINY, *command.make_pairs(tmp_path), "--config.epochs=1",
+               f"--config.initial_checkpoint={given}", "--config.discriminators=joint",
+               "--config.optimizer.generator_learning_rate=1e-30",
+               "--config.optimizer.discriminator_learning_rate=1e-30"]
+    done = command.run(*options, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert f"Starting from {given}: the generator and the discriminators" in done.stdout
+    weights = checkpoints.load_weights([tmp_path / "run"]).weights.state_dicts()
+    for name, there in (("generator", generator_given), ("joint", discriminator_given)):
+        for key, array in there.items():
+            if "running" not in key and "num_batches" not in key:
+                np.testing.assert_array_equal(weights[name][key], array)
+    # Its statistics moved on from those given: 4 steps keep 0.9⁴ of them.
+    key = "inc.conv.conv.1.running_mean"
+    assert not np.array_equal(weights["generator"][key], generator_given[key])
+    there = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert there["initial_checkpoint"] == str(given)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--config.initial_checkpoint=absent"], "absent: no checkpoint here"),
+    (["--config.generator.attention=True", "--config.initial_checkpoint={given}"],
+     "gan.pth: its generator has width 2 and no attention, which is not that of the config"),
+    (["--checkpoint={given}"], "give --config.initial_checkpoint=PATH"),
+])
+def test_weights_that_training_cannot_start_from_are_told(tmp_path, options, message):
+    given = save(tmp_path / "gan.pth", generator())
+    done = command.run(*command.TINY, *command.make_pairs(tmp_path), "--config.epochs=1",
+                       *(option.format(given=given) for option in options),
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "run" / "config.json").exists()

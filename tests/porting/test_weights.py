@@ -278,7 +278,7 @@ def test_safetensors_are_read_by_their_content(tmp_path):
 
 
 def test_broken_safetensors_are_refused(tmp_path, fuzz_files):
-    content = safetensors.numpy.save({"a": np.ones(2, np.float32), "b": np.ones((1, 1), np.float16)})
+    content = safetensors.numpy.save({"a": np.ones(2, np.float32), "b": np.ones(1, np.float16)})
     path = tmp_path / "x.safetensors"
     rng = np.random.default_rng(0)
     refusals = []
