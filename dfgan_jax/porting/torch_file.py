@@ -195,10 +195,9 @@ class _Unpickler(SafeUnpickler):
 
 def _fill(storage: _Storage, stream: Any) -> None:
     """Reads a storage's bytes."""
-    data = memoryview(storage.data)
-    for start in range(0, len(data), _CHUNK_BYTES):
-        part = data[start:start + _CHUNK_BYTES]
-        part[:] = stream.read(len(part))
+    for start in range(0, storage.data.size, _CHUNK_BYTES):
+        part = storage.data[start:start + _CHUNK_BYTES]
+        part[:] = np.frombuffer(stream.read(part.size), np.uint8)
 
 
 def _read_zip(file: BoundedReader) -> Any:
