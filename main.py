@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
     mode = _MODE.value
+    _refuse_unused(mode)
     run = importlib.import_module(f"dfgan_jax.modes.{mode}").run
     if mode == "denoise":
         checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
@@ -63,10 +64,20 @@ def main(arguments: list[str]) -> None:
             raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
         run(_config(), workdir=_workdir("_evaluation"), checkpoint_paths=_CHECKPOINT.value)
     else:
-        if _CHECKPOINT.value:
-            raise InputError("--mode=train takes no --checkpoint; to start from its weights, give "
-                             "--config.initial_checkpoint=PATH")
         run(_config(), workdir=_workdir())
+
+
+_USED = {"train": (), "evaluate": ("checkpoint",), "denoise": ("checkpoint", "input", "output"),
+         "convert": ("input", "output", "container", "verify"), "simulate": ("output",)}
+
+
+def _refuse_unused(mode: str) -> None:
+    """Refuses flags that the mode would ignore."""
+    for name in ("checkpoint", "input", "output", "container", "verify"):
+        if flags.FLAGS[name].present and name not in _USED[mode]:
+            hint = ("; to start from its weights, give --config.initial_checkpoint=PATH"
+                    if (mode, name) == ("train", "checkpoint") else "")
+            raise InputError(f"--mode={mode} takes no --{name}{hint}")
 
 
 def _config() -> Any:
@@ -134,6 +145,9 @@ def _parse(arguments: list[str]) -> list[str]:
 
 def run() -> None:
     """`app.run`, with what a user can mend said in one line and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding lacks is escaped: an arrow must end no conversion.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app.run(main, flags_parser=_parse)
     except (InputError, DivergenceError, OSError) as error:  # of a full disk, a wrong folder …

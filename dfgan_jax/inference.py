@@ -83,7 +83,8 @@ class Denoiser:
           The same shape, float32, HU.
 
         Raises:
-          InputError: the shape is another, or a slice has a NaN or an infinity.
+          InputError: the shape is another, a slice has a NaN or an infinity, or the
+            model's output has one.
         """
         qdct_hu = np.asarray(qdct_hu)
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
@@ -104,6 +105,8 @@ class Denoiser:
             # The last batch is filled, so that one shape is compiled.
             batch = np.pad(batch, [(0, batch_size - count), (0, 0), (0, 0)], mode="edge")
             output = np.asarray(self._apply(self._variables, batch[..., None]), np.float32)
+            if not np.isfinite(output).all():
+                raise InputError(f"{self.path or 'the model'}: its output is not finite")
             denoised_slices[start:start + count] = hounsfield.denormalise(
                 output[:count, :height, :width, 0])
             if progress is not None:

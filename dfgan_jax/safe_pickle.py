@@ -18,6 +18,7 @@ import numpy as np
 _MAX_OPCODES = 2_000_000
 """Twenty times what a checkpoint with its optimizer and history takes; an object each, at most."""
 
+_MAX_ARGUMENTS = 16
 _MAX_KEY_LENGTH = 1000
 
 
@@ -209,6 +210,15 @@ class SafeUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("bytes are encoded in an unusual way")
         return text.encode("latin1")
 
+    def load_reduce(self) -> None:
+        # Anything that can be iterated over would be unpacked into arguments.
+        arguments = self.stack[-1]
+        if type(arguments) is not tuple or len(arguments) > _MAX_ARGUMENTS:
+            raise pickle.UnpicklingError("it calls a function with no short tuple of arguments")
+        super().load_reduce()  # type: ignore[misc]
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
     def load_bytearray8(self) -> None:
         # The inherited method allocates the length that the file states before it reads.
         (length,) = struct.unpack("<Q", self.read(8))
@@ -262,8 +272,8 @@ def check_items(target: Any, items: list[Any]) -> None:
     if not isinstance(target, dict):
         raise pickle.UnpicklingError(f"it puts items into a {type(target).__name__}")
     for key in items[::2]:
-        plain = (type(key) is str and len(key) <= _MAX_KEY_LENGTH) or (
-            type(key) is int and abs(key) < 2**63)
-        if not plain:
+        if not (key is None or type(key) in (bool, float)
+                or (type(key) is str and len(key) <= _MAX_KEY_LENGTH)
+                or (type(key) is int and abs(key) < 2**63)):
             raise pickle.UnpicklingError("a dict has a key that is neither a short text nor a "
-                                         "plain integer")
+                                         "plain number")

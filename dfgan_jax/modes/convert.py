@@ -34,8 +34,9 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
       InputError: an input cannot be used, or the output exists.
     """
     is_file = weight_file.has_suffix(output)
-    if output.exists():
-        raise InputError(f"{output}: exists; choose another --output, or remove it")
+    for path in [output, *([_comparison(output)] if verify else [])]:
+        if path.exists():
+            raise InputError(f"{path}: exists; choose another --output, or remove it")
     loaded = checkpoints.load_weights(inputs, container=container)
     print("\n".join(loaded.explanation))
     if is_file:
@@ -43,7 +44,8 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
     else:
         checkpoints.save_weights(output, loaded.weights, loaded.meta)
         written = [output]
-    print(f"Wrote {', '.join(map(str, written))}", flush=True)
+    print(f"Wrote {'' if is_file else 'the checkpoint folder '}{', '.join(map(str, written))}",
+          flush=True)
     if verify:
         _verify(loaded.weights, written)
 
@@ -51,9 +53,9 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
 def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
                  ) -> list[pathlib.Path]:
     """Writes the generator, and each discriminator into a file of its own."""
-    suffix = next(s for s in sorted(weight_file.SUFFIXES, key=len, reverse=True)
-                  if output.name.endswith(s))
-    stem = output.name.removesuffix(suffix)
+    length = max(len(suffix) for suffix in weight_file.SUFFIXES
+                 if output.name.lower().endswith(suffix))
+    stem, suffix = output.name[:-length], output.name[-length:]
     state_dicts = weights.state_dicts()
     paths = {name: output if name == "generator" else
              output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
@@ -68,13 +70,18 @@ def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
     return list(paths.values())
 
 
+def _comparison(output: pathlib.Path) -> pathlib.Path:
+    """The file for comparing with PyTorch."""
+    return output.with_name(f"{output.name}.verify.npz")
+
+
 def _verify(weights: Weights, written: Sequence[pathlib.Path]) -> None:
     """Reads back what was written, and shows what the generator does to a simulated slice."""
     state_dicts = weights.state_dicts()
     again = checkpoints.load_weights(written).weights.state_dicts()
     for name, tensors in state_dicts.items():
         for key, array in tensors.items():
-            if again[name][key].tobytes() != array.tobytes():
+            if again.get(name, {}).get(key, np.empty(0)).tobytes() != array.tobytes():
                 raise InputError(f"{written[0]}: {name}'s {key} was read back with other values")
     print(f"\nRead back: {sum(map(len, state_dicts.values()))} tensors, equal bit for bit.")
 
@@ -93,7 +100,7 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path]) -> None:
     if not rmse["denoised"] < rmse["with h and w exchanged"]:
         print("  Warning: the generator does no better than with height and width of every kernel "
               "exchanged.\n  Was it trained, and were its kernels saved in PyTorch's layout?")
-    path = written[0].with_name(f"{written[0].name}.verify.npz")
+    path = _comparison(written[0])
     np.savez(path, qdct=hounsfield.normalise(qdct)[:, None],
              denoised=hounsfield.normalise(denoised)[:, None])
     print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "

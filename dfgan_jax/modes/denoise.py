@@ -56,4 +56,6 @@ def _read(path: pathlib.Path) -> np.ndarray:
                          ) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         raise InputError(f"{path}: expected an .npy of an array of numbers in HU")
+    if array.ndim not in (2, 3):
+        raise InputError(f"{path}: has shape {array.shape}; expected (H, W) or (N, H, W)")
     return array

@@ -16,9 +16,10 @@ import numpy as np
 from dfgan_jax.errors import InputError
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.torch_layout import COUNTS, Layout
-from dfgan_jax.safe_pickle import printable
+from dfgan_jax.safe_pickle import PickledArray, printable
 
-_MAX_NAME_LENGTH = 1000
+_MAX_NAME_LENGTH = 200
+_MAX_NODES = 100_000
 _MAX_CANDIDATES = 16
 """A file may hold a hundred thousand keys; no file holds more networks than this."""
 
@@ -67,6 +68,11 @@ class Network(NamedTuple):
         prefix = f", keys without their prefix {printable(self.prefix)!r}" if self.prefix else ""
         return f"{self.description}, from {self.container}{prefix}"
 
+    @property
+    def place(self) -> str:
+        """The container's name and the prefix, joined by dots."""
+        return f"{self.container.name}.{self.prefix}".strip(".")
+
     def matches(self) -> int:
         """Keys in common with the known network, but for the counts, which some files lack."""
         return sum(key in self.tensors for key in _needed(self.layout))
@@ -83,18 +89,22 @@ def containers(tree: Any, *, file: str) -> Iterator[Container]:
       tree: from `read_weight_file`.
       file: its path.
     """
-    seen: set[int] = set()
-    waiting = collections.deque([("", tree)])
+    seen = {id(tree)}
+    waiting = collections.deque([("", tree)] if isinstance(tree, dict | list | tuple) else [])
     while waiting:
         name, node = waiting.popleft()
-        if not isinstance(node, dict | list | tuple) or id(node) in seen:
-            continue
-        seen.add(id(node))
         tensors = {}
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(value, PickledArray):  # NumPy's, beside PyTorch's
+                value = value.value
             if isinstance(value, np.ndarray):
                 tensors[str(key)] = value
-            elif len(name) < _MAX_NAME_LENGTH:
+            elif (isinstance(value, dict | list | tuple) and id(value) not in seen
+                  and len(name) < _MAX_NAME_LENGTH):
+                seen.add(id(value))
+                if len(seen) > _MAX_NODES:
+                    raise InputError(f"{file}: refused: it holds more than {_MAX_NODES:,} dicts "
+                                     "and lists")
                 waiting.append((f"{name}.{key}" if name else str(key), value))
         if tensors:
             yield Container(file, name, tensors)
@@ -243,6 +253,15 @@ def explain(network: Network) -> list[str]:
     return lines
 
 
+def _judged(network: Network) -> str:
+    """What a discriminator of one channel judges, by the last word that says so."""
+    for name in (network.place.lower(), pathlib.Path(network.container.file).name.lower()):
+        difference, image = name.rfind("diff"), max(name.rfind("image"), name.rfind("img"))
+        if difference != image:  # not both absent
+            return "difference" if difference > image else "image"
+    return ""
+
+
 def roles(discriminators: Sequence[Network]) -> dict[str, Network]:
     """Tells which discriminator judges what.
 
@@ -255,18 +274,8 @@ def roles(discriminators: Sequence[Network]) -> dict[str, Network]:
         channels, width = (network.layout["conv1.0.weight"].shape[axis] for axis in (1, 0))
         if found and width != next(iter(found.values())).layout["conv1.0.weight"].shape[0]:
             return {}
-        name = f"{network.container.name} {network.prefix}".lower()
-        if not any(word in name for word in ("diff", "image", "img")):
-            name = pathlib.Path(network.container.file).name.lower()
-        if channels == 2:
-            role = "joint"
-        elif channels == 1 and "diff" in name:
-            role = "difference"
-        elif channels == 1 and ("image" in name or "img" in name):
-            role = "image"
-        else:
-            return {}
-        if role in found:
+        role = "joint" if channels == 2 else _judged(network) if channels == 1 else ""
+        if not role or role in found:
             return {}
         found[role] = network
     return found if set(found) in ({"joint"}, {"image", "difference"}) else {}

@@ -37,6 +37,8 @@ _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_READ_BYTES = 16 << 20
 """Of a zip archive's directory, and of its pickle: each is read at once."""
 _CHUNK_BYTES = 1 << 20
+_MAX_ITEMS = 100_000
+"""Of dicts that are made by a call; PyTorch writes empty ones, and fills them."""
 _MAX_NDIM = 64
 _MAX_EXPANDED = 1 << 24
 """Elements of a tensor whose strides of 0 make more of them than its storage has."""
@@ -70,16 +72,8 @@ class _Storage(NamedTuple):
     data: np.ndarray
 
 
-class _OrderedDict(dict, StandIn):
-    """`collections.OrderedDict`, which is given items by Python 2 and attributes by PyTorch."""
-
-    def __init__(self, items: object = ()):
-        # More are never written here, and many calls could share one list of them.
-        if not isinstance(items, list | tuple) or len(items) > 10_000:
-            raise pickle.UnpicklingError("an OrderedDict is made of no list of items")
-        flat = [part for key, value in items for part in (key, value)]
-        check_items({}, flat)
-        super().__init__(zip(flat[::2], flat[1::2], strict=True))
+class _Dict(dict, StandIn):
+    """`collections.OrderedDict`, to which PyTorch adds attributes, and `Counter`."""
 
     def __setstate__(self, state: object) -> None:
         """Ignores `_metadata`, the versions of PyTorch's modules."""
@@ -136,7 +130,6 @@ def _rebuild_parameter(data: np.ndarray, *_: object) -> np.ndarray:
 
 _NAMES: Mapping[str, Any] = {
     **NUMPY_NAMES,
-    "collections.OrderedDict": _OrderedDict,
     "torch.Size": _size,
     "torch.device": _device,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
@@ -160,13 +153,32 @@ class _Unpickler(SafeUnpickler):
         super().__init__(file, names=_NAMES, allowed="tensors, dicts and plain values")
         self.storages: dict[str, _Storage] = {}
         self._budget = budget
+        self._items_left = _MAX_ITEMS
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "collections" and name in ("OrderedDict", "Counter"):
+            return self._dict
         try:
             return super().find_class(module, name)
         except pickle.UnpicklingError as error:
-            raise pickle.UnpicklingError(
-                f"{error}. Was a whole module saved? Save its state_dict() instead") from None
+            hint = ("" if module in ("collections", "builtins", "__builtin__") else
+                    ". Was a whole module saved? Save its state_dict() instead")
+            raise pickle.UnpicklingError(f"{error}{hint}") from None
+
+    def _dict(self, items: Any = ()) -> _Dict:
+        """A dict of no items as PyTorch writes it, of pairs by Python 2, of a dict for Counter."""
+        if not isinstance(items, list | tuple | dict):
+            raise pickle.UnpicklingError("an OrderedDict is made of no list of items")
+        # Many calls could share one list.
+        self._items_left -= len(items)
+        if self._items_left < 0:
+            raise pickle.UnpicklingError("its OrderedDicts are made of too many items")
+        pairs = list(items.items()) if isinstance(items, dict) else items
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise pickle.UnpicklingError("an OrderedDict is made of no pairs")
+        flat = [part for pair in pairs for part in pair]
+        check_items({}, flat)
+        return _Dict(zip(flat[::2], flat[1::2], strict=True))
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
@@ -255,7 +267,8 @@ def _read_legacy(file: BoundedReader) -> Any:
         raise pickle.UnpicklingError(f"its protocol is not {_LEGACY_PROTOCOL}")
     unpickler = _Unpickler(file, budget=file.size)
     content, keys = unpickler.load(), plain()
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(unpickler.storages):
+    if (not isinstance(keys, list) or not all(type(key) is str for key in keys)
+            or sorted(keys) != sorted(unpickler.storages)):
         raise pickle.UnpicklingError("its storages are not those that its tensors need")
     for key in keys:
         storage = unpickler.storages[key]

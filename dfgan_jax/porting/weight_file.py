@@ -21,7 +21,7 @@ _MAX_HEADER_BYTES = 16 << 20
 
 def has_suffix(path: str | os.PathLike) -> bool:
     """Whether a path ends like a file of weights, and so is meant to be none of a folder."""
-    return str(path).endswith(SUFFIXES)
+    return str(path).lower().endswith(SUFFIXES)
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -75,7 +75,7 @@ def write_weight_file(path: str | os.PathLike, state_dict: Mapping[str, np.ndarr
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            if path.name.endswith(SAFETENSORS):
+            if path.name.lower().endswith(SAFETENSORS):
                 # The library takes no other order, and `ascontiguousarray` no scalars.
                 contiguous = {key: np.asarray(array, order="C")
                               for key, array in state_dict.items()}

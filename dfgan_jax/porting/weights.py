@@ -75,7 +75,7 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     Args:
       paths: of one or more files, PyTorch's or safetensors'.
       container: that the generator is in, where the files hold several: the keys that
-        lead to it, joined by dots.
+        lead to it and the prefix of its keys, joined by dots.
 
     Raises:
       InputError: a file is missing, broken or refused; there is no generator, or more
@@ -107,12 +107,14 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
                       discriminators={name: recognition.to_variables(network)
                                       for name, network in roles.items()})
     epochs = [tree["epoch"] for tree in trees.values()
-              if isinstance(tree, dict) and type(tree.get("epoch")) is int]
+              if isinstance(tree, dict) and type(tree.get("epoch")) is int
+              and 0 <= tree["epoch"] < 2**63]
     meta = {"step": None, "epoch": epochs[0] if epochs else None,
             "config": {"generator": {"attention": weights.attention, "width": weights.width},
                        "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
                        "dtype": "float32"},
-            "source": {pathlib.Path(path).name: sha256(path) for path in trees}}
+            "source": [{"file": pathlib.Path(path).name, "sha256": sha256(path)}
+                       for path in trees]}
     return LoadedWeights(weights=weights, meta=meta, explanation=explanation)
 
 
@@ -121,16 +123,19 @@ def _the_generator(where: str, places: Sequence[recognition.Container], containe
     """The one generator in the containers, whole or nearly so."""
     if not places:
         raise InputError(f"{where}: not a DFGAN generator: it holds no tensors")
-    names = ", ".join(sorted({repr(place.name) for place in places}))
-    if container is not None and container not in {place.name for place in places}:
-        raise InputError(f"{where}: no tensors in a container {container!r}; there are {names}")
-    found = [network for network in recognition.find_generators(places)
-             if container in (None, network.container.name)]
+    found = recognition.find_generators(places)
+    if container is not None:
+        known = sorted({network.place for network in found})
+        found = [network for network in found
+                 if container in (network.place, network.container.name)]
+        if not found:
+            raise InputError(f"{where}: no generator in {container!r}; there are "
+                             f"{', '.join(map(repr, known)) or 'none'}")
     whole = [network for network in found if recognition.is_whole_enough(network)]
     if len(whole) > 1:
         raise InputError(
-            f"{where}: holds {len(whole)} generators: "
-            f"{'; '.join(map(str, whole))}. Choose one: --mode=convert --container=NAME")
+            f"{where}: holds {len(whole)} generators; choose one: --mode=convert --container=NAME "
+            f"with NAME among {', '.join(repr(network.place) for network in whole)}")
     if whole:
         return whole[0]
     if recognition.find_discriminators(places):

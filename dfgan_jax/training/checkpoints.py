@@ -135,9 +135,13 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
       InputError: it cannot be read.
     """
     try:
-        return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / _META)
+        meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / _META)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: its metadata cannot be read ({error})") from error
+    missing = {"step", "epoch", "config"} - (meta.keys() if isinstance(meta, dict) else set())
+    if missing:
+        raise InputError(f"{folder}: its metadata lack {', '.join(sorted(missing))}")
+    return meta
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -149,7 +153,10 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _saved_tree(folder: pathlib.Path) -> Any:
     """The shapes and dtypes of a saved state."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        metadata = checkpointer.metadata(folder / _STATE).item_metadata
+        try:
+            metadata = checkpointer.metadata(folder / _STATE).item_metadata
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder}: the checkpoint is damaged ({error!r})") from error
     if metadata is None:
         raise InputError(f"{folder}: the checkpoint is damaged (its tree cannot be read)")
     return metadata.tree
@@ -242,14 +249,19 @@ def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     if len(paths) > 1:
         raise InputError(f"{', '.join(map(str, paths))}: expected one checkpoint, or files of "
                          "weights that all exist")
+    if container is not None:
+        raise InputError(f"{paths[0]}: is no file of weights; only those have containers")
     folder = locate(paths[0])
     meta = read_meta(folder)
     like = {name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
             for name, tree in _saved_tree(folder).items()
             if name in (_COUNTS, "generator", "discriminators")}
+    if "generator" not in like:
+        raise InputError(f"{folder}: holds no generator")
     networks = _restore(folder, like)
     if _COUNTS not in networks:  # a run's own norms have counted a batch in each step
-        networks[_COUNTS] = _counts(networks["generator"]["batch_stats"], np.int64(meta["step"]))
+        step = np.int64(meta["step"] or 0)
+        networks[_COUNTS] = _counts(networks["generator"]["batch_stats"], step)
     weights = Weights(generator=networks["generator"] | {_COUNTS: networks[_COUNTS]},
                       discriminators=networks.get("discriminators", {}))
     return LoadedWeights(weights=weights, meta=meta,

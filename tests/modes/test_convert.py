@@ -127,6 +127,34 @@ def test_verify_finds_a_file_that_was_not_written_right(tmp_path, monkeypatch):
         convert.run(inputs=[given], output=tmp_path / "x.pth", verify=True)
 
 
+def test_verify_overwrites_nothing(tmp_path):
+    given = save(tmp_path / "gan.pth", generator())
+    (tmp_path / "x.pth.verify.npz").write_text("mine")
+    with pytest.raises(InputError, match=r"x\.pth\.verify\.npz: exists"):
+        convert.run(inputs=[given], output=tmp_path / "x.pth", verify=True)
+    assert files(tmp_path) == ["gan.pth", "x.pth.verify.npz"]
+
+
+def test_suffixes_may_be_written_large(tmp_path):
+    convert.run(inputs=[save(tmp_path / "gan.pth", {"G": generator(), "D": discriminator()})],
+                output=tmp_path / "X.PTH")
+    assert files(tmp_path) == ["X.PTH", "X.joint_discriminator.PTH", "gan.pth"]
+    assert (tmp_path / "X.PTH").is_file()
+
+
+@pytest.mark.parametrize(("item", "content", "message"), [
+    ("meta/metadata", "{}", "its metadata lack config, epoch, step"),
+    ("meta/metadata", "[1]", "its metadata lack config, epoch, step"),
+    ("meta/metadata", "{", "its metadata cannot be read"),
+    ("state/_METADATA", "{}", "the checkpoint is damaged"),
+])
+def test_damaged_checkpoints_are_named(tmp_path, item, content, message):
+    convert.run(inputs=[save(tmp_path / "gan.pth", generator())], output=tmp_path / "folder")
+    (tmp_path / "folder" / item).write_text(content)
+    with pytest.raises(InputError, match=f"folder: {message}"):
+        convert.run(inputs=[tmp_path / "folder"], output=tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("output", ["there.pth", "folder"])
 def test_nothing_is_overwritten(tmp_path, output):
     given = save(tmp_path / "there.pth", generator())
@@ -170,6 +198,8 @@ def test_the_command_line_converts_and_evaluates(tmp_path):
     (["--mode=convert", "--input=a.pth", "--output=x"], "a.pth: no checkpoint here"),
     (["--mode=convert", "--input=a.pth", "--input=b.pth", "--output=x"], "that all exist"),
     (["--mode=convert", "--input=README.md", "--output=x"], "README.md: refused"),
+    (["--mode=convert", "--input=README.md", "--output=x", "--checkpoint=y"],
+     "--mode=convert takes no --checkpoint"),
 ])
 def test_what_cannot_be_converted_is_told_in_one_line(options, message):
     done = command.run(*options)

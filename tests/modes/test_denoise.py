@@ -33,6 +33,7 @@ def test_denoises_arrays_as_the_denoiser_does(tmp_path, weights, shape, dtype):
 @pytest.mark.parametrize(("content", "message"), [
     (hu((2, 2, 16, 16)), r"expected \(H, W\) or \(N, H, W\)"),
     (hu((0, 16, 16)), r"expected \(H, W\) or \(N, H, W\)"),
+    (np.float32(3), r"expected \(H, W\) or \(N, H, W\)"),
     (np.array(["a"]), "an array of numbers in HU"),
     (np.array({"f_qd": 1}), "expected an .npy of an array in HU"),
     (np.where(np.arange(3)[:, None, None] == 1, np.nan, hu((3, 16, 16))), "slice 1 has a NaN"),
@@ -44,6 +45,16 @@ def test_arrays_that_cannot_be_denoised_are_named(tmp_path, weights, content, me
         denoise.run(checkpoint_path=str(weights), source=path, output=tmp_path / "out.npy")
     assert not (tmp_path / "out.npy").exists()
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_an_output_that_is_not_finite_is_no_result(tmp_path):
+    huge = {key: array * np.float32(1e30) for key, array in generator().items()
+            if array.dtype == np.float32}
+    np.save(tmp_path / "in.npy", hu((16, 16)))
+    with pytest.raises(InputError, match=r"gan\.pth: its output is not finite"):
+        denoise.run(checkpoint_path=str(save(tmp_path / "gan.pth", huge)),
+                    source=tmp_path / "in.npy", output=tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()
 
 
 def test_outputs_are_npy_and_never_overwritten(tmp_path, weights):

@@ -156,13 +156,19 @@ def nested(depth):
     (b"\x80\x02" + dump(tensor())[2:-1] + b"}b.", "sets the state of a ndarray"),
     (b"\x80\x02" + dump(Name("torch", "Size"))[2:-1] + b"}b.", "sets the state of a function"),
     (b"\x80\x02" + dump(tensor())[2:-1] + b"K\x00K\x01s.", "puts items into a ndarray"),
-    (b"\x80\x02}" + nested(64) + b"Ns.", "neither a short text nor a plain integer"),
-    (b"\x80\x02(" + nested(64) + b"Nd.", "neither a short text nor a plain integer"),
-    (b"\x80\x02}(" + nested(64) + b"Nu.", "neither a short text nor a plain integer"),
+    (b"\x80\x02}" + nested(64) + b"Ns.", "neither a short text nor a plain number"),
+    (b"\x80\x02(" + nested(64) + b"Nd.", "neither a short text nor a plain number"),
+    (b"\x80\x02}(" + nested(64) + b"Nu.", "neither a short text nor a plain number"),
     (b"\x80\x04\x8f(" + nested(64) + b"\x90.", "no such file needs"),
     (b"\x80\x02\x82\x01.", "no such file needs"),
     (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00utf8\x86R.", "unusual way"),
     (b"\x80\x02" + b"]0" * 2_000_000 + b".", "opcodes"),
+    # A tensor of millions of elements, and a list, for arguments.
+    (b"\x80\x02ctorch\ndevice\n" + dump(tensor(size=(1 << 24,), stride=(0,)))[2:-1] + b"R.",
+     "no short tuple of arguments"),
+    (dump(Call(Name("torch", "device"), (0,) * 17)), "no short tuple of arguments"),
+    (dump(Call(Name("collections", "OrderedDict"), ("ab",))), "no list of items"),
+    (dump(Call(Name("collections", "OrderedDict"), (["ab"],))), "made of no pairs"),
     (b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x", "a length in it is wrong"),
     (b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"x", "a length in it is wrong"),
     (b"", "the file ends early"), (b"\x80", "the file ends early"), (b"garbage", "refused"),
@@ -177,11 +183,27 @@ def test_what_lies_or_explodes_is_refused(tmp_path, wrap, payload, message):
 
 
 def test_lists_that_are_used_over_and_over_are_refused(tmp_path):
-    """A call costs six bytes, and would copy a million items each time."""
+    """A call costs six bytes, and would copy twenty thousand items each time."""
     items = b"](" + (b"](X\x01\x00\x00\x00aNe" * 20_000) + b"e\x85q\x00"
     calls = b"ccollections\nOrderedDict\nq\x010" + b"h\x01h\x00R0" * 10_000
-    with pytest.raises(InputError, match="no list of items"):
+    with pytest.raises(InputError, match="made of too many items"):
         read(tmp_path / "bomb.pth", zip_file(b"\x80\x02" + items + b"0" + calls + b"N."))
+
+
+def test_keys_of_storages_that_are_no_texts_are_refused(tmp_path):
+    """The text of such a tuple would have 2**64 parts."""
+    content = legacy_file(dump(tensor()))
+    keys = b"\x80\x02]K\x00" + b"2\x86" * 64 + b"a."
+    assert content.count(dump(["0"])) == 1
+    with pytest.raises(InputError, match="not those that its tensors need"):
+        read(tmp_path / "keys.pth", content.replace(dump(["0"]), keys))
+
+
+def test_counters_are_read(tmp_path):
+    """As the state of a schedule of learning rates has one."""
+    content = {"milestones": Call(Name("collections", "Counter"), ({30: 1},)), None: 1.5, 0.5: True}
+    assert read(tmp_path / "x.pth", zip_file(dump(content))) == {
+        "milestones": {30: 1}, None: 1.5, 0.5: True}
 
 
 @pytest.mark.parametrize(("content", "message"), [

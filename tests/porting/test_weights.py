@@ -1,4 +1,5 @@
 import itertools
+import pickle
 import re
 
 import ml_dtypes
@@ -73,7 +74,8 @@ def test_the_keys_tell_the_model(tmp_path, attention, width):
     assert read.meta["config"] == {
         "generator": {"attention": attention, "width": width}, "discriminators": None,
         "dtype": "float32"}
-    assert read.meta["source"] == {"x.pth": weight_file.sha256(tmp_path / "x.pth")}
+    assert read.meta["source"] == [
+        {"file": "x.pth", "sha256": weight_file.sha256(tmp_path / "x.pth")}]
     assert_equal(read.weights.state_dicts()["generator"], state_dict)
 
 
@@ -148,6 +150,8 @@ def test_half_precision_becomes_float32_exactly(tmp_path):
     ({"image": 1, "difference": 1}, lambda d: {"D_image": d["image"], "D_diff": d["difference"]}),
     ({"image": 1, "difference": 1},
      lambda d: {"nets": with_prefix("img.", d["image"]) | with_prefix("diff.", d["difference"])}),
+    ({"image": 1, "difference": 1},
+     lambda d: {"diff_run": {"D_image": d["image"], "D_diff": d["difference"]}}),
 ])
 def test_discriminators_are_told_apart(tmp_path, roles, trees):
     ours = {role: discriminator(channels=channels, seed=seed)
@@ -164,8 +168,8 @@ def test_discriminators_are_told_apart(tmp_path, roles, trees):
 def test_networks_may_lie_in_several_files(tmp_path):
     image, difference = discriminator(channels=1, seed=1), discriminator(channels=1, seed=2)
     paths = [save(tmp_path / f"{name}.pth", tree) for name, tree in {
-        "g": generator(), "g.difference_discriminator": difference,
-        "g.image_discriminator": image}.items()]
+        "mydiff": generator(), "mydiff.difference_discriminator": difference,
+        "mydiff.image_discriminator": image}.items()]
     state_dicts = read_weights(paths).weights.state_dicts()
     assert_equal(state_dicts["image"], image)
     assert_equal(state_dicts["difference"], difference)
@@ -247,13 +251,36 @@ def test_a_file_without_a_generator_is_refused(tmp_path, tree, message):
 def test_of_several_generators_one_is_chosen_by_name(tmp_path):
     last, best = generator(seed=1), generator(seed=2)
     path = save(tmp_path / "x.pth", {"last": last, "best": {"ema": best}})
-    with pytest.raises(InputError, match=r"holds 2 generators.*: last; .*: best\.ema\. Choose one"):
+    with pytest.raises(InputError, match=r"holds 2 generators; choose.*among 'last', 'best\.ema'"):
         read_weights([path])
     chosen = read_weights([path], container="best.ema").weights.state_dicts()["generator"]
     assert_equal(chosen, best)
-    with pytest.raises(InputError, match=r"no tensors in a container 'worst'; there are "
+    with pytest.raises(InputError, match=r"no generator in 'worst'; there are "
                                          r"'best\.ema', 'last'"):
         read_weights([path], container="worst")
+
+
+def test_generators_in_one_container_are_chosen_by_their_prefix(tmp_path):
+    first, second = generator(seed=1), generator(seed=2)
+    tree = {"nets": with_prefix("netG_A.", first) | with_prefix("netG_B.", second)}
+    path = save(tmp_path / "x.pth", tree)
+    with pytest.raises(InputError, match=r"among 'nets\.netG_A', 'nets\.netG_B'"):
+        read_weights([path])
+    chosen = read_weights([path], container="nets.netG_B").weights.state_dicts()["generator"]
+    assert_equal(chosen, second)
+
+
+def test_arrays_of_numpy_are_tensors_too(tmp_path):
+    path = tmp_path / "x.pth"
+    path.write_bytes(zip_file(pickle.dumps(generator(), protocol=2), {}))
+    assert_equal(read_weights([path]).weights.state_dicts()["generator"], generator())
+
+
+def test_a_tree_of_very_many_dicts_is_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    path.write_bytes(zip_file(b"\x80\x02](" + b"}" * 100_001 + b"e.", {}))
+    with pytest.raises(InputError, match="more than 100,000 dicts and lists"):
+        read_weights([path])
 
 
 def test_containers_that_hold_themselves_are_read_once(tmp_path):
