@@ -106,14 +106,6 @@ def test_refuses_a_module_with_its_source(tmp_path):
         read(tmp_path / "module.pth", legacy_file(dump(Persistent(pid))))
 
 
-class Hostile:
-    def __init__(self, function, *arguments):
-        self._call = (function, arguments)
-
-    def __reduce__(self):
-        return self._call
-
-
 @pytest.mark.parametrize("wrap", [zip_file, legacy_file])
 @pytest.mark.parametrize(("module", "name"), [
     ("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "getattr"),
