@@ -62,8 +62,8 @@ class Denoiser:
     @classmethod
     def _load_file(cls, path: str | os.PathLike) -> "Denoiser":
         read = read_weights([path])
-        variables = {name: read.weights.generator[name] for name in ("params", "batch_stats")}
-        return cls(_generator(path, read.meta), variables, meta=read.meta, path=path)
+        return cls(_generator(path, read.meta), read.weights.generator_variables, meta=read.meta,
+                   path=path)
 
     def __call__(self, qdct_hu: np.ndarray, *, batch_size: int = 16,
                  out: np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import written_whole
 from dfgan_jax.safe_pickle import NUMPY_NAMES, BoundedReader, PickledArray, SafeUnpickler, reason
 
 NDCT_KEY, QDCT_KEY = "f_nd", "f_qd"
@@ -128,17 +129,10 @@ def write_pairs(path: str | os.PathLike, pairs: Pairs) -> None:
       path: of the `.npy` file; replaced if it exists.
       pairs: in linear attenuation [1/mm].
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {NDCT_KEY: np.ascontiguousarray(np.moveaxis(pairs.ndct, 0, -1), np.float32),
                QDCT_KEY: np.ascontiguousarray(np.moveaxis(pairs.qdct, 0, -1), np.float32)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, np.array(content, dtype=object), allow_pickle=True)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(pathlib.Path(path)) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(content, dtype=object), allow_pickle=True)
 
 
 def preprocess(pairs: Pairs, *, size: int) -> Pairs:

@@ -4,11 +4,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from dfgan_jax.ct import hounsfield, low_dose
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import refuse_existing
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.modes import setup
@@ -35,8 +35,7 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
     """
     is_file = weight_file.has_suffix(output)
     for path in [output, *([_comparison(output)] if verify else [])]:
-        if path.exists():
-            raise InputError(f"{path}: exists; choose another --output, or remove it")
+        refuse_existing(path)
     loaded = checkpoints.load_weights(inputs, container=container)
     print("\n".join(loaded.explanation))
     if is_file:
@@ -60,8 +59,7 @@ def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
     paths = {name: output if name == "generator" else
              output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
     for path in paths.values():
-        if path.exists():
-            raise InputError(f"{path}: exists; choose another --output, or remove it")
+        refuse_existing(path)
     metadata = {"model": setup.model_name(meta["config"])} | {
         name: str(meta[name]) for name in ("step", "epoch") if meta[name] is not None}
     for name, path in paths.items():
@@ -112,7 +110,6 @@ def _with_exchanged_kernels(weights: Weights) -> Denoiser:
     layout = torch_layout.generator_layout(attention=weights.attention, width=weights.width)
     tensors = {key: np.swapaxes(array, 2, 3) if array.ndim == 4 else array
                for key, array in weights.state_dicts()["generator"].items()}
-    variables = torch_layout.from_state_dict(tensors, layout)
+    exchanged = Weights(generator=torch_layout.from_state_dict(tensors, layout), discriminators={})
     return Denoiser(UNet(width=weights.width, attention=weights.attention),
-                    jax.tree.map(np.ascontiguousarray, {
-                        name: variables[name] for name in ("params", "batch_stats")}))
+                    exchanged.generator_variables)

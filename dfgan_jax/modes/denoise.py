@@ -1,11 +1,11 @@
 """`--mode=denoise`: denoises the slices of a file."""
 
-import os
 import pathlib
 
 import numpy as np
 
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import refuse_existing, written_whole
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.progress import progress
 from dfgan_jax.safe_pickle import reason
@@ -24,13 +24,10 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> 
     """
     if output.suffix != ".npy":
         raise InputError(f"{output}: expected a name that ends in .npy")
-    if output.exists():
-        raise InputError(f"{output}: exists; choose another --output, or remove it")
+    refuse_existing(output)
     qdct = _read(source)
     denoiser = Denoiser.load(checkpoint_path)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with written_whole(output) as temporary:
         denoised = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32,
                                              shape=qdct.shape)
         slices = 1 if qdct.ndim == 2 else len(qdct)
@@ -40,9 +37,6 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> 
             except InputError as error:
                 raise InputError(f"{source}: {error}") from error
         denoised.flush()
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     print(f"Wrote {output}: {slices} slices of {qdct.shape[-2]}×{qdct.shape[-1]}, HU", flush=True)
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import optax
 
 from dfgan_jax.ct.pairs import Pairs, check_no_overlap, preprocess, read_pairs
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import written_whole
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
 from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
 from dfgan_jax.training.losses import LossWeights
@@ -165,10 +165,8 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
 
 def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder of a run and writes its `config.json`."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = workdir / f".{CONFIG_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
-    temporary.replace(workdir / CONFIG_FILE)
+    with written_whole(workdir / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

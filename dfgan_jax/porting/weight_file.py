@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import refuse_existing, written_whole
 from dfgan_jax.porting.torch_file import read_torch_file, write_torch_file
 from dfgan_jax.safe_pickle import reason
 
@@ -69,19 +70,11 @@ def write_weight_file(path: str | os.PathLike, state_dict: Mapping[str, np.ndarr
       InputError: the file exists.
     """
     path = pathlib.Path(path)
-    if path.exists():
-        raise InputError(f"{path}: exists; choose another --output, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            if path.name.lower().endswith(SAFETENSORS):
-                # The library takes no other order, and `ascontiguousarray` no scalars.
-                contiguous = {key: np.asarray(array, order="C")
-                              for key, array in state_dict.items()}
-                file.write(safetensors.numpy.save(contiguous, {"format": "pt", **metadata}))
-            else:
-                write_torch_file(file, state_dict)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    refuse_existing(path)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        if path.name.lower().endswith(SAFETENSORS):
+            # The library takes no other order, and `ascontiguousarray` no scalars.
+            contiguous = {key: np.asarray(array, order="C") for key, array in state_dict.items()}
+            file.write(safetensors.numpy.save(contiguous, {"format": "pt", **metadata}))
+        else:
+            write_torch_file(file, state_dict)

@@ -27,6 +27,11 @@ class Weights:
     discriminators: dict[str, Any]
 
     @property
+    def generator_variables(self) -> dict[str, Any]:
+        """What the U-Net is applied with: its variables without the counts."""
+        return {name: self.generator[name] for name in ("params", "batch_stats")}
+
+    @property
     def attention(self) -> bool:
         """The generator has CBAM."""
         return "down1_cbam" in self.generator["params"]

@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dfgan_jax.errors import DivergenceError, InputError
+from dfgan_jax.files import refuse_existing
 from dfgan_jax.porting.torch_layout import COUNTS as _COUNTS
 from dfgan_jax.porting.weights import (
     LoadedWeights,
@@ -223,8 +224,7 @@ def save_weights(folder: str | os.PathLike, weights: Weights, meta: dict[str, An
       InputError: the folder exists.
     """
     folder = pathlib.Path(folder).absolute()
-    if folder.exists():
-        raise InputError(f"{folder}: exists; choose another --output, or remove it")
+    refuse_existing(folder)
     generator = dict(weights.generator)
     networks = {_COUNTS: generator.pop(_COUNTS), "generator": generator,
                 "discriminators": weights.discriminators}

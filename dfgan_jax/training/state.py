@@ -98,7 +98,7 @@ def with_weights(state: TrainState, weights: Weights) -> TrainState:
     def shapes(tree):
         return jax.tree.map(jnp.shape, tree)
 
-    generator = {name: weights.generator[name] for name in ("params", "batch_stats")}
+    generator = weights.generator_variables
     if shapes(generator) != shapes(state.generator):
         raise InputError(f"its generator has width {weights.width} and "
                          f"{'' if weights.attention else 'no '}attention, which is not that of "

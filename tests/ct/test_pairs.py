@@ -6,6 +6,7 @@ import pytest
 
 from dfgan_jax.ct.pairs import Pairs, check_no_overlap, preprocess, read_pairs, write_pairs
 from dfgan_jax.errors import InputError
+from tests.mutations import mutated, refusals
 
 RNG = np.random.default_rng(0)
 
@@ -118,16 +119,7 @@ def test_mutated_files_are_read_or_refused(tmp_path, fuzz_files):
     whole = save(tmp_path / "whole.npy", {"f_nd": mu((2, 2, 1)), "f_qd": mu((2, 2, 1))})
     content = whole.read_bytes()
     path = tmp_path / "mutated.npy"
-    messages = []
-    for _ in range(fuzz_files):
-        mutated = bytearray(content)
-        for position in RNG.integers(0, len(content), RNG.integers(1, 4)):
-            mutated[position] = RNG.integers(256)
-        path.write_bytes(mutated)
-        try:
-            read_pairs(path)
-        except InputError as error:
-            messages.append(str(error))
+    messages = refusals(read_pairs, path, mutated(content, count=fuzz_files, rng=RNG))
     assert len(messages) > fuzz_files / 3
     assert all(m.startswith(str(path)) and "\n" not in m for m in messages)
 

@@ -1,4 +1,3 @@
-import functools
 import json
 
 import jax
@@ -8,27 +7,12 @@ import pytest
 from configs import attn, dfgan
 from dfgan_jax.errors import InputError
 from dfgan_jax.inference import Denoiser
-from dfgan_jax.modes import convert, setup
+from dfgan_jax.modes import convert
 from dfgan_jax.porting.weight_file import read_weight_file
 from dfgan_jax.porting.weights import read_weights
-from dfgan_jax.training import checkpoints, parallel
-from dfgan_jax.training.state import create_state
 from tests.modes import command
+from tests.modes.untrained import untrained
 from tests.porting.test_weights import assert_equal, discriminator, generator, save
-
-
-def trained(workdir, module, *, discriminators="pair", step=40):
-    """A run's checkpoint, of a narrow model."""
-    config = module.get_config()
-    config.generator.width = config.discriminator.width = 2
-    config.discriminators = discriminators
-    state = parallel.run_once(functools.partial(
-        create_state, networks=setup.build_networks(config),
-        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(0))
-    with checkpoints.Checkpoints(workdir) as kept:
-        kept.save(state, {"step": step, "epoch": 2, "config": json.loads(config.to_json())})
-        kept.wait()
-    return state
 
 
 def files(folder):
@@ -54,7 +38,7 @@ def test_round_trip_is_bit_for_bit(tmp_path, suffix, capsys):
 
 
 def test_a_run_is_converted_with_its_discriminators(tmp_path):
-    state = trained(tmp_path / "run", attn)
+    _, state = untrained(tmp_path / "run", attn, step=40)
     convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pth")
     assert files(tmp_path) == ["run", "x.difference_discriminator.pth",
                                "x.image_discriminator.pth", "x.pth"]
@@ -86,7 +70,7 @@ def test_files_are_converted_to_files(tmp_path):
 
 
 def test_a_run_without_discriminators_gives_one_file(tmp_path):
-    trained(tmp_path / "run", dfgan, discriminators="none")
+    untrained(tmp_path / "run", dfgan, discriminators="none")
     convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pt")
     assert files(tmp_path) == ["run", "x.pt"]
 
@@ -166,7 +150,7 @@ def test_nothing_is_overwritten(tmp_path, output):
 
 
 def test_a_discriminators_file_is_not_overwritten_either(tmp_path):
-    trained(tmp_path / "run", dfgan)
+    untrained(tmp_path / "run", dfgan)
     (tmp_path / "x.image_discriminator.pth").write_text("mine")
     with pytest.raises(InputError, match=r"x\.image_discriminator\.pth: exists"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pth")

@@ -1,7 +1,5 @@
-import functools
 import json
 
-import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -12,20 +10,7 @@ from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.report import Example
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import evaluate, setup
-from dfgan_jax.training import checkpoints, parallel
-from dfgan_jax.training.state import create_state
-
-
-def untrained(workdir, module):
-    config = module.get_config()
-    config.generator.width = config.discriminator.width = 2
-    state = parallel.run_once(functools.partial(
-        create_state, networks=setup.build_networks(config),
-        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(0))
-    with checkpoints.Checkpoints(workdir) as kept:
-        kept.save(state, {"step": 0, "epoch": 0, "config": json.loads(config.to_json())})
-        kept.wait()
-    return config
+from tests.modes.untrained import untrained
 
 
 @pytest.fixture
@@ -36,7 +21,7 @@ def test_pairs():
 
 
 def test_several_checkpoints_share_one_table(tmp_path, test_pairs, capsys):
-    config = untrained(tmp_path / "a", attn)
+    config, _ = untrained(tmp_path / "a", attn)
     untrained(tmp_path / "b", dfgan)
     untrained(tmp_path / "c", dfgan)
     evaluate.score_and_report(

@@ -10,6 +10,7 @@ import pytest
 
 from dfgan_jax.errors import InputError
 from dfgan_jax.porting.torch_file import read_torch_file, write_torch_file
+from tests.mutations import mutated, refusals
 from tests.porting.torch_pickle import (
     FOUR,
     Bytes2,
@@ -246,22 +247,13 @@ def test_every_truncation_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth", "since_2_1.pth"])
 def test_mutated_files_are_read_or_refused(tmp_path, name, fuzz_files):
     content = (FILES / name).read_bytes()
-    rng = np.random.default_rng(0)
     path = tmp_path / "mutated.pth"
     before = set(os.listdir(tmp_path))
-    refusals = []
-    for _ in range(fuzz_files):
-        mutated = bytearray(content)
-        for position in rng.integers(0, len(content), rng.integers(1, 4)):
-            mutated[position] = rng.integers(256)
-        path.write_bytes(mutated)
-        try:
-            read_torch_file(path)
-        except InputError as error:
-            refusals.append(str(error))
-    assert len(refusals) > fuzz_files / 10
+    messages = refusals(read_torch_file, path,
+                        mutated(content, count=fuzz_files, rng=np.random.default_rng(0)))
+    assert len(messages) > fuzz_files / 10
     assert all(line.startswith(f"{path}: refused") and "\n" not in line
-               and len(line) < len(str(path)) + 600 for line in refusals)
+               and len(line) < len(str(path)) + 600 for line in messages)
     assert set(os.listdir(tmp_path)) == before | {"mutated.pth"}
 
 

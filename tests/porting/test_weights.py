@@ -12,6 +12,7 @@ from dfgan_jax.porting import torch_layout, weight_file
 from dfgan_jax.porting.torch_file import read_torch_file
 from dfgan_jax.porting.weight_file import read_weight_file, write_weight_file
 from dfgan_jax.porting.weights import explain_state_dicts, read_weights
+from tests.mutations import mutated, refusals
 from tests.porting.torch_pickle import dump, storage, tensor, zip_file
 from tests.reference.fill import tensor as fill
 
@@ -308,18 +309,11 @@ def test_broken_safetensors_are_refused(tmp_path, fuzz_files):
     content = safetensors.numpy.save({"a": np.ones(2, np.float32), "b": np.ones(1, np.float16)})
     path = tmp_path / "x.safetensors"
     rng = np.random.default_rng(0)
-    refusals = []
-    for _ in range(fuzz_files):
-        mutated = bytearray(content)
-        for position in rng.integers(0, len(content), 2):
-            mutated[position] = rng.integers(256)
-        path.write_bytes(mutated[:rng.integers(len(content) // 2, len(content) + 1)])
-        try:
-            read_weight_file(path)
-        except InputError as error:
-            refusals.append(str(error))
-    assert len(refusals) > fuzz_files / 2
-    assert all(line.startswith(f"{path}: refused") and "\n" not in line for line in refusals)
+    messages = refusals(read_weight_file, path, (
+        copy[:rng.integers(len(content) // 2, len(content) + 1)]
+        for copy in mutated(content, count=fuzz_files, rng=rng)))
+    assert len(messages) > fuzz_files / 2
+    assert all(line.startswith(f"{path}: refused") and "\n" not in line for line in messages)
     path.write_bytes((1 << 25).to_bytes(8, "little") + b"{" + bytes(1 << 25))
     with pytest.raises(InputError, match=r"its header has 33,554,432 bytes; at most 16,777,216"):
         read_weight_file(path)

@@ -1,0 +1,24 @@
+"""Checkpoints of runs that have not been run."""
+
+import functools
+import json
+
+import jax
+
+from dfgan_jax.modes import setup
+from dfgan_jax.training import checkpoints, parallel
+from dfgan_jax.training.state import create_state
+
+
+def untrained(workdir, module, *, discriminators="pair", step=0, epoch=0):
+    """Saves the first state of a narrow model; returns its configuration and the state."""
+    config = module.get_config()
+    config.generator.width = config.discriminator.width = 2
+    config.discriminators = discriminators
+    state = parallel.run_once(functools.partial(
+        create_state, networks=setup.build_networks(config),
+        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(0))
+    with checkpoints.Checkpoints(workdir) as kept:
+        kept.save(state, {"step": step, "epoch": epoch, "config": json.loads(config.to_json())})
+        kept.wait()
+    return config, state
