@@ -23,6 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.test = ""
     # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
     config.data.size = 256
+    # Folder that keeps simulated and preprocessed pairs; empty: ~/.cache/dfgan_jax, or
+    # $XDG_CACHE_HOME/dfgan_jax.
+    config.data.cache_dir = ""
 
     # Simulated pairs, for the splits whose file is empty.
     config.simulation = ml_collections.ConfigDict()
@@ -36,8 +39,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.simulation.photons_per_ray = 1.45e6
     # Dose of `qdct` as a fraction of that of `ndct`.
     config.simulation.dose_fraction = 0.25
-    # Folder that keeps them; empty: ~/.cache/dfgan_jax, or $XDG_CACHE_HOME/dfgan_jax.
-    config.simulation.cache_dir = ""
 
     config.generator = ml_collections.ConfigDict()
     # Channels of the U-Net's first stage.

@@ -13,6 +13,15 @@ def test_what_is_written_appears_when_it_is_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_several_writers_leave_one_whole_file(tmp_path):
+    path = tmp_path / "file"
+    with written_whole(path) as first, written_whole(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # that of the outer one, which ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_after_an_error_what_stood_there_stays(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from dfgan_jax.files import written_whole
 from dfgan_jax.safe_pickle import NUMPY_NAMES, BoundedReader, PickledArray, SafeUnpickler, reason
 
 NDCT_KEY, QDCT_KEY = "f_nd", "f_qd"
+
+PREPROCESSING_VERSION = 1
+"""Raise it with every change of `preprocess` that changes a pixel: caches are named by it."""
 
 # Attenuation of the densest metal stays below this [1/mm]; HU never do.
 _MAX_MU = 10.0
@@ -135,39 +139,37 @@ def write_pairs(path: str | os.PathLike, pairs: Pairs) -> None:
         np.save(file, np.array(content, dtype=object), allow_pickle=True)
 
 
-def preprocess(pairs: Pairs, *, size: int) -> Pairs:
+def preprocess(mu: np.ndarray, *, size: int) -> np.ndarray:
     """The published preprocessing: to HU, resized, normalised.
 
     Args:
-      pairs: in linear attenuation [1/mm].
+      mu: (..., H, W) float32, linear attenuation [1/mm].
       size: height and width after the bilinear resize [pixels]; 0 keeps the native ones.
 
     Returns:
-      Pairs in normalised HU, float32.
+      (..., size, size) or (..., H, W) float32, normalised HU.
     """
-    def one(slices: np.ndarray) -> np.ndarray:
-        target = (size, size) if size else slices.shape[1:]
-        out = np.empty((len(slices), *target), np.float32)
-        for index, mu in enumerate(slices):  # one at a time: a large file fits once, not thrice
-            out[index] = hounsfield.normalise(hounsfield.resize(hounsfield.mu_to_hu(mu), target))
-        return out
-
-    return Pairs(one(pairs.ndct), one(pairs.qdct))
+    target = (size, size) if size else mu.shape[-2:]
+    return hounsfield.normalise(hounsfield.resize(hounsfield.mu_to_hu(mu), target))
 
 
-def check_no_overlap(splits: dict[str, Pairs]) -> None:
+def slice_digests(slices: np.ndarray) -> list[str]:
+    """The SHA-256 of each slice of (N, H, W), in hexadecimal digits."""
+    return [hashlib.sha256(np.ascontiguousarray(one).data).hexdigest() for one in slices]
+
+
+def check_no_overlap(splits: dict[str, Sequence[str]]) -> None:
     """Refuses a quarter-dose slice that stands in more than one split.
 
     Args:
-      splits: name of the file or split → its pairs.
+      splits: name of the file or split → `slice_digests` of its quarter dose, as read.
 
     Raises:
       InputError: naming the first such slice.
     """
-    seen: dict[bytes, tuple[str, int]] = {}
-    for name, pairs in splits.items():
-        for index, qdct in enumerate(pairs.qdct):
-            digest = hashlib.sha256(np.ascontiguousarray(qdct).data).digest()
+    seen: dict[str, tuple[str, int]] = {}
+    for name, digests in splits.items():
+        for index, digest in enumerate(digests):
             other, other_index = seen.setdefault(digest, (name, index))
             if other != name:
                 raise InputError(f"{name}: slice {index} is also slice {other_index} of {other}; "

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import ml_collections
 import optax
 
-from dfgan_jax.ct.pairs import Pairs, check_no_overlap, preprocess, read_pairs
+from dfgan_jax.ct.pairs import Pairs, check_no_overlap
+from dfgan_jax.ct.pairs_cache import read_preprocessed
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import written_whole
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
@@ -100,10 +102,16 @@ def data_source(config: ml_collections.ConfigDict, split: str) -> str:
     return config.data[split] or f"simulated (seed {config.simulation.seed})"
 
 
+def cache_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
+    """The folder that keeps simulated and preprocessed pairs."""
+    return pathlib.Path(config.data.cache_dir or pathlib.Path(
+        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "dfgan_jax"))
+
+
 def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
                 simulated: Callable[[ml_collections.ConfigDict, str], pathlib.Path]
                 ) -> dict[str, Pairs]:
-    """Reads and preprocesses the pairs of some splits.
+    """The preprocessed pairs of some splits, from the cache or by way of it.
 
     Args:
       config: whose `data` names the files.
@@ -114,14 +122,16 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
       Split → pairs in normalised HU.
 
     Raises:
-      InputError: a file cannot be used, a slice stands in two splits, or the size
-        does not fit the networks.
+      InputError: a file cannot be used, the cache cannot be written, a slice stands in
+        two splits, or the size does not fit the networks.
     """
-    raw = {}
-    for split in splits:
-        raw[split] = read_pairs(config.data[split] or simulated(config, split))
-    check_no_overlap({f"data.{split}": pairs for split, pairs in raw.items()})
-    pairs = {split: preprocess(raw.pop(split), size=config.data.size) for split in splits}
+    preprocessed = {
+        split: read_preprocessed(config.data[split] or simulated(config, split),
+                                 size=config.data.size, folder=cache_folder(config))
+        for split in splits}
+    check_no_overlap({f"data.{split}": each.raw_qdct_digests
+                      for split, each in preprocessed.items()})
+    pairs = {split: each.pairs for split, each in preprocessed.items()}
     for split, loaded in pairs.items():
         height, width = loaded.ndct.shape[1:]
         if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MIN_SIZE:
@@ -135,7 +145,7 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ where the learning rate is constant, so that a finished run can
-    go on for longer.
+    go on for longer; `data.cache_dir` may, since it changes no pixel.
 
     Raises:
       InputError: naming the first field that differs.
@@ -152,7 +162,9 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = _flatten(json.loads(config.to_json()))
-    free = {"epochs"} if config.optimizer.schedule == "constant" else set()
+    free = {"data.cache_dir"}
+    if config.optimizer.schedule == "constant":
+        free.add("epochs")
     differing = sorted(name for name in there.keys() | here.keys()
                        if there.get(name) != here.get(name) and name not in free)
     if differing:

@@ -1,12 +1,12 @@
 """`--mode=simulate`: pairs from phantoms, in the published file format."""
 
-import os
 import pathlib
 
 import ml_collections
 
 from dfgan_jax.ct import hounsfield, low_dose
 from dfgan_jax.ct.pairs import Pairs, write_pairs
+from dfgan_jax.ct.pairs_cache import written_to_cache
 from dfgan_jax.errors import InputError
 from dfgan_jax.modes import setup
 from dfgan_jax.progress import progress
@@ -34,14 +34,18 @@ def cached(config: ml_collections.ConfigDict, split: str) -> pathlib.Path:
     """The file of a split's simulated pairs, made at the first call.
 
     Its name tells everything that determines its content, so that it is never stale.
+
+    Raises:
+      InputError: the cache cannot be written.
     """
-    folder = config.simulation.cache_dir or pathlib.Path(
-        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "dfgan_jax")
     name = low_dose.simulation_hash(size=_size(config), seed=config.simulation.seed,
                                     protocol=_protocol(config))
-    path = pathlib.Path(folder, f"simulated-{name}", f"{split}-{_count(config, split)}.npy")
+    folder = setup.cache_folder(config)
+    path = folder / f"simulated-{name}" / f"{split}-{_count(config, split)}.npy"
     if not path.exists():
-        write_pairs(path, _simulate(config, split))
+        pairs = _simulate(config, split)
+        with written_to_cache(folder):
+            write_pairs(path, pairs)
     return path
 
 

@@ -14,7 +14,11 @@ from dfgan_jax.errors import InputError
 
 
 class _PairSource:
-    """Random access to pairs as grain wants it."""
+    """Random access to pairs as grain wants it.
+
+    Single pairs stay views: making a batch copies them, and so also reads what is mapped,
+    in the threads that read ahead.
+    """
 
     def __init__(self, pairs: Pairs):
         self._pairs = pairs

@@ -1,10 +1,11 @@
 import importlib
+import pathlib
 
 import numpy as np
 import pytest
 
 from configs import attn, dfgan
-from dfgan_jax.ct.pairs import Pairs, write_pairs
+from dfgan_jax.ct.pairs import Pairs, read_pairs, write_pairs
 from dfgan_jax.errors import InputError
 from dfgan_jax.modes import setup
 
@@ -63,8 +64,14 @@ def refuse(config, split):
     raise AssertionError("nothing is to be simulated")
 
 
-def test_splits_are_preprocessed_and_compared(tmp_path):
+@pytest.fixture
+def config(tmp_path):
     config = attn.get_config()
+    config.data.cache_dir = str(tmp_path / "cache")
+    return config
+
+
+def test_splits_are_preprocessed_and_compared(config, tmp_path):
     config.data.size = 32
     config.data.train = write(tmp_path / "a.npy", (2, 64, 64), 0)
     config.data.test = write(tmp_path / "b.npy", (3, 64, 64), 1)
@@ -76,12 +83,52 @@ def test_splits_are_preprocessed_and_compared(tmp_path):
         setup.load_splits(config, ("train", "test"), refuse)
 
 
-def test_native_sizes_that_do_not_fit_are_refused(tmp_path):
-    config = attn.get_config()
+def test_slices_are_compared_as_they_were_read(config, tmp_path):
+    """Two slices may be equal once they are resized that were not before."""
+    mu = np.full((1, 128, 128), 0.02, np.float32)
+    other = mu.copy()
+    other[0, 0, 0] = 0.03  # a pixel that the resize to a quarter never looks at
+    write_pairs(tmp_path / "a.npy", Pairs(mu, mu))
+    write_pairs(tmp_path / "b.npy", Pairs(mu, other))
+    config.data.size = 32
+    config.data.train, config.data.test = str(tmp_path / "a.npy"), str(tmp_path / "b.npy")
+    pairs = setup.load_splits(config, ("train", "test"), refuse)
+    np.testing.assert_array_equal(pairs["train"].qdct, pairs["test"].qdct)
+
+
+def test_overlap_is_found_in_what_is_cached(config, tmp_path):
+    config.data.size = 32
+    write_pairs(tmp_path / "both.npy", Pairs(*(np.concatenate([
+        getattr(read_pairs(write(tmp_path / f"{seed}.npy", (2, 64, 64), seed)), dose)
+        for seed in (0, 1)]) for dose in ("ndct", "qdct"))))
+    config.data.train = str(tmp_path / "1.npy")
+    config.data.test = str(tmp_path / "both.npy")
+    for _ in range(2):  # converted, then from the cache
+        with pytest.raises(InputError, match=r"data\.test: slice 2 is also slice 0 of data\.train"):
+            setup.load_splits(config, ("train", "test"), refuse)
+
+
+def test_the_cache_is_in_the_users_cache_unless_it_is_named(config, tmp_path, monkeypatch):
+    assert setup.cache_folder(config) == tmp_path / "cache"
+    config.data.cache_dir = ""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert setup.cache_folder(config) == pathlib.Path("/caches/dfgan_jax")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/one")
+    assert setup.cache_folder(config) == pathlib.Path("/home/one/.cache/dfgan_jax")
+
+
+def test_native_sizes_that_do_not_fit_are_refused(config, tmp_path):
     config.data.size = 0
     config.data.test = write(tmp_path / "a.npy", (2, 40, 64), 0)
     with pytest.raises(InputError, match="slices of 40×64; the networks take multiples of 16"):
         setup.load_splits(config, ("test",), refuse)
+
+
+def test_a_cache_may_move_while_a_run_goes_on(config, tmp_path):
+    setup.claim_workdir(tmp_path, config)
+    config.data.cache_dir = "elsewhere"
+    setup.check_workdir(tmp_path, config)
 
 
 def test_workdir_may_go_on_with_more_epochs(tmp_path):

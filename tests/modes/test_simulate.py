@@ -14,7 +14,7 @@ def config(tmp_path):
     config.simulation.train_slices = 3
     config.simulation.valid_slices = 1
     config.simulation.test_slices = 2
-    config.simulation.cache_dir = str(tmp_path / "cache")
+    config.data.cache_dir = str(tmp_path / "cache")
     return config
 
 
@@ -43,6 +43,12 @@ def test_cached_pairs_are_made_once_and_depend_on_what_is_asked_for(config):
     config.simulation.test_slices = 1
     fewer = read_pairs(simulate.cached(config, "test"))
     np.testing.assert_array_equal(fewer.qdct[0], first.qdct[0])
+
+
+def test_a_cache_that_cannot_be_written_is_named(config, tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(InputError, match=r"cache: the cache cannot be written.*data\.cache_dir"):
+        simulate.cached(config, "test")
 
 
 def test_a_lower_dose_is_noisier(config):

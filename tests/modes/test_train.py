@@ -148,9 +148,7 @@ def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
     shutil.copytree(workdir, copied)
     other = command.make_pairs(tmp_path, train=6)
     config = json.loads((copied / "config.json").read_text())
-    config["data"] = {**config["data"], **{
-        split: option.split("=")[1] for split, option in zip(("train", "valid", "test"), other,
-                                                             strict=True)}}
+    config["data"] |= dict(option.removeprefix("--config.data.").split("=") for option in other)
     (copied / "config.json").write_text(json.dumps(config))
     done = command.run(*command.TINY, *other, f"--workdir={copied}", f"--config.epochs={EPOCHS}")
     assert done.returncode == 1

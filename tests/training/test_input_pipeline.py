@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,34 @@ def test_iteration_goes_on_from_any_step(pairs):
     iterator = input_pipeline.iterate_from(batches, 4)
     assert [numbers(next(iterator)) for _ in range(6)] == [
         numbers(batches[step]) for step in range(4, 10)]
+
+
+def test_batches_of_mapped_pairs_are_plain_copies_in_the_same_order(pairs, tmp_path):
+    np.save(tmp_path / "ndct.npy", pairs.ndct)
+    np.save(tmp_path / "qdct.npy", pairs.qdct)
+    mapped = Pairs(*(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("ndct", "qdct")))
+    assert mapped.fingerprint() == pairs.fingerprint()
+
+    def both(iterate):
+        return zip(iterate(mapped), iterate(pairs), strict=False)
+
+    def train(pairs):
+        batches = input_pipeline.train_batches(pairs, global_batch_size=2, seed=3)
+        return itertools.islice(input_pipeline.iterate_from(batches, 2), 5)
+
+    def evaluation(pairs):
+        return (batch for batch, _ in input_pipeline.evaluation_batches(pairs, batch_size=3))
+
+    seen = [*both(train), *both(evaluation)]
+    assert len(seen) == 8
+    for ours, expected in seen:
+        for name, images in ours.items():
+            np.testing.assert_array_equal(images, expected[name])
+            assert type(images) is np.ndarray
+            assert images.dtype == np.float32
+            assert images.flags.c_contiguous
+            assert images.flags.writeable
+            assert not np.shares_memory(images, getattr(mapped, name))
 
 
 def test_refuses_fewer_slices_than_a_batch(pairs):
