@@ -23,6 +23,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.test = ""
     # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
     config.data.size = 256
+    # Training pairs stay on the device: always, never, or auto: on a GPU or TPU, where they take
+    # no more than a quarter of its memory.
+    config.data.on_device = "auto"
     # Folder that keeps simulated and preprocessed pairs; empty: ~/.cache/dfgan_jax, or
     # $XDG_CACHE_HOME/dfgan_jax.
     config.data.cache_dir = ""
@@ -94,8 +97,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Steps between two rows of metrics.jsonl.
     config.log_every_steps = 20
-    # Longest time without a checkpoint [minutes]; one is saved after each epoch anyway.
+    # Longest time without a checkpoint within an epoch [minutes].
     config.checkpoint_every_minutes = 10.0
+    # A checkpoint is saved after each epoch that ends this long after the last one [seconds]; of
+    # those that end sooner the best is kept, and saved with the next.
+    config.checkpoint_after_seconds = 10.0
     return config
 
 

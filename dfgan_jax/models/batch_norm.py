@@ -1,11 +1,12 @@
 """Batch normalisation whose running variance is the unbiased one."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from dfgan_jax.models.convolution import Conv
 
 
 class BatchNorm(nn.Module):
@@ -16,6 +17,7 @@ class BatchNorm(nn.Module):
     as in PyTorch, so that running statistics agree with ported checkpoints.
 
     Attributes:
+      features: C, size of the last axis.
       momentum: what the running statistics keep at each update.
       epsilon: added to the variance.
       axis_name: mapped axis over which batch statistics are averaged; None when
@@ -23,49 +25,53 @@ class BatchNorm(nn.Module):
       dtype: dtype of the result; statistics are at least float32.
     """
 
+    features: int
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
     dtype: Any = None
-    scale_init: Callable = nn.initializers.ones_init()
-    bias_init: Callable = nn.initializers.zeros_init()
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises `x`.
+    def setup(self) -> None:
+        shape = (self.features,)
+        self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        self.running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        self.scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
 
-        Args:
-          x: (..., C).
-          train: normalise by the batch's statistics and move the running ones;
-            else normalise by the running ones.
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises (..., C) by its own statistics, and moves the running ones."""
+        # Sums and the normalised values are at least float32; no extra pass, since XLA fuses both.
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        mean, mean_of_squares = wide.mean(axes), jnp.square(wide).mean(axes)
+        count = x.size // self.features
+        if self.axis_name is not None and not self.is_initializing():
+            mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
+            count = count * jax.lax.axis_size(self.axis_name)
+        var = jnp.maximum(mean_of_squares - jnp.square(mean), 0)
+        if not self.is_initializing():
+            unbiased = var * (count / max(count - 1, 1))
+            keep = self.momentum
+            self.running_mean.value = keep * self.running_mean.value + (1 - keep) * mean
+            self.running_var.value = keep * self.running_var.value + (1 - keep) * unbiased
+        gain, offset = self._affine(mean, var)
+        return (wide * gain + offset).astype(self.dtype or x.dtype)
+
+    def running_affine(self) -> tuple[jax.Array, jax.Array]:
+        """Normalisation by the running statistics, as x · gain + offset.
+
+        It is linear, so that a convolution before it can take it over.
 
         Returns:
-          (..., C).
+          gain, (C,), and offset, (C,), at least float32.
         """
-        features = x.shape[-1:]
-        stats_dtype = jnp.promote_types(x.dtype, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, stats_dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features, stats_dtype)
-        scale = self.param("scale", self.scale_init, features, stats_dtype)
-        bias = self.param("bias", self.bias_init, features, stats_dtype)
+        return self._affine(self.running_mean.value, self.running_var.value)
 
-        if train:
-            axes = tuple(range(x.ndim - 1))
-            wide = x.astype(stats_dtype)
-            mean, mean_of_squares = wide.mean(axes), jnp.square(wide).mean(axes)
-            count = x.size // x.shape[-1]
-            if self.axis_name is not None and not self.is_initializing():
-                mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
-                count = count * jax.lax.axis_size(self.axis_name)
-            var = jnp.maximum(mean_of_squares - jnp.square(mean), 0)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
-        else:
-            mean, var = running_mean.value, running_var.value
+    def _affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
+        gain = self.scale * jax.lax.rsqrt(var + self.epsilon)
+        return gain, self.bias - mean * gain
 
-        gain = scale * jax.lax.rsqrt(var + self.epsilon)
-        dtype = self.dtype or x.dtype
-        return x.astype(dtype) * gain.astype(dtype) + (bias - mean * gain).astype(dtype)
+
+def conv_norm(conv: Conv, norm: BatchNorm, x: jax.Array, *, train: bool) -> jax.Array:
+    """A convolution, then normalisation: by the batch's statistics, or in one by the running."""
+    return norm(conv(x)) if train else conv(x, affine=norm.running_affine())

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dfgan_jax.models.batch_norm import BatchNorm
+from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
+from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform
 
 
@@ -51,12 +52,13 @@ class SpatialGate(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to the same shape."""
         pooled = jnp.stack([x.max(-1), x.mean(-1)], axis=-1)
-        scale = nn.Conv(1, (7, 7), padding=3, use_bias=False, kernel_init=kaiming_uniform,
-                        dtype=self.dtype, name="conv")(pooled)
-        # The published module moves these statistics ten times more slowly than
-        # the U-Net's other norms.
-        scale = BatchNorm(momentum=0.99, axis_name=self.axis_name, dtype=self.dtype,
-                          name="norm")(scale, train=train)
+        scale = conv_norm(
+            Conv(1, 7, padding=3, use_bias=False, kernel_init=kaiming_uniform, dtype=self.dtype,
+                 name="conv"),
+            # The published module moves these statistics ten times more slowly than
+            # the U-Net's other norms.
+            BatchNorm(1, momentum=0.99, axis_name=self.axis_name, dtype=self.dtype, name="norm"),
+            pooled, train=train)
         return x * nn.sigmoid(scale)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform
 
 MIN_SIZE = 32
@@ -46,6 +47,6 @@ class PatchDiscriminator(nn.Module):
             x = nn.leaky_relu(x, 0.2)
         return nn.sigmoid(self._conv(1, 1, "out_conv")(x))
 
-    def _conv(self, features: int, stride: int, name: str) -> nn.Conv:
-        return nn.Conv(features, (4, 4), (stride, stride), padding=1, dtype=self.dtype,
-                       kernel_init=kaiming_uniform, name=name)
+    def _conv(self, features: int, stride: int, name: str) -> Conv:
+        return Conv(features, 4, stride=stride, padding=1, dtype=self.dtype,
+                    kernel_init=kaiming_uniform, name=name)

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dfgan_jax.models.batch_norm import BatchNorm
+from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.cbam import CBAM
+from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform, uniform_fan
 
 SIZE_MULTIPLE = 16
@@ -41,9 +42,11 @@ class DoubleConv(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, H, W, features)."""
         for i in (1, 2):
-            x = nn.Conv(self.features, (3, 3), padding=1, use_bias=False,
-                        kernel_init=kaiming_uniform, dtype=self.dtype, name=f"conv{i}")(x)
-            x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=f"norm{i}")(
+            x = conv_norm(
+                Conv(self.features, 3, padding=1, use_bias=False, kernel_init=kaiming_uniform,
+                     dtype=self.dtype, name=f"conv{i}"),
+                BatchNorm(self.features, axis_name=self.axis_name, dtype=self.dtype,
+                          name=f"norm{i}"),
                 x, train=train)
             x = nn.relu(x)
         return x
@@ -132,10 +135,9 @@ class UNet(nn.Module):
             x = attend(x, f"up{i}")
             stride = 1 << (4 - i)
             if stride > 1:
-                x += nn.Conv(1, (stride, stride), (stride, stride), padding="VALID",
-                             kernel_init=kaiming_uniform, dtype=self.dtype,
-                             name=f"size_down{stride}")(qdct)
+                x += Conv(1, stride, stride=stride, kernel_init=kaiming_uniform,
+                          dtype=self.dtype, name=f"size_down{stride}")(qdct)
             else:
                 x += qdct
-        return nn.Conv(1, (3, 3), padding=1, kernel_init=kaiming_uniform, dtype=self.dtype,
-                       name="outc")(x)
+        return Conv(1, 3, padding=1, kernel_init=kaiming_uniform, dtype=self.dtype,
+                    name="outc")(x)

@@ -27,6 +27,7 @@ _CHOICES = {
     "discriminators": tuple(CHANNELS),
     "parallel": ("auto", "pmap", "jit"),
     "dtype": ("float32", "bfloat16"),
+    "data.on_device": ("auto", "always", "never"),
     "optimizer.schedule": ("constant", "cosine"),
     "validation.statistics": ("running", "batch"),
     "validation.select_by": ("psnr", "generator_loss"),
@@ -57,6 +58,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in _POSITIVE:
         if not _field(config, name) > 0:
             raise InputError(f"config.{name} is {_field(config, name)}; expected more than 0")
+    if not _field(config, "checkpoint_after_seconds") >= 0:
+        raise InputError(f"config.checkpoint_after_seconds is {config.checkpoint_after_seconds}; "
+                         "expected 0 or more")
     for name in ("seed", "simulation.seed"):
         if not 0 <= _field(config, name) < 2**32:
             raise InputError(f"config.{name} is {_field(config, name)}; expected 0 to 2**32 - 1")
@@ -145,7 +149,8 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ where the learning rate is constant, so that a finished run can
-    go on for longer; `data.cache_dir` may, since it changes no pixel.
+    go on for longer; `data.cache_dir` and `data.on_device` may, since they change
+    no pixel.
 
     Raises:
       InputError: naming the first field that differs.
@@ -162,7 +167,7 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = _flatten(json.loads(config.to_json()))
-    free = {"data.cache_dir"}
+    free = {"data.cache_dir", "data.on_device"}
     if config.optimizer.schedule == "constant":
         free.add("epochs")
     differing = sorted(name for name in there.keys() | here.keys()

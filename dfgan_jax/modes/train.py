@@ -1,5 +1,6 @@
 """`--mode=train`: trains, evaluates the best checkpoint on the test split, reports."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -72,48 +74,72 @@ class _StopRequest:
 class _Steps(NamedTuple):
     """The compiled steps."""
 
-    train: Callable
+    advance: Callable
+    """(state, step, most) → (state, metrics, count): makes the `count` updates after `step`,
+    at least one and at most `most`; the metrics are of each, (count,) or longer."""
     evaluate: Callable
     batch_statistics: Callable
 
 
 class _Metrics:
-    """Metrics of the steps since the last row, checked to be finite.
+    """Metrics of each step, checked to be finite and written row by row.
 
-    Those of the newest step stay on the device until the next one is under way, so
+    Those of the newest call stay on the device until the next one is under way, so
     that the device is never idle for the check.
     """
 
-    def __init__(self) -> None:
-        self._newest: tuple[int, dict[str, jax.Array]] | None = None
+    def __init__(self, writer: MetricsWriter) -> None:
+        self._writer = writer
+        self._newest: tuple[dict[str, jax.Array], int, int, int, bool] | None = None
         self._rows: list[dict[str, float]] = []
         self.latest: dict[str, float] = {}
         """Of the newest step that was checked."""
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def add(self, metrics: dict[str, jax.Array], *, count: int, step: int, epoch: int,
+            ends_row: bool) -> None:
+        """Takes the metrics of the `count` steps that end with `step`."""
         self.settle()
-        self._newest = (step, metrics)
+        self._newest = metrics, count, step, epoch, ends_row
 
     def settle(self) -> None:
-        """Fetches and checks what is still on the device."""
+        """Fetches, checks and writes what is still on the device."""
         if self._newest is None:
             return
-        step, metrics = self._newest
+        metrics, count, step, epoch, ends_row = self._newest
         self._newest = None
-        row = {name: float(value) for name, value in metrics.items()}
-        broken = {name: value for name, value in row.items() if not math.isfinite(value)}
-        if broken:
-            raise DivergenceError(
-                f"at step {step}, {', '.join(f'{n} is {v}' for n, v in broken.items())}; the last "
-                "good checkpoint is kept. A lower learning rate or other data may help")
-        self._rows.append(row)
-        self.latest = row
+        fetched = {name: np.atleast_1d(values) for name, values in
+                   jax.device_get(metrics).items()}
+        for index in range(count):
+            self.latest = {name: float(values[index]) for name, values in fetched.items()}
+            broken = [f"{n} is {v}" for n, v in self.latest.items() if not math.isfinite(v)]
+            if broken:
+                raise DivergenceError(
+                    f"at step {step - count + 1 + index}, {', '.join(broken)}; the last good "
+                    "checkpoint is kept. A lower learning rate or other data may help")
+            self._rows.append(self.latest)
+        if ends_row:
+            means = {name: float(np.mean([row[name] for row in self._rows])) for name in fetched}
+            self._writer.write("train", step=step, epoch=epoch, metrics=means)
+            self._rows = []
 
-    def take_mean(self) -> dict[str, float]:
-        """The mean over the steps since the last call."""
-        self.settle()
-        rows, self._rows = self._rows, []
-        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+class _PendingBest:
+    """The best epoch among those that ended too soon after a checkpoint to be saved."""
+
+    def __init__(self) -> None:
+        self._best: tuple[TrainState, dict[str, Any], float] | None = None
+
+    def keep(self, state: TrainState, meta: dict[str, Any], score: float | None) -> None:
+        """Keeps a copy, where the score is the best so far."""
+        if score is not None and (self._best is None or score > self._best[2]):
+            self._best = (parallel.copied(state), meta, score)
+
+    def save_to(self, kept: checkpoints.Checkpoints) -> None:
+        """Saves it, before a later state is saved."""
+        if self._best is not None:
+            state, meta, score = self._best
+            kept.save(state, meta, score=score)
+            self._best = None
 
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
@@ -131,23 +157,28 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     data = setup.load_splits(config, setup.SPLITS, simulate.cached)
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
 
+    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
     networks = setup.build_networks(config)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
     weights = setup.build_weights(config)
+    train_step = functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
+                                   weights=weights)
+    resident = _is_resident(config, data, devices)
     compiled = _Steps(
-        train=devices.train(functools.partial(
-            steps.train_step, networks=networks, optimizers=optimizers, weights=weights)),
+        advance=(_advance_resident if resident else _advance_streaming)(
+            config, data["train"], train_step, devices),
         evaluate=devices.evaluate(functools.partial(
             steps.evaluation_step, networks=networks, weights=weights)),
         batch_statistics=parallel.unshared(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
+    if resident:
+        data["valid"] = Pairs(**devices.place(dataclasses.asdict(data["valid"])))
     state = parallel.run_once(
         functools.partial(create_state, networks=networks, optimizers=optimizers),
         jax.random.key(config.seed))
     if config.initial_checkpoint:
         state = _start_from(config.initial_checkpoint, state)
-    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
-    print(_announcement(config, workdir, data, state, devices), flush=True)
+    print(_announcement(config, workdir, data, state, devices, resident=resident), flush=True)
 
     with _StopRequest() as stop, checkpoints.Checkpoints(workdir) as kept:
         latest = kept.latest()
@@ -191,7 +222,8 @@ def _check_data(meta: dict[str, Any], data: dict[str, Pairs], fingerprints: dict
 
 
 def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
-                  data: dict[str, Pairs], state: TrainState, devices: parallel.Parallelism) -> str:
+                  data: dict[str, Pairs], state: TrainState, devices: parallel.Parallelism, *,
+                  resident: bool) -> str:
     counts = {"generator": state.generator["params"]} | {
         f"{name} discriminator": variables for name, variables in state.discriminators.items()}
     parameters = ", ".join(f"{name} {sum(x.size for x in jax.tree.leaves(tree)):,}"
@@ -203,67 +235,117 @@ def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
     return (f"{setup.model_name(config)} in {workdir}\n"
             f"  devices:    {found}\n"
             f"  parameters: {parameters}\n"
-            f"  slices:     {slices}, {height}×{width}")
+            f"  slices:     {slices}, {height}×{width}"
+            f"{', on the device' if resident else ''}")
+
+
+def _is_resident(config: ml_collections.ConfigDict, data: dict[str, Pairs],
+                 devices: parallel.Parallelism) -> bool:
+    """Whether the training pairs stay on the devices."""
+    train = data["train"]
+    if config.data.on_device == "auto":
+        return devices.fits(train.ndct.nbytes + train.qdct.nbytes)
+    return config.data.on_device == "always"
+
+
+def _advance_streaming(config: ml_collections.ConfigDict, pairs: Pairs, train_step: Callable,
+                       devices: parallel.Parallelism) -> Callable:
+    """`_Steps.advance`, one update a call, with batches that the host sends."""
+    update = devices.train(train_step)
+    batches = input_pipeline.train_batches(pairs, global_batch_size=config.batch_size,
+                                           seed=config.seed)
+    iterator = None
+
+    def advance(state, step, most):
+        nonlocal iterator
+        del most
+        iterator = iterator or input_pipeline.iterate_from(batches, step)
+        state, metrics = update(state, next(iterator))
+        return state, metrics, 1
+    return advance
+
+
+def _advance_resident(config: ml_collections.ConfigDict, pairs: Pairs, train_step: Callable,
+                      devices: parallel.Parallelism) -> Callable:
+    """`_Steps.advance`, up to a row of metrics in one call, with pairs on the devices."""
+    update = devices.train_many(train_step)
+    indices = input_pipeline.train_indices(pairs, global_batch_size=config.batch_size,
+                                           seed=config.seed)
+    placed = devices.place({"ndct": pairs.ndct[..., None], "qdct": pairs.qdct[..., None]})
+
+    def advance(state, step, most):
+        # As many rows each time, used or not, so that one program is compiled.
+        rows = np.stack([indices[step + i] for i in range(config.log_every_steps)])
+        count = min(most, len(rows))
+        state, metrics = update(state, placed, rows.astype(np.int32), np.int32(count))
+        return state, metrics, count
+    return advance
 
 
 def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: TrainState, *,
          per_epoch: int, fingerprints: dict[str, str], compiled: _Steps,
          kept: checkpoints.Checkpoints, writer: MetricsWriter, stop: _StopRequest) -> None:
     """Trains from a state to the end of the last epoch; saves after each and when stopped."""
-    batches = input_pipeline.train_batches(
-        data["train"], global_batch_size=config.batch_size, seed=config.seed)
     first = step = int(state.step)
     last = config.epochs * per_epoch
     if step >= last:
         return
     resolved = json.loads(config.to_json())
-    metrics = _Metrics()
+    metrics = _Metrics(writer)
+    pending = _PendingBest()
     saved_at = time.monotonic()
     with progress("training", total=last, unit="steps", initial=step) as bar:
-        for batch in input_pipeline.iterate_from(batches, step):
-            state, step_metrics = compiled.train(state, batch)
-            step += 1
+        while step < last:
+            to_row = config.log_every_steps - step % config.log_every_steps
+            state, step_metrics, count = compiled.advance(
+                state, step, min(to_row, per_epoch - step % per_epoch))
+            step += count
             epoch = (step - 1) // per_epoch + 1
             ends_epoch = step % per_epoch == 0
-            metrics.add(step, step_metrics)
-            _advance(bar, epoch, metrics.latest, done=step - first)
-            if ends_epoch or step % config.log_every_steps == 0:
-                writer.write("train", step=step, epoch=epoch, metrics=metrics.take_mean())
+            metrics.add(step_metrics, count=count, step=step, epoch=epoch,
+                        ends_row=ends_epoch or step % config.log_every_steps == 0)
+            _show(bar, epoch, metrics.latest, count=count, done=step - first)
 
             meta = {"step": step, "epoch": epoch, "config": resolved, "data": fingerprints}
             due = time.monotonic() - saved_at > 60 * config.checkpoint_every_minutes
             if ends_epoch:
                 state, scores = _validate(config, state, data["valid"], compiled)
+                metrics.settle()
                 if not all(map(math.isfinite, scores.values())):
                     raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "
                                           "last good checkpoint is kept")
                 writer.write("valid", step=step, epoch=epoch, metrics=scores)
                 may_be_best = epoch >= config.validation.first_epoch
-                kept.save(state, meta, score=_selection(config, scores) if may_be_best else None)
+                score = _selection(config, scores) if may_be_best else None
+                early = time.monotonic() - saved_at < config.checkpoint_after_seconds
+                if early and step < last and stop.number is None:
+                    pending.keep(state, meta, score)
+                else:
+                    pending.save_to(kept)
+                    kept.save(state, meta, score=score)
+                    saved_at = time.monotonic()
             elif due or stop.number is not None:
                 metrics.settle()
+                pending.save_to(kept)
                 kept.save(state, meta)
-            if ends_epoch or due:
                 saved_at = time.monotonic()
             if stop.number is not None:
                 kept.wait()
                 bar.message(f"Stopped by {signal.Signals(stop.number).name} at step {step}, which "
                             "is saved; the same command goes on from here")
                 stop.leave()
-            if step == last:
-                kept.wait()
-                return
+        kept.wait()
 
 
-def _advance(bar: Progress, epoch: int, latest: dict[str, float], *, done: int) -> None:
+def _show(bar: Progress, epoch: int, latest: dict[str, float], *, count: int, done: int) -> None:
     """Moves the bar, and says once, where it matters, how long all of it will take."""
     note = f"epoch {epoch}"
     if "generator_loss" in latest:
         note += f", G {latest['generator_loss']:.4f}"
     if "discriminator_loss" in latest:
         note += f", D {latest['discriminator_loss']:.4f}"
-    bar.advance(note=note)
-    if done == _WARM_UP_STEPS:
+    bar.advance(count, note=note)
+    if done - count < _WARM_UP_STEPS <= done:
         bar.start_clock()
     if done == _WARM_UP_STEPS + _PACE_STEPS and not parallel.has_accelerator():
         seconds = bar.seconds_left()
@@ -284,18 +366,20 @@ def _validate(config: ml_collections.ConfigDict, state: TrainState, pairs: Pairs
                 state, {"ndct": pairs.ndct[part, ..., None], "qdct": pairs.qdct[part, ..., None]})
             batch_losses.append(terms)
 
+    # What a batch gives stays on the device: fetching it would have the device wait.
     denoised, image_losses = [], []
     for batch, mask in input_pipeline.evaluation_batches(pairs, batch_size=config.batch_size):
-        images, terms = jax.device_get(compiled.evaluate(state, batch))
-        denoised.append(images[mask, ..., 0])
-        image_losses.append({name: values[mask] for name, values in terms.items()})
-    scores = {name: float(np.mean(np.concatenate([row[name] for row in image_losses])))
+        images, terms = compiled.evaluate(state, batch)
+        count = np.count_nonzero(mask)
+        denoised.append(images[:count, ..., 0])
+        image_losses.append({name: values[:count] for name, values in terms.items()})
+    scores = {name: float(jnp.concatenate([row[name] for row in image_losses]).mean())
               for name in image_losses[0]}
     if batch_losses:
         scores |= {name: float(np.mean([row[name] for row in batch_losses]))
                    for name in batch_losses[0]}
     scores |= FULL_RANGE.mean(FULL_RANGE.score(
-        hounsfield.denormalise(np.concatenate(denoised)), hounsfield.denormalise(pairs.ndct)))
+        hounsfield.denormalise(jnp.concatenate(denoised)), hounsfield.denormalise(pairs.ndct)))
     return state, scores
 
 

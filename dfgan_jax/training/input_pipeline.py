@@ -31,8 +31,8 @@ class _PairSource:
                 "qdct": self._pairs.qdct[index][..., None]}
 
 
-def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
-    """All batches of training, without end: `ds[step]` is the batch of that step.
+def train_indices(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
+    """Which pairs make each batch of training, without end: `ds[step]` is (N,) int.
 
     Each epoch is shuffled anew, by the seed and the epoch; slices that do not fill
     the last batch of an epoch wait for another. Order depends on nothing else, so
@@ -50,10 +50,17 @@ def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.M
       InputError: there are fewer pairs than one batch takes.
     """
     steps_per_epoch(pairs, global_batch_size=global_batch_size)
-    return (grain.MapDataset.source(_PairSource(pairs))
+    return (grain.MapDataset.range(len(pairs))
             .shuffle(seed=seed)
             .batch(global_batch_size, drop_remainder=True)
             .repeat())
+
+
+def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
+    """The batches that `train_indices` names: `ds[step]` is the batch of that step."""
+    source = _PairSource(pairs)
+    return train_indices(pairs, global_batch_size=global_batch_size, seed=seed).map(
+        source.__getitem__)
 
 
 def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:

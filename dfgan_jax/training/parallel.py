@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -60,9 +61,9 @@ class Parallelism:
             raise InputError(f"batch_size is {global_batch_size}: expected a multiple of the "
                              f"{count} devices, such as {-(-global_batch_size // count) * count}")
         self.name = ("pmap" if count > 1 else "jit") if parallel == "auto" else parallel
-        mesh = Mesh(np.array(self._devices), (_AXIS,))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._sharded = NamedSharding(mesh, PartitionSpec(_AXIS))
+        self._mesh = Mesh(np.array(self._devices), (_AXIS,))
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._sharded = NamedSharding(self._mesh, PartitionSpec(_AXIS))
 
     def train(self, step: Callable) -> Callable:
         """Compiles (state, batch, axis_name=…) → (state, metrics); donates the state."""
@@ -74,6 +75,44 @@ class Parallelism:
         compiled = jax.jit(step, in_shardings=(self._replicated, self._sharded),
                            out_shardings=self._replicated, donate_argnums=0)
         return lambda state, batch: compiled(state, dict(batch))
+
+    def train_many(self, step: Callable) -> Callable:
+        """Compiles several updates in one call, from pairs that are on the devices.
+
+        The host does nothing between them.
+
+        Returns:
+          (state, pairs, indices, count) → (state, metrics): `pairs` from `place`, each
+          (M, H, W, 1); `indices`, (K, N) int32, which of them make the batch of each
+          update; `count`, of the K updates those to make. Donates the state. The
+          metrics are (K,); those beyond `count` are zeros.
+        """
+        def updates(state, pairs, indices, count, **axis):
+            def batch_of(number):
+                return {name: jnp.take(images, indices[number], axis=0)
+                        for name, images in pairs.items()}
+
+            def update(number, carry):
+                state, history = carry
+                state, metrics = step(state, batch_of(number), **axis)
+                return state, jax.tree.map(lambda all_, one: all_.at[number].set(one),
+                                           history, metrics)
+
+            shapes = jax.eval_shape(lambda: step(state, batch_of(0), **axis))[1]
+            history = jax.tree.map(lambda x: jnp.zeros((len(indices), *x.shape), x.dtype), shapes)
+            return jax.lax.fori_loop(0, count, update, (state, history))
+
+        if self.name == "pmap":
+            compiled = jax.pmap(functools.partial(updates, axis_name=_AXIS), axis_name=_AXIS,
+                                in_axes=(None, None, 1, None), out_axes=None,
+                                devices=self._devices, donate_argnums=0)
+            count = self.device_count
+            return lambda state, pairs, indices, number: compiled(
+                state, pairs, indices.reshape(len(indices), count, -1), number)
+        by_column = NamedSharding(self._mesh, PartitionSpec(None, _AXIS))
+        return jax.jit(updates, donate_argnums=0, out_shardings=self._replicated,
+                       in_shardings=(self._replicated, self._replicated, by_column,
+                                     self._replicated))
 
     def evaluate(self, step: Callable) -> Callable:
         """Compiles (state, batch) → tree of arrays with a leading batch axis."""
@@ -88,9 +127,17 @@ class Parallelism:
                            out_shardings=self._sharded)
         return lambda state, batch: compiled(state, dict(batch))
 
-    def place(self, state: Any) -> Any:
-        """Puts a state where the steps leave it, so that no step compiles twice."""
-        return jax.device_put(state, self._replicated)
+    def place(self, tree: Any) -> Any:
+        """Puts a state, or pairs, on each device: where steps leave a state and look for pairs."""
+        return jax.device_put(tree, self._replicated)
+
+    def fits(self, size: int) -> bool:
+        """Whether `size` bytes take no more than a quarter of each device's memory.
+
+        False on a CPU, where nothing is won by a second copy.
+        """
+        stats = [device.memory_stats() if has_accelerator() else None for device in self._devices]
+        return all(each is not None and size <= each["bytes_limit"] / 4 for each in stats)
 
     def _split(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """(N, …) to (devices, N / devices, …)."""
@@ -102,6 +149,12 @@ class Parallelism:
 def run_once(function: Callable, *arguments: Any) -> Any:
     """Compiles without optimising, since optimising takes longer than the one run, and runs."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+
+
+@jax.jit
+def copied(tree: Any) -> Any:
+    """A copy on the same devices, which no step can donate."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def unshared(step: Callable) -> Callable:

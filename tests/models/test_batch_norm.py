@@ -12,13 +12,13 @@ def x():
     return np.random.default_rng(0).normal(3.0, 2.0, (4, 2, 3, 5)).astype(np.float32)
 
 
-def apply(module, x, *, train, variables=None):
-    variables = variables or module.init(jax.random.key(0), x, train=train)
-    return module.apply(variables, x, train=train, mutable=["batch_stats"])
+def apply(module, x, *, variables=None):
+    variables = variables or module.init(jax.random.key(0), x)
+    return module.apply(variables, x, mutable=["batch_stats"])
 
 
 def test_normalises_by_the_biased_and_remembers_the_unbiased_variance(x):
-    y, updates = apply(BatchNorm(momentum=0.9), x, train=True)
+    y, updates = apply(BatchNorm(5, momentum=0.9), x)
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
     np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
@@ -26,28 +26,26 @@ def test_normalises_by_the_biased_and_remembers_the_unbiased_variance(x):
     np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * unbiased, rtol=1e-5)
 
 
-def test_uses_running_statistics_outside_training(x):
-    variables = {"params": {"scale": jnp.full(5, 2.0), "bias": jnp.full(5, 7.0)},
+def test_running_statistics_normalise_as_gain_and_offset(x):
+    variables = {"params": {"scale": jnp.full(5, 3.0), "bias": jnp.full(5, 7.0)},
                  "batch_stats": {"mean": jnp.full(5, 1.0), "var": jnp.full(5, 4.0)}}
-    y, updates = apply(BatchNorm(epsilon=0.0), x, train=False, variables=variables)
-    np.testing.assert_allclose(y, 2.0 * (x - 1.0) / 2.0 + 7.0, rtol=1e-5)
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, updates["batch_stats"],
-                                     variables["batch_stats"]))
+    gain, offset = BatchNorm(5, epsilon=0.0).apply(variables, method="running_affine")
+    np.testing.assert_allclose(x * gain + offset, 3.0 * (x - 1.0) / 2.0 + 7.0, rtol=1e-5)
 
 
 def test_output_equals_flax(x):
-    ours, _ = apply(BatchNorm(), x, train=True)
+    ours, _ = apply(BatchNorm(5), x)
     flax = nn.BatchNorm(use_running_average=False, epsilon=1e-5)
     theirs, _ = flax.apply(flax.init(jax.random.key(0), x), x, mutable=["batch_stats"])
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_statistics_over_devices_are_those_of_the_whole_batch(x):
-    module = BatchNorm()
-    variables = module.init(jax.random.key(0), x, train=True)
-    whole, whole_updates = apply(module, x, train=True, variables=variables)
+    module = BatchNorm(5)
+    variables = module.init(jax.random.key(0), x)
+    whole, whole_updates = apply(module, x, variables=variables)
     shared, updates = jax.pmap(
-        lambda part: apply(module.clone(axis_name="batch"), part, train=True, variables=variables),
+        lambda part: apply(module.clone(axis_name="batch"), part, variables=variables),
         axis_name="batch")(x.reshape(4, 1, *x.shape[1:]))
     np.testing.assert_allclose(shared.reshape(x.shape), whole, atol=1e-5)
     for device in range(4):

@@ -142,6 +142,51 @@ def test_stopped_and_started_again_ends_bit_identical(finished, tmp_path, number
     assert steps == list(range(1, STEPS + 1))
 
 
+@pytest.fixture(scope="module")
+def finished_on_device(finished, tmp_path_factory):
+    """The same, with pairs on the device, several steps a call, and few checkpoints."""
+    options = [*finished[0], "--config.data.on_device=always", "--config.log_every_steps=3",
+               "--config.checkpoint_after_seconds=1e6"]
+    workdir = tmp_path_factory.mktemp("finished_on_device") / "run"
+    done = command.run(*options, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return options, workdir, done
+
+
+def test_pairs_on_the_device_give_the_same_training(finished, finished_on_device):
+    _, workdir, done = finished_on_device
+    assert "on the device" in done.stdout
+    rows, expected = (read_history(folder) for folder in (workdir, finished[1]))
+    # 4 steps an epoch, a row after each third step and each epoch.
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [
+        step for step in range(1, STEPS + 1) if step % 3 == 0 or step % 4 == 0]
+    losses, expected = ([row["generator_loss"] for row in each if row["kind"] == "valid"]
+                        for each in (rows, expected))
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
+
+
+def test_epochs_too_soon_for_a_checkpoint_leave_the_best_and_the_last(finished_on_device):
+    _, workdir, _ = finished_on_device
+    valid = [row for row in read_history(workdir) if row["kind"] == "valid"]
+    best = max(valid, key=lambda row: row["psnr"])["step"]
+    assert {int(p.name) for p in (workdir / "checkpoints").iterdir()} == {best, STEPS}
+    assert json.loads((workdir / "results.json").read_text())["checkpoint"]["step"] == best
+
+
+def test_stopped_on_the_device_and_started_again_ends_bit_identical(finished_on_device, tmp_path):
+    options, undisturbed, _ = finished_on_device
+    workdir = tmp_path / "run"
+    status, output = stop(options, workdir, signal.SIGTERM, 30)
+    assert status == 128 + signal.SIGTERM, output
+    again = command.run(*options, f"--workdir={workdir}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step" in again.stdout
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir, STEPS),
+                 final_state(undisturbed, STEPS))
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {
+        p.name for p in (undisturbed / "checkpoints").iterdir()}
+
+
 def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
     _, workdir, _ = finished
     copied = tmp_path / "run"

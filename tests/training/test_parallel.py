@@ -51,6 +51,30 @@ def test_devices_do_not_change_the_result(parallel, device_count):
                  actual, expected)
 
 
+@pytest.mark.parametrize(("parallel", "device_count"), [("jit", 1), ("jit", 4), ("pmap", 4)])
+def test_many_updates_in_one_call_are_the_same_updates(parallel, device_count):
+    devices = Parallelism(parallel, global_batch_size=4, devices=jax.devices()[:device_count])
+    update = devices.train_many(functools.partial(
+        steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, weights=LossWeights()))
+    # The batches' slices in another order, and a fourth batch that is not asked for.
+    order = np.random.default_rng(1).permutation(12)
+    pairs = {name: np.concatenate([batch[name] for batch in BATCHES])[order]
+             for name in ("ndct", "qdct")}
+    indices = np.append(np.argsort(order).reshape(3, 4), [[0, 0, 0, 0]], axis=0).astype(np.int32)
+    state, metrics = update(devices.place(initial_state()), devices.place(pairs), indices,
+                            np.int32(3))
+    expected_state, expected_history, _ = train("jit", 1)
+    actual_history = [{name: float(values[i]) for name, values in metrics.items()}
+                      for i in range(3)]
+    assert all(values[3] == 0 for values in metrics.values())
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+                 (jax.device_get(state), actual_history), (expected_state, expected_history))
+
+
+def test_nothing_is_kept_on_a_cpu():
+    assert not Parallelism("jit", global_batch_size=4).fits(1)
+
+
 def test_three_steps_moved_the_parameters():
     """Without this, devices that all do nothing would agree."""
     state, history, _ = train("jit", 1)

@@ -1,0 +1,159 @@
+"""Convolution, computed in the form that suits its shape.
+
+Libraries of convolutions are made for many channels. Of those with few, as at a
+U-Net's ends, each form below is the same sum in another order, as a matrix product.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_MAX_PATCH = 32
+"""Values of one patch up to which patches are copied out for one matrix product."""
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution with a square kernel.
+
+    Its parameters are those of `flax.linen.Conv`: `kernel`, (k, k, C, features), and
+    `bias`, (features,), both float32.
+
+    Attributes:
+      features: channels of the result.
+      kernel_size: k.
+      stride: of the window.
+      padding: zeros on each side.
+      use_bias: whether it has a `bias`.
+      dtype: dtype of the computation.
+      kernel_init: initial kernel.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, affine: tuple[jax.Array, jax.Array] | None = None
+                 ) -> jax.Array:
+        """Maps (N, H, W, C) to (N, H', W', features).
+
+        Args:
+          x: images.
+          affine: gain and offset, (features,) each, of a normalisation that follows and
+            is computed as part of the convolution.
+        """
+        size = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features),
+                            jnp.float32)
+        bias = (self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+                if self.use_bias else None)
+        if affine is not None:
+            gain, offset = affine
+            kernel, bias = kernel * gain, offset if bias is None else bias * gain + offset
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolve(x, kernel, stride=self.stride, padding=self.padding)
+        return y if bias is None else y + bias
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    """Cross-correlates images with a kernel.
+
+    Args:
+      x: (N, H, W, C).
+      kernel: (k, k, C, features), of the same dtype.
+      stride: of the window.
+      padding: zeros on each side.
+
+    Returns:
+      (N, H', W', features).
+    """
+    size, _, channels, features = kernel.shape
+    if size == stride and not padding and x.shape[1] % size == x.shape[2] % size == 0:
+        return _over_blocks(x, kernel)
+    if size * size * channels <= _MAX_PATCH:
+        return _over_patches(x, kernel, stride=stride, padding=padding)
+    same = stride == 1 and 2 * padding == size - 1
+    block = next((b for b in (4, 2) if x.shape[1] % b == x.shape[2] % b == 0), 1)
+    if same and features == 1 and channels < 8 and block > 1:
+        return _over_space_to_depth(x, kernel, block=block)
+    if stride == 1 and features == 1:
+        return _sum_of_shifts(x, kernel, padding=padding)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _taps(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
+    """What each of the k² weights of a kernel meets: (N, H', W', C) each."""
+    n, h, w, c = x.shape
+    return [jax.lax.slice(x, (0, i, j, 0), (n, h - size + i + 1, w - size + j + 1, c),
+                          (1, stride, stride, 1))
+            for i in range(size) for j in range(size)]
+
+
+def _pad(x: jax.Array, padding: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+def _over_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Windows that do not overlap: each is a row of a matrix."""
+    n, h, w, c = x.shape
+    size = len(kernel)
+    blocks = x.reshape(n, h // size, size, w // size, size, c)
+    return jnp.einsum("nyixjc,ijcf->nyxf", blocks, kernel)
+
+
+def _over_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    """Patches of few values: each is a column of a matrix.
+
+    A column, since copies along the last axis of few channels would be slow.
+    """
+    taps = _taps(_pad(x, padding), size=len(kernel), stride=stride)
+    n, h, w, _ = taps[0].shape
+    columns = jnp.stack([jnp.moveaxis(tap, -1, 0) for tap in taps]).reshape(-1, n * h * w)
+    weights = kernel.reshape(len(columns), -1)
+    return jnp.einsum("km,kf->mf", columns, weights).reshape(n, h, w, -1)
+
+
+def _sum_of_shifts(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
+    """One feature: the products of each pixel with all k² weights, then their sum."""
+    size, _, channels, _ = kernel.shape
+    weights = kernel.reshape(size * size, channels).T
+    products = jnp.matmul(x, weights,
+                          preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    taps = _taps(_pad(products, padding), size=size, stride=1)
+    shifted = [tap[..., k:k + 1] for k, tap in enumerate(taps)]
+    return functools.reduce(jnp.add, shifted).astype(x.dtype)
+
+
+def _over_space_to_depth(x: jax.Array, kernel: jax.Array, *, block: int) -> jax.Array:
+    """Blocks of pixels as channels, so that there are many: a convolution by block.
+
+    The kernel over blocks repeats the given one, with zeros where it does not reach.
+    """
+    n, h, w, c = x.shape
+    size, _, _, features = kernel.shape
+    reach = -(-(size // 2) // block)
+    # Else what makes `x` would be computed in the order of the blocks, which is slow.
+    x = jax.lax.optimization_barrier(x)
+    blocks = x.reshape(n, h // block, block, w // block, block, c)
+    blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // block, w // block, -1)
+    # place[d, s, t, i]: pixel s of the block d − reach away meets weight i for result pixel t.
+    d, s, t, i = np.ogrid[:2 * reach + 1, :block, :block, :size]
+    place = ((d - reach) * block + s - t + size // 2 == i).astype(np.float32)
+    wide = jnp.einsum("dsti,euvj,ijcf->desuctvf", place, place, kernel,
+                      precision=jax.lax.Precision.HIGHEST).astype(x.dtype)
+    wide = wide.reshape(len(place), len(place), block * block * c, block * block * features)
+    y = jax.lax.conv_general_dilated(blocks, wide, (1, 1), [(reach, reach)] * 2,
+                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = y.reshape(n, h // block, w // block, block, block, features)
+    return y.transpose(0, 1, 3, 2, 4, 5).reshape(n, h, w, features)

@@ -1,0 +1,88 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+
+from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
+from dfgan_jax.models.convolution import Conv, convolve
+
+RNG = np.random.default_rng(0)
+
+# One for each form: channels, features, size of the kernel, stride, padding.
+SHAPES = {
+    "first convolution of the U-Net": (1, 32, 3, 1, 1),
+    "first convolution of a discriminator": (2, 8, 4, 2, 1),
+    "last convolution of the U-Net": (32, 1, 3, 1, 1),
+    "last convolution of a discriminator": (64, 1, 4, 1, 1),
+    "spatial gate": (2, 1, 7, 1, 3),
+    "image to a deeper stage": (1, 1, 4, 4, 0),
+    "any other": (5, 6, 3, 1, 1),
+}
+
+
+def scipy_convolve(x, kernel, *, stride, padding):
+    """By SciPy's cross-correlation of each channel, in float64."""
+    x = np.pad(np.asarray(x, np.float64), [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    return np.stack([
+        sum(scipy.signal.correlate(x[..., c], np.asarray(kernel, np.float64)[None, ..., c, f],
+                                   mode="valid") for c in range(x.shape[-1]))
+        for f in range(kernel.shape[-1])], axis=-1)[:, ::stride, ::stride]
+
+
+def arguments(name, size):
+    channels, features, k, stride, padding = SHAPES[name]
+    x = RNG.normal(size=(2, *size, channels)).astype(np.float32)
+    kernel = RNG.normal(size=(k, k, channels, features)).astype(np.float32)
+    return x, kernel, {"stride": stride, "padding": padding}
+
+
+# 12×20: four pixels a block in the spatial gate; 6×10: two; 5×7: no block divides it.
+@pytest.mark.parametrize("size", [(12, 20), (6, 10), (5, 7)])
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_form_is_the_same_sum(name, size):
+    x, kernel, options = arguments(name, size)
+    if name == "image to a deeper stage" and size != (12, 20):
+        x = x[:, :4, :4]
+    np.testing.assert_allclose(convolve(x, kernel, **options),
+                               scipy_convolve(x, kernel, **options), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_form_has_the_gradients_of_a_convolution(name):
+    x, kernel, options = arguments(name, (12, 8))
+    stride, padding = options.values()
+
+    def reference(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(padding, padding)] * 2,
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    cotangent = RNG.normal(size=jax.eval_shape(reference, x, kernel).shape).astype(np.float32)
+    expected = jax.vjp(reference, x, kernel)[1](cotangent)
+    actual = jax.vjp(lambda x, kernel: convolve(x, kernel, **options), x, kernel)[1](cotangent)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_one_feature_is_summed_in_float32():
+    """bfloat16 keeps 8 bits: 256 + 1 − 256 is lost where each sum is rounded."""
+    x = jnp.ones((1, 3, 3, 64), jnp.bfloat16)
+    kernel = jnp.zeros((3, 3, 64, 1), jnp.bfloat16).at[:, :, 0].set(
+        jnp.array([[256, 1, -256], [0, 0, 0], [0, 0, 0]], jnp.bfloat16)[..., None])
+    assert convolve(x, kernel, stride=1, padding=1)[0, 1, 1, 0] == 1
+
+
+def test_a_normalisation_after_it_can_be_part_of_it():
+    x = RNG.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    conv, norm = Conv(4, 3, padding=1, use_bias=False), BatchNorm(4)
+    keys = jax.random.split(jax.random.key(0), 2)
+    kernel = conv.init(keys[0], x)
+    statistics = {"params": {"scale": jnp.array([1.0, -2.0, 0.5, 3.0]), "bias": jnp.arange(4.0)},
+                  "batch_stats": {"mean": jnp.array([0.1, -0.2, 0.3, 0.4]),
+                                  "var": jnp.array([0.5, 1.0, 2.0, 4.0])}}
+    actual = conv_norm(conv.bind(kernel), norm.bind(statistics), x, train=False)
+    y = np.asarray(conv.apply(kernel, x), np.float64)
+    params, stats = statistics["params"], statistics["batch_stats"]
+    expected = ((y - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"]
+                + params["bias"])
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
