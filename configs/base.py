@@ -77,6 +77,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Slices in one update, over all devices.
     config.batch_size = 16
+    # Parts that each batch is taken in, one after another: less memory. The generator normalises
+    # each part by its own statistics.
+    config.accumulate = 1
+    # Less memory, the same numbers, about a third more time: compute the generator's activations
+    # again for the gradient, stage by stage.
+    config.remat = False
     config.epochs = 200
     # Of the initial weights and of the order of the data.
     config.seed = 0

@@ -1,11 +1,18 @@
-"""Writing files that are never half there and never lost."""
+"""Where files go, and writing them so that they are never half there and never lost."""
 
 import contextlib
+import os
 import pathlib
 import secrets
 from collections.abc import Iterator
 
 from dfgan_jax.errors import InputError
+
+
+def user_cache() -> pathlib.Path:
+    """The folder that keeps what can be made again: ~/.cache/dfgan_jax, or as XDG says."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
+                        "dfgan_jax")
 
 
 def refuse_existing(path: pathlib.Path) -> None:

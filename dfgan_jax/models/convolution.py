@@ -16,6 +16,9 @@ import numpy as np
 _MAX_PATCH = 32
 """Values of one patch up to which patches are copied out for one matrix product."""
 
+_MANY = 8
+"""Channels from which a matrix product is worth its copies."""
+
 
 class Conv(nn.Module):
     """Two-dimensional convolution with a square kernel.
@@ -79,13 +82,13 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> j
     size, _, channels, features = kernel.shape
     if size == stride and not padding and x.shape[1] % size == x.shape[2] % size == 0:
         return _over_blocks(x, kernel)
-    if size * size * channels <= _MAX_PATCH:
+    if size * size * channels <= _MAX_PATCH and features >= _MANY:
         return _over_patches(x, kernel, stride=stride, padding=padding)
     same = stride == 1 and 2 * padding == size - 1
     block = next((b for b in (4, 2) if x.shape[1] % b == x.shape[2] % b == 0), 1)
-    if same and features == 1 and channels < 8 and block > 1:
+    if same and features == 1 and channels < _MANY and block > 1:
         return _over_space_to_depth(x, kernel, block=block)
-    if stride == 1 and features == 1:
+    if stride == 1 and features == 1 and channels >= _MANY:
         return _sum_of_shifts(x, kernel, padding=padding)
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2,

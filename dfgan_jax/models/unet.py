@@ -5,11 +5,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.cbam import CBAM
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform, uniform_fan
+
+STAGE = "stage"
+"""Name, for `jax.checkpoint`, of what each stage gives."""
 
 SIZE_MULTIPLE = 16
 """Four max-pools halve the image: its height and width are multiples of this."""
@@ -118,9 +122,10 @@ class UNet(nn.Module):
         common: dict[str, Any] = {"axis_name": self.axis_name, "dtype": self.dtype}
 
         def attend(x, stage):
-            return CBAM(name=f"{stage}_cbam", **common)(x, train=train) if self.attention else x
+            x = CBAM(name=f"{stage}_cbam", **common)(x, train=train) if self.attention else x
+            return checkpoint_name(x, STAGE)
 
-        x = DoubleConv(self.width, name="inc", **common)(qdct, train=train)
+        x = checkpoint_name(DoubleConv(self.width, name="inc", **common)(qdct, train=train), STAGE)
         skips = []
         for i in (1, 2, 3, 4):
             skips.append(x)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ import optax
 from dfgan_jax.ct.pairs import Pairs, check_no_overlap
 from dfgan_jax.ct.pairs_cache import read_preprocessed
 from dfgan_jax.errors import InputError
-from dfgan_jax.files import written_whole
+from dfgan_jax.files import user_cache, written_whole
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
 from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
 from dfgan_jax.training.losses import LossWeights
@@ -32,9 +31,9 @@ _CHOICES = {
     "validation.statistics": ("running", "batch"),
     "validation.select_by": ("psnr", "generator_loss"),
 }
-_POSITIVE = ("batch_size", "epochs", "generator.width", "discriminator.width", "log_every_steps",
-             "checkpoint_every_minutes", "validation.first_epoch", "simulation.train_slices",
-             "simulation.valid_slices", "simulation.test_slices",
+_POSITIVE = ("batch_size", "accumulate", "epochs", "generator.width", "discriminator.width",
+             "log_every_steps", "checkpoint_every_minutes", "validation.first_epoch",
+             "simulation.train_slices", "simulation.valid_slices", "simulation.test_slices",
              "optimizer.generator_learning_rate", "optimizer.discriminator_learning_rate")
 
 
@@ -108,8 +107,7 @@ def data_source(config: ml_collections.ConfigDict, split: str) -> str:
 
 def cache_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
     """The folder that keeps simulated and preprocessed pairs."""
-    return pathlib.Path(config.data.cache_dir or pathlib.Path(
-        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "dfgan_jax"))
+    return pathlib.Path(config.data.cache_dir or user_cache())
 
 
 def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],

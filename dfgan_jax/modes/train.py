@@ -153,6 +153,10 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     """
     setup.check(config)
     devices = parallel.Parallelism(config.parallel, global_batch_size=config.batch_size)
+    if config.batch_size % (devices.device_count * config.accumulate):
+        raise InputError(f"config.batch_size is {config.batch_size}: expected a multiple of "
+                         f"accumulate ({config.accumulate}) on each of "
+                         f"{devices.device_count} devices")
     setup.check_workdir(workdir, config)
     data = setup.load_splits(config, setup.SPLITS, simulate.cached)
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
@@ -162,7 +166,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
     weights = setup.build_weights(config)
     train_step = functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
-                                   weights=weights)
+                                   weights=weights, accumulate=config.accumulate,
+                                   remat=config.remat)
     resident = _is_resident(config, data, devices)
     compiled = _Steps(
         advance=(_advance_resident if resident else _advance_streaming)(

@@ -5,6 +5,7 @@ depends on the choice.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import user_cache
 
 Parallel = Literal["auto", "pmap", "jit"]
 
@@ -29,6 +31,16 @@ def describe_devices() -> str:
     """This machine's devices in words, as in `4 × NVIDIA H200` or `1 × cpu`."""
     devices = jax.devices()
     return f"{len(devices)} × {devices[0].device_kind}"
+
+
+def keep_compiled() -> None:
+    """Has every program compiled once: JAX keeps it in a folder and finds it at the next start.
+
+    The folder is `compiled` in the user's cache, unless JAX_COMPILATION_CACHE_DIR names another.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 class Parallelism:

@@ -6,13 +6,14 @@ pmap. A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalis
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dfgan_jax.models.unet import STAGE
 from dfgan_jax.training import losses
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.state import Networks, Optimizers, TrainState
@@ -64,32 +65,31 @@ def generator_terms(denoised: jax.Array, batch: Batch, scores: Mapping[str, jax.
     return {"generator_loss": total, **terms}
 
 
-def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizers: Optimizers,
-               weights: LossWeights, axis_name: str | None = None) -> tuple[TrainState, Metrics]:
-    """Updates the generator and every discriminator once.
+class _Gradients(NamedTuple):
+    """What a batch, or a part of one, says of the next update."""
 
-    Both updates use the same prediction, made before either; the discriminators
-    see it with the gradient stopped.
+    generator: Any
+    discriminators: Any
+    batch_stats: Any
+    metrics: Metrics
 
-    Args:
-      state: before the step.
-      batch: `ndct` and `qdct`; this device's share under `axis_name`.
-      networks: the modules and the layout of the discriminators.
-      optimizers: of the generator and of the discriminators.
-      weights: of the generator's loss terms.
-      axis_name: mapped axis over which gradients, metrics and batch statistics
-        are averaged; None when the whole batch is at hand.
 
-    Returns:
-      The state after the step, and scalar metrics: the losses and the global
-      norms of the gradients.
-    """
+def _gradients(state: TrainState, batch: Batch, *, networks: Networks, weights: LossWeights,
+               remat: bool, axis_name: str | None) -> _Gradients:
+    """The gradients of both objectives at one prediction."""
     generator = networks.generator.clone(axis_name=axis_name)
     ndct, qdct = batch["ndct"], batch["qdct"]
 
+    def denoise(params):
+        return generator.apply({**state.generator, "params": params}, qdct, train=True,
+                               mutable=["batch_stats"])
+
+    if remat:
+        denoise = jax.checkpoint(
+            denoise, policy=jax.checkpoint_policies.save_only_these_names(STAGE))
+
     def generator_objective(params):
-        denoised, updates = generator.apply(
-            {**state.generator, "params": params}, qdct, train=True, mutable=["batch_stats"])
+        denoised, updates = denoise(params)
         denoised = denoised.astype(ndct.dtype)
         scores = _scores(networks, state.discriminators, denoised, qdct)
         terms = generator_terms(denoised, batch, scores, weights)
@@ -111,7 +111,56 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
     if state.discriminators:
         metrics["discriminator_loss"], discriminator_gradients = jax.value_and_grad(
             discriminator_objective)(state.discriminators)
+    return _Gradients(gradients, discriminator_gradients, batch_stats, metrics)
 
+
+def _mean_over_parts(gradients_of: Callable[[Batch], _Gradients], batch: Batch, count: int
+                     ) -> _Gradients:
+    """The mean of what equal parts of a batch say, one after another."""
+    def split(x):
+        # Every `count`-th image, so that each device has its share of each part.
+        return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradients_of(part)), None
+
+    parts = {name: split(x) for name, x in batch.items()}
+    first = gradients_of({name: x[0] for name, x in parts.items()})
+    total, _ = jax.lax.scan(add, first, {name: x[1:] for name, x in parts.items()})
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizers: Optimizers,
+               weights: LossWeights, accumulate: int = 1, remat: bool = False,
+               axis_name: str | None = None) -> tuple[TrainState, Metrics]:
+    """Updates the generator and every discriminator once.
+
+    Both updates use the same prediction, made before either; the discriminators
+    see it with the gradient stopped.
+
+    Args:
+      state: before the step.
+      batch: `ndct` and `qdct`; this device's share under `axis_name`.
+      networks: the modules and the layout of the discriminators.
+      optimizers: of the generator and of the discriminators.
+      weights: of the generator's loss terms.
+      accumulate: parts that the batch is taken in, one after another, for less memory.
+        Gradients, metrics and running statistics are their mean. Each part is normalised
+        by its own statistics, as a smaller batch would be.
+      remat: keep only what the U-Net's stages give, and compute the rest again for the
+        gradient: less memory, more time, the same numbers.
+      axis_name: mapped axis over which gradients, metrics and batch statistics
+        are averaged; None when the whole batch is at hand.
+
+    Returns:
+      The state after the step, and scalar metrics: the losses and the global
+      norms of the gradients.
+    """
+    gradients_of = functools.partial(_gradients, state, networks=networks, weights=weights,
+                                     remat=remat, axis_name=axis_name)
+    found = (gradients_of(batch) if accumulate == 1 else
+             _mean_over_parts(gradients_of, batch, accumulate))
+    gradients, discriminator_gradients, batch_stats, metrics = found
     if axis_name is not None:
         gradients, discriminator_gradients, metrics = jax.lax.pmean(
             (gradients, discriminator_gradients, metrics), axis_name)

@@ -219,3 +219,61 @@ def test_initial_state_is_a_function_of_the_key():
     first, second = (state.discriminators[name]["params"]["conv2"]["kernel"]
                      for name in ("image", "difference"))
     assert not np.array_equal(first, second)
+
+
+SMALL = Networks(UNet(width=2, attention=True), PatchDiscriminator(width=2), "pair")
+# SGD, since Adam would hide a gradient of the wrong scale.
+SGD = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
+
+
+def small_step(**options):
+    return jax.jit(functools.partial(steps.train_step, networks=SMALL, optimizers=SGD,
+                                     weights=PUBLISHED_CODE, **options))
+
+
+def small_state(*, norm_scale=1.0):
+    state = parallel.run_once(
+        functools.partial(create_state, networks=SMALL, optimizers=SGD), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x * norm_scale if "scale" in jax.tree_util.keystr(path) else x, state)
+
+
+def small_batch(order, *, size=32):
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=(4, size, size, 1)).astype(np.float32)[order]
+            for name in ("ndct", "qdct")}
+
+
+def assert_close(actual, expected):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+                 actual, expected)
+
+
+def test_remat_changes_no_number_and_takes_less_memory():
+    state, batch = small_state(), small_batch([0, 1, 2, 3])
+    assert_close(small_step(remat=True)(state, batch), small_step()(state, batch))
+    memory = [small_step(remat=remat).lower(state, small_batch([0, 1, 2, 3], size=128)).compile()
+              .memory_analysis().temp_size_in_bytes for remat in (True, False)]
+    assert memory[0] < 0.8 * memory[1]
+
+
+def test_parts_of_a_batch_that_are_alike_give_the_step_of_the_whole():
+    # Every second image makes a part: both parts are images 0 and 1.
+    state, batch = small_state(), small_batch([0, 0, 1, 1])
+    actual, actual_metrics = small_step(accumulate=2)(state, batch)
+    expected, expected_metrics = small_step()(state, batch)
+    assert_close(actual_metrics, expected_metrics)
+    # n/(n − 1) of the running variances differs with the size of a part.
+    for each in (actual, expected):
+        each.generator["batch_stats"] = None
+    assert_close(actual, expected)
+
+
+def test_parts_that_differ_give_the_discriminators_the_step_of_the_whole():
+    """With a generator that does not normalise, nothing depends on which images share a part."""
+    state, batch = small_state(norm_scale=0.0), small_batch([0, 1, 2, 3])
+    actual, actual_metrics = small_step(accumulate=4)(state, batch)
+    expected, expected_metrics = small_step()(state, batch)
+    assert_close(actual.discriminators, expected.discriminators)
+    assert actual_metrics["generator_loss"] == pytest.approx(
+        float(expected_metrics["generator_loss"]), rel=1e-5)
