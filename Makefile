@@ -1,5 +1,6 @@
 # make demo    trains and evaluates AttnDFGAN small, in minutes on two CPU cores
 # make test    lint, types and tests; those against PyTorch run with Python 3.11 where it is found
+# make against-torch    times the published PyTorch code against this, on an idle machine
 # Without PYTHON, the newest Python from 3.11 to 3.13 is taken.
 
 INTERPRETER := $(shell .ci/find-python $(PYTHON))
@@ -17,7 +18,7 @@ INTERPRETER_$(VERSION) := $(INTERPRETER)
 BIN := .venv-$(VERSION)/bin
 PARITY_BIN := .venv-$(PARITY_VERSION)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test against-torch clean
 
 demo: .venv-$(VERSION)/.installed
 	$(BIN)/python main.py --config=configs/attn.py:demo
@@ -27,6 +28,9 @@ test: .venv-$(VERSION)/.installed-dev .venv-$(PARITY_VERSION)/.installed-parity
 	$(BIN)/mypy .
 	$(BIN)/python -m pytest --ignore=tests/parity
 	$(PARITY_BIN)/python -m pytest tests/parity
+
+against-torch: .venv-$(VERSION)/.installed .venv-$(PARITY_VERSION)/.installed-parity
+	$(BIN)/python -m benchmarks.against_torch --json=runs/against_torch.json --torch_python=$(PARITY_BIN)/python
 
 clean:
 	rm -rf .venv-* .pytest_cache .ruff_cache .mypy_cache

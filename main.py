@@ -16,7 +16,7 @@ from ml_collections import config_flags
 
 from dfgan_jax.errors import DivergenceError, InputError
 
-MODES = ("train", "evaluate", "denoise", "convert", "simulate")
+MODES = ("train", "evaluate", "denoise", "convert", "simulate", "benchmark")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with a variant after a colon: configs/attn.py:demo. Any field "
@@ -27,7 +27,8 @@ _WORKDIR = flags.DEFINE_string(
     "stopped goes on from there.")
 _CHECKPOINT = flags.DEFINE_list(
     "checkpoint", [], "evaluate, denoise: a workdir, a checkpoint's folder, or a file of weights "
-    "(.pth, .pt, .pth.tar, .safetensors); evaluate takes several, separated by commas; a row each.")
+    "(.pth, .pt, .pth.tar, .safetensors); evaluate takes several, separated by commas; a row each. "
+    "benchmark: weights that bfloat16 is compared with float32 on; untrained ones by default.")
 _INPUT = flags.DEFINE_multi_string(
     "input", [], "denoise: .npy of an array in HU. convert: a checkpoint, or a file of weights; "
     "once more for each file of a discriminator.")
@@ -48,6 +49,8 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
     mode = _MODE.value
     _refuse_unused(mode)
+    # Imported now that the flags are right, since JAX takes a second.
+    importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
     run = importlib.import_module(f"dfgan_jax.modes.{mode}").run
     if mode == "denoise":
         checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
@@ -63,12 +66,16 @@ def main(arguments: list[str]) -> None:
         if not _CHECKPOINT.value:
             raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
         run(_config(), workdir=_workdir("_evaluation"), checkpoint_paths=_CHECKPOINT.value)
+    elif mode == "benchmark":
+        run(_config(), workdir=_workdir("_benchmark"), checkpoint_path=(
+            _only("checkpoint", _CHECKPOINT.value) if _CHECKPOINT.value else None))
     else:
         run(_config(), workdir=_workdir())
 
 
 _USED = {"train": (), "evaluate": ("checkpoint",), "denoise": ("checkpoint", "input", "output"),
-         "convert": ("input", "output", "container", "verify"), "simulate": ("output",)}
+         "convert": ("input", "output", "container", "verify"), "simulate": ("output",),
+         "benchmark": ("checkpoint",)}
 
 
 def _refuse_unused(mode: str) -> None:
