@@ -12,7 +12,7 @@ from dfgan_jax.errors import InputError
 from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.progress import Progress
-from dfgan_jax.training import checkpoints
+from dfgan_jax.training import checkpoints, parallel
 
 
 class Denoiser:
@@ -34,7 +34,8 @@ class Denoiser:
         self.meta = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
-        self._apply = jax.jit(lambda variables, qdct: generator.apply(variables, qdct, train=False))
+        self._apply = parallel.unshared(
+            lambda variables, qdct: generator.apply(variables, qdct, train=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Denoiser":

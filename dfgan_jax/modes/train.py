@@ -12,19 +12,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import DivergenceError, InputError
-from dfgan_jax.evaluation.protocols import FULL_RANGE
+from dfgan_jax.evaluation.metrics import all_metrics
+from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
-from dfgan_jax.training.state import TrainState, create_state, with_weights
+from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.state import Networks, TrainState, create_state, with_weights
 from dfgan_jax.training.writers import MetricsWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -77,7 +78,8 @@ class _Steps(NamedTuple):
     advance: Callable
     """(state, step, most) → (state, metrics, count): makes the `count` updates after `step`,
     at least one and at most `most`; the metrics are of each, (count,) or longer."""
-    evaluate: Callable
+    validate: Callable
+    """state → metrics of each validation slice, (slices,)."""
     batch_statistics: Callable
 
 
@@ -169,15 +171,16 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
                                    weights=weights, accumulate=config.accumulate,
                                    remat=config.remat)
     resident = _is_resident(config, data, devices)
+    if resident:
+        data["valid"] = Pairs(**devices.place(dataclasses.asdict(data["valid"])))
     compiled = _Steps(
         advance=(_advance_resident if resident else _advance_streaming)(
             config, data["train"], train_step, devices),
-        evaluate=devices.evaluate(functools.partial(
-            steps.evaluation_step, networks=networks, weights=weights)),
+        validate=(_validate_resident if resident else _validate_streaming)(
+            config, data["valid"],
+            functools.partial(_validation_step, networks=networks, weights=weights), devices),
         batch_statistics=parallel.unshared(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
-    if resident:
-        data["valid"] = Pairs(**devices.place(dataclasses.asdict(data["valid"])))
     state = parallel.run_once(
         functools.partial(create_state, networks=networks, optimizers=optimizers),
         jax.random.key(config.seed))
@@ -287,6 +290,34 @@ def _advance_resident(config: ml_collections.ConfigDict, pairs: Pairs, train_ste
     return advance
 
 
+def _validate_streaming(config: ml_collections.ConfigDict, pairs: Pairs, step: Callable,
+                        devices: parallel.Parallelism) -> Callable:
+    """`_Steps.validate`, a batch a call."""
+    score = devices.evaluate(step)
+
+    def validate(state):
+        parts = [{name: np.asarray(values)[mask] for name, values in score(state, batch).items()}
+                 for batch, mask in input_pipeline.evaluation_batches(
+                     pairs, batch_size=config.batch_size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return validate
+
+
+def _validate_resident(config: ml_collections.ConfigDict, pairs: Pairs, step: Callable,
+                       devices: parallel.Parallelism) -> Callable:
+    """`_Steps.validate`, all batches in one call."""
+    score = devices.evaluate_many(step)
+    rows = -(-len(pairs) // config.batch_size)
+    # The last batch is filled with slices that are scored twice, and counted once.
+    indices = np.arange(rows * config.batch_size).reshape(rows, -1) % len(pairs)
+    placed = {"ndct": pairs.ndct[..., None], "qdct": pairs.qdct[..., None]}
+
+    def validate(state):
+        scores = jax.device_get(score(state, placed, indices.astype(np.int32)))
+        return {name: values[:len(pairs)] for name, values in scores.items()}
+    return validate
+
+
 def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: TrainState, *,
          per_epoch: int, fingerprints: dict[str, str], compiled: _Steps,
          kept: checkpoints.Checkpoints, writer: MetricsWriter, stop: _StopRequest) -> None:
@@ -371,21 +402,20 @@ def _validate(config: ml_collections.ConfigDict, state: TrainState, pairs: Pairs
                 state, {"ndct": pairs.ndct[part, ..., None], "qdct": pairs.qdct[part, ..., None]})
             batch_losses.append(terms)
 
-    # What a batch gives stays on the device: fetching it would have the device wait.
-    denoised, image_losses = [], []
-    for batch, mask in input_pipeline.evaluation_batches(pairs, batch_size=config.batch_size):
-        images, terms = compiled.evaluate(state, batch)
-        count = np.count_nonzero(mask)
-        denoised.append(images[:count, ..., 0])
-        image_losses.append({name: values[:count] for name, values in terms.items()})
-    scores = {name: float(jnp.concatenate([row[name] for row in image_losses]).mean())
-              for name in image_losses[0]}
+    scores = {name: float(np.mean(values)) for name, values in compiled.validate(state).items()}
     if batch_losses:
-        scores |= {name: float(np.mean([row[name] for row in batch_losses]))
-                   for name in batch_losses[0]}
-    scores |= FULL_RANGE.mean(FULL_RANGE.score(
-        hounsfield.denormalise(jnp.concatenate(denoised)), hounsfield.denormalise(pairs.ndct)))
+        fetched = jax.device_get(batch_losses)
+        scores |= {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
     return state, scores
+
+
+def _validation_step(state: TrainState, batch: steps.Batch, *, networks: Networks,
+                     weights: LossWeights) -> steps.Metrics:
+    """Each loss, and each metric of `full_range`, per image, (N,)."""
+    denoised, terms = steps.evaluation_step(state, batch, networks=networks, weights=weights)
+    denoised_hu, ndct_hu = (hounsfield.denormalise(images[..., 0])
+                            for images in (denoised, batch["ndct"]))
+    return terms | all_metrics(denoised_hu, ndct_hu, FULL_RANGE_HU)
 
 
 def _selection(config: ml_collections.ConfigDict, scores: dict[str, float]) -> float:

@@ -76,6 +76,7 @@ class Parallelism:
         self._mesh = Mesh(np.array(self._devices), (_AXIS,))
         self._replicated = NamedSharding(self._mesh, PartitionSpec())
         self._sharded = NamedSharding(self._mesh, PartitionSpec(_AXIS))
+        self._by_column = NamedSharding(self._mesh, PartitionSpec(None, _AXIS))
 
     def train(self, step: Callable) -> Callable:
         """Compiles (state, batch, axis_name=…) → (state, metrics); donates the state."""
@@ -85,7 +86,8 @@ class Parallelism:
                                 donate_argnums=0)
             return lambda state, batch: compiled(state, self._split(batch))
         compiled = jax.jit(step, in_shardings=(self._replicated, self._sharded),
-                           out_shardings=self._replicated, donate_argnums=0)
+                           out_shardings=self._replicated, donate_argnums=0,
+                           compiler_options=compiler_options())
         return lambda state, batch: compiled(state, dict(batch))
 
     def train_many(self, step: Callable) -> Callable:
@@ -118,13 +120,11 @@ class Parallelism:
             compiled = jax.pmap(functools.partial(updates, axis_name=_AXIS), axis_name=_AXIS,
                                 in_axes=(None, None, 1, None), out_axes=None,
                                 devices=self._devices, donate_argnums=0)
-            count = self.device_count
             return lambda state, pairs, indices, number: compiled(
-                state, pairs, indices.reshape(len(indices), count, -1), number)
-        by_column = NamedSharding(self._mesh, PartitionSpec(None, _AXIS))
+                state, pairs, self._split_columns(indices), number)
         return jax.jit(updates, donate_argnums=0, out_shardings=self._replicated,
-                       in_shardings=(self._replicated, self._replicated, by_column,
-                                     self._replicated))
+                       in_shardings=(self._replicated, self._replicated, self._by_column,
+                                     self._replicated), compiler_options=compiler_options())
 
     def evaluate(self, step: Callable) -> Callable:
         """Compiles (state, batch) → tree of arrays with a leading batch axis."""
@@ -136,8 +136,31 @@ class Parallelism:
                 return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
             return run
         compiled = jax.jit(step, in_shardings=(self._replicated, self._sharded),
-                           out_shardings=self._sharded)
+                           out_shardings=self._sharded, compiler_options=compiler_options())
         return lambda state, batch: compiled(state, dict(batch))
+
+    def evaluate_many(self, step: Callable) -> Callable:
+        """Compiles a whole evaluation in one call, from pairs that are on the devices.
+
+        Returns:
+          (state, pairs, indices) → tree of arrays, (K·N,): as `train_many`, of every batch.
+        """
+        def evaluations(state, pairs, indices):
+            return jax.lax.map(lambda batch: step(state, {
+                name: jnp.take(images, batch, axis=0) for name, images in pairs.items()}), indices)
+
+        if self.name == "pmap":
+            mapped = jax.pmap(evaluations, in_axes=(None, None, 1), out_axes=1,
+                              devices=self._devices)
+
+            def compiled(state, pairs, indices):
+                return mapped(state, pairs, self._split_columns(indices))
+        else:
+            compiled = jax.jit(evaluations, out_shardings=self._replicated, in_shardings=(
+                self._replicated, self._replicated, self._by_column),
+                compiler_options=compiler_options())
+        return lambda state, pairs, indices: jax.tree.map(
+            np.ravel, compiled(state, pairs, indices))
 
     def place(self, tree: Any) -> Any:
         """Puts a state, or pairs, on each device: where steps leave a state and look for pairs."""
@@ -151,11 +174,24 @@ class Parallelism:
         stats = [device.memory_stats() if has_accelerator() else None for device in self._devices]
         return all(each is not None and size <= each["bytes_limit"] / 4 for each in stats)
 
+    def _split_columns(self, indices: np.ndarray) -> np.ndarray:
+        """(K, N) to (K, devices, N / devices)."""
+        return indices.reshape(len(indices), self.device_count, -1)
+
     def _split(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """(N, …) to (devices, N / devices, …)."""
         count = self.device_count
         return {name: x.reshape(count, x.shape[0] // count, *x.shape[1:])
                 for name, x in batch.items()}
+
+
+def compiler_options() -> dict[str, Any]:
+    """XLA's options for everything that runs more than once.
+
+    On a CPU, XLA may hand operations to the library YNNPACK, whose gradients of kernels take
+    about twice as long as XLA's own, and whose reductions of bfloat16 give NaN (JAX 0.12).
+    """
+    return {} if has_accelerator() else {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def run_once(function: Callable, *arguments: Any) -> Any:
@@ -171,4 +207,4 @@ def copied(tree: Any) -> Any:
 
 def unshared(step: Callable) -> Callable:
     """Compiles (state, batch) → anything for any batch size: no device shares the batch."""
-    return jax.jit(step)
+    return jax.jit(step, compiler_options=compiler_options())

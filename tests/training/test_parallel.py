@@ -71,6 +71,17 @@ def test_many_updates_in_one_call_are_the_same_updates(parallel, device_count):
                  (jax.device_get(state), actual_history), (expected_state, expected_history))
 
 
+@pytest.mark.parametrize(("parallel", "device_count"), [("jit", 4), ("pmap", 4)])
+def test_a_whole_evaluation_in_one_call_keeps_the_order_of_images(parallel, device_count):
+    devices = Parallelism(parallel, global_batch_size=4, devices=jax.devices()[:device_count])
+    score = devices.evaluate_many(
+        lambda state, batch: {"sum": state + batch["ndct"].sum((1, 2, 3))})
+    images = np.arange(10, dtype=np.float32)[:, None, None, None] * np.ones((2, 2, 1), np.float32)
+    indices = np.array([[9, 0, 1, 5], [2, 2, 8, 3]], np.int32)
+    scores = score(devices.place(np.float32(100)), devices.place({"ndct": images}), indices)
+    np.testing.assert_array_equal(scores["sum"], 100 + 4 * indices.ravel())
+
+
 def test_nothing_is_kept_on_a_cpu():
     assert not Parallelism("jit", global_batch_size=4).fits(1)
 
