@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dfgan_jax.errors import DivergenceError, InputError
+from dfgan_jax.memory import use_huge_pages
 
 MODES = ("train", "evaluate", "denoise", "convert", "simulate", "benchmark")
 
@@ -164,4 +165,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     run()

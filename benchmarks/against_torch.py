@@ -37,6 +37,7 @@ from absl import app, flags
 from benchmarks.workload import Arrays, Side, Task
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import written_whole
+from dfgan_jax.memory import HUGE_PAGES
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 
@@ -208,7 +209,10 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 # A group of its own, to be ended together with the compilers that it starts.
                 start_new_session=True,
-                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
+                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (
+                    # As main.py does for itself; PyTorch runs as its users start it.
+                    {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", HUGE_PAGES)}
+                    if framework == "jax" else {}))
         except OSError as error:
             raise InputError(f"{python}: cannot be started ({error.strerror})") from error
         finally:

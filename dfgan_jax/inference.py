@@ -34,8 +34,9 @@ class Denoiser:
         self.meta = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
-        self._apply = parallel.unshared(
-            lambda variables, qdct: generator.apply(variables, qdct, train=False))
+        self._apply = parallel.inference(
+            lambda variables, qdct: generator.apply(variables, qdct, train=False),
+            dtype=generator.dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Denoiser":

@@ -142,12 +142,14 @@ class _Program:
       first: state or variables, on the host.
       batch: random arrays, on the host.
       donate: arguments that a call uses up.
+      dtype: of the networks' computation.
     """
 
     function: Callable
     first: Any
     batch: Any
     donate: tuple[int, ...]
+    dtype: str
 
     @functools.cached_property
     def compiled(self) -> Any:
@@ -159,7 +161,12 @@ class _Program:
         return times
 
     def _lower(self) -> Any:
-        return jax.jit(self.function, donate_argnums=self.donate).lower(self.first, self.batch)
+        if self.donate:
+            jitted = jax.jit(self.function, donate_argnums=self.donate,
+                             compiler_options=parallel.compiler_options())
+        else:
+            jitted = parallel.inference(self.function, dtype=self.dtype)
+        return jitted.lower(self.first, self.batch)
 
     def on_device(self) -> Callable[[Any], Any]:
         """Runs the program on a batch; a step goes on from the one before."""
@@ -183,11 +190,12 @@ def _program(config: ml_collections.ConfigDict, state: TrainState, row: dict[str
     batch = {"ndct": pairs.ndct[..., None], "qdct": pairs.qdct[..., None]}
     if row["kind"] == "inference":
         return _Program(functools.partial(networks.generator.apply, train=False),
-                        state.generator, batch["qdct"], donate=())
+                        state.generator, batch["qdct"], donate=(), dtype=row["dtype"])
     step = functools.partial(
         steps.train_step, networks=networks, weights=setup.build_weights(config),
-        optimizers=setup.build_optimizers(config, total_steps=1))
-    return _Program(step, state, batch, donate=(0,))
+        optimizers=setup.build_optimizers(config, total_steps=1), accumulate=config.accumulate,
+        remat=config.remat)
+    return _Program(step, state, batch, donate=(0,), dtype=row["dtype"])
 
 
 def _random_pairs(count: int, size: int) -> Pairs:

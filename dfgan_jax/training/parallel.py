@@ -186,7 +186,7 @@ class Parallelism:
 
 
 def compiler_options() -> dict[str, Any]:
-    """XLA's options for everything that runs more than once.
+    """XLA's options for training, and for bfloat16.
 
     On a CPU, XLA may hand operations to the library YNNPACK, whose gradients of kernels take
     about twice as long as XLA's own, and whose reductions of bfloat16 give NaN (JAX 0.12).
@@ -203,6 +203,12 @@ def run_once(function: Callable, *arguments: Any) -> Any:
 def copied(tree: Any) -> Any:
     """A copy on the same devices, which no step can donate."""
     return jax.tree.map(jnp.copy, tree)
+
+
+def inference(function: Callable, *, dtype: Any) -> Any:
+    """Compiles what takes no gradient, with networks that compute in `dtype`."""
+    is_float32 = jnp.dtype(dtype or jnp.float32) == jnp.float32
+    return jax.jit(function, compiler_options={} if is_float32 else compiler_options())
 
 
 def unshared(step: Callable) -> Callable:
