@@ -147,8 +147,8 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ where the learning rate is constant, so that a finished run can
-    go on for longer; `data.cache_dir` and `data.on_device` may, since they change
-    no pixel.
+    go on for longer; where pairs and when checkpoints are kept may, since neither
+    changes what is computed.
 
     Raises:
       InputError: naming the first field that differs.
@@ -165,7 +165,7 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = _flatten(json.loads(config.to_json()))
-    free = {"data.cache_dir", "data.on_device"}
+    free = {"data.cache_dir", "data.on_device", "checkpoint_after_seconds"}
     if config.optimizer.schedule == "constant":
         free.add("epochs")
     differing = sorted(name for name in there.keys() | here.keys()

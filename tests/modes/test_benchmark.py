@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(config, tmp_path
 
     monkeypatch.setattr(benchmark._Program, "on_device", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        benchmark._unless_too_large(benchmark._Program(None, None, None, ()).on_device)
+        benchmark._unless_too_large(benchmark._Program(None, None, None, (), "float32").on_device)
 
 
 def test_rows_are_left_out_when_the_time_is_up_and_the_weights_are_those_given(

@@ -13,6 +13,9 @@ from dfgan_jax.modes import setup
 @pytest.mark.parametrize(("change", "message"), [
     ({"parallel": "tpu"}, "config.parallel is 'tpu'; expected one of auto, pmap, jit"),
     ({"discriminators": "two"}, "config.discriminators is 'two'; expected one of pair, joint"),
+    ({"data.on_device": "yes"}, "config.data.on_device is 'yes'; expected one of auto, always"),
+    ({"accumulate": 0}, "config.accumulate is 0; expected more than 0"),
+    ({"checkpoint_after_seconds": -1.0}, "checkpoint_after_seconds is -1.0; expected 0 or more"),
     ({"batch_size": 0}, "config.batch_size is 0; expected more than 0"),
     ({"data.size": 100}, "config.data.size is 100; expected a multiple of 16"),
     ({"data.size": 16}, "config.data.size is 16; expected a multiple of 16, at least 32"),
@@ -125,9 +128,11 @@ def test_native_sizes_that_do_not_fit_are_refused(config, tmp_path):
         setup.load_splits(config, ("test",), refuse)
 
 
-def test_a_cache_may_move_while_a_run_goes_on(config, tmp_path):
+@pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"data.on_device": "never"},
+                                    {"checkpoint_after_seconds": 0.0}])
+def test_where_and_when_things_are_kept_may_change_while_a_run_goes_on(config, tmp_path, change):
     setup.claim_workdir(tmp_path, config)
-    config.data.cache_dir = "elsewhere"
+    config.update_from_flattened_dict(change)
     setup.check_workdir(tmp_path, config)
 
 

@@ -200,6 +200,13 @@ def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
     assert "data.train: 6 slices that are not those this run was started with" in done.stderr
 
 
+def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
+    done = command.run(*command.TINY, "--config.accumulate=3", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert done.stderr == ("error: config.batch_size is 2: expected a multiple of accumulate (3) "
+                           "on each of 1 devices\n")
+
+
 def test_a_signal_that_nohup_ignores_stays_ignored():
     code = ("import os, signal\nfrom dfgan_jax.modes.train import _StopRequest\n"
             "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"

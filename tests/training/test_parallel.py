@@ -1,4 +1,7 @@
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.parallel import Parallelism, run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
+from tests.modes import command
 
 # SGD, since Adam would hide a gradient of the wrong scale.
 OPTIMIZERS = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
@@ -84,6 +88,28 @@ def test_a_whole_evaluation_in_one_call_keeps_the_order_of_images(parallel, devi
 
 def test_nothing_is_kept_on_a_cpu():
     assert not Parallelism("jit", global_batch_size=4).fits(1)
+
+
+KEEPS = """
+import jax, jax.numpy as jnp
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.training.parallel import keep_compiled
+keep_compiled()
+network, image = UNet(width=1), jnp.zeros((1, 16, 16, 1))
+variables = jax.jit(lambda: network.init(jax.random.key(0), image, train=False))()
+"""
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_programs_are_kept_in_the_users_cache_or_where_jax_is_told(tmp_path, named):
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    if named:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "named")
+    subprocess.run([sys.executable, "-c", KEEPS], check=True, cwd=command.ROOT, env=environment)
+    folder = tmp_path / "named" if named else tmp_path / "cache" / "dfgan_jax" / "compiled"
+    assert any(folder.iterdir())
+    assert {p.name for p in tmp_path.iterdir()} == {"named" if named else "cache"}
 
 
 def test_three_steps_moved_the_parameters():
