@@ -32,15 +32,17 @@ wants() { [[ " $parts " == *" $1 "* ]]; }
 # Simulating takes a CPU minutes, which the accelerator is measured in meanwhile. One process a
 # split; only the split that each is named after is used.
 simulate() {
+    rm -rf "$workdir/simulated_$1"
     $python main.py --mode=simulate --config=configs/attn.py --output="$workdir/simulated_$1" \
         --config.simulation.train_slices="$2" --config.simulation.valid_slices="$3" \
         --config.simulation.test_slices="$4" >"$workdir/simulated_$1.log" 2>&1
 }
 simulations=()
+trap 'kill "${simulations[@]}" 2>/dev/null || true' EXIT
 if wants train; then
-    [[ -d $workdir/simulated_train ]] || { simulate train 2100 1 1 & simulations+=($!); }
-    [[ -d $workdir/simulated_valid ]] || { simulate valid 1 300 1 & simulations+=($!); }
-    [[ -d $workdir/simulated_test ]] || { simulate test 1 1 600 & simulations+=($!); }
+    [[ -f $workdir/simulated_train/train.npy ]] || { simulate train 2100 1 1 & simulations+=($!); }
+    [[ -f $workdir/simulated_valid/valid.npy ]] || { simulate valid 1 300 1 & simulations+=($!); }
+    [[ -f $workdir/simulated_test/test.npy ]] || { simulate test 1 1 600 & simulations+=($!); }
 fi
 
 if wants agreement; then
@@ -54,7 +56,9 @@ if wants torch; then
     $python -m benchmarks.against_torch --gpu_budget=450 --json="$results-against_torch.json"
 fi
 if wants train; then
-    for simulation in "${simulations[@]}"; do wait "$simulation"; done
+    for simulation in "${simulations[@]}"; do
+        wait "$simulation" || { tail -n 3 "$workdir"/simulated_*.log >&2; exit 1; }
+    done
     started=$(date +%s)
     status=0
     timeout --signal=TERM "${TRAIN_SECONDS:-590}" \
@@ -64,6 +68,7 @@ if wants train; then
         --config.data.test="$workdir/simulated_test/test.npy" \
         --config.dtype=bfloat16 --config.log_every_steps=131 || status=$?
     echo "training and evaluation: $(($(date +%s) - started)) s, exit status $status"
-    cp "$workdir/published/metrics.jsonl" "$results-published-metrics.jsonl"
+    [[ ! -f $workdir/published/metrics.jsonl ]] ||
+        cp "$workdir/published/metrics.jsonl" "$results-published-metrics.jsonl"
     [[ $status != 0 ]] || cp "$workdir/published/results.json" "$results-published-results.json"
 fi

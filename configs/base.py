@@ -23,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.test = ""
     # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
     config.data.size = 256
-    # Training pairs stay on the device: always, never, or auto: on a GPU or TPU, where they take
-    # no more than a quarter of its memory.
+    # The pairs of training and validation stay on the device: always, never, or auto: on a GPU or
+    # TPU, where they take no more than a quarter of its memory.
     config.data.on_device = "auto"
     # Folder that keeps simulated and preprocessed pairs; empty: ~/.cache/dfgan_jax, or
     # $XDG_CACHE_HOME/dfgan_jax.

@@ -193,8 +193,7 @@ def _program(config: ml_collections.ConfigDict, state: TrainState, row: dict[str
                         state.generator, batch["qdct"], donate=(), dtype=row["dtype"])
     step = functools.partial(
         steps.train_step, networks=networks, weights=setup.build_weights(config),
-        optimizers=setup.build_optimizers(config, total_steps=1), accumulate=config.accumulate,
-        remat=config.remat)
+        optimizers=setup.build_optimizers(config, total_steps=1), remat=config.remat)
     return _Program(step, state, batch, donate=(0,), dtype=row["dtype"])
 
 

@@ -27,6 +27,7 @@ _CHOICES = {
     "parallel": ("auto", "pmap", "jit"),
     "dtype": ("float32", "bfloat16"),
     "data.on_device": ("auto", "always", "never"),
+    "remat": (False, True),
     "optimizer.schedule": ("constant", "cosine"),
     "validation.statistics": ("running", "batch"),
     "validation.select_by": ("psnr", "generator_loss"),
@@ -53,7 +54,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, choices in _CHOICES.items():
         if _field(config, name) not in choices:
             raise InputError(f"config.{name} is {_field(config, name)!r}; expected one of "
-                             f"{', '.join(choices)}")
+                             f"{', '.join(map(str, choices))}")
     for name in _POSITIVE:
         if not _field(config, name) > 0:
             raise InputError(f"config.{name} is {_field(config, name)}; expected more than 0")
@@ -147,8 +148,8 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ where the learning rate is constant, so that a finished run can
-    go on for longer; where pairs and when checkpoints are kept may, since neither
-    changes what is computed.
+    go on for longer. Where pairs and when checkpoints are kept, and what is computed twice,
+    may differ, since all of it changes no more than rounding.
 
     Raises:
       InputError: naming the first field that differs.
@@ -165,7 +166,7 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = _flatten(json.loads(config.to_json()))
-    free = {"data.cache_dir", "data.on_device", "checkpoint_after_seconds"}
+    free = {"data.cache_dir", "data.on_device", "checkpoint_after_seconds", "remat"}
     if config.optimizer.schedule == "constant":
         free.add("epochs")
     differing = sorted(name for name in there.keys() | here.keys()

@@ -126,14 +126,18 @@ class _Metrics:
 
 
 class _PendingBest:
-    """The best epoch among those that ended too soon after a checkpoint to be saved."""
+    """The best epoch among those that ended too soon after a checkpoint to be saved.
+
+    Where none of them may be the best, it is the latest.
+    """
 
     def __init__(self) -> None:
-        self._best: tuple[TrainState, dict[str, Any], float] | None = None
+        self._best: tuple[TrainState, dict[str, Any], float | None] | None = None
 
     def keep(self, state: TrainState, meta: dict[str, Any], score: float | None) -> None:
-        """Keeps a copy, where the score is the best so far."""
-        if score is not None and (self._best is None or score > self._best[2]):
+        """Keeps a copy, unless one with a better score is kept."""
+        best_score = None if self._best is None else self._best[2]
+        if best_score is None or (score is not None and score > best_score):
             self._best = (parallel.copied(state), meta, score)
 
     def save_to(self, kept: checkpoints.Checkpoints) -> None:
@@ -154,11 +158,14 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         the same command goes on from there.
     """
     setup.check(config)
-    devices = parallel.Parallelism(config.parallel, global_batch_size=config.batch_size)
-    if config.batch_size % (devices.device_count * config.accumulate):
+    if config.batch_size % config.accumulate:
         raise InputError(f"config.batch_size is {config.batch_size}: expected a multiple of "
-                         f"accumulate ({config.accumulate}) on each of "
-                         f"{devices.device_count} devices")
+                         f"accumulate ({config.accumulate})")
+    devices = parallel.Parallelism(config.parallel,
+                                   global_batch_size=config.batch_size // config.accumulate)
+    if (devices.name, config.dtype) == ("pmap", "bfloat16") and not parallel.has_accelerator():
+        # pmap takes none of the options that bfloat16 needs there: parallel.compiler_options.
+        raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
     setup.check_workdir(workdir, config)
     data = setup.load_splits(config, setup.SPLITS, simulate.cached)
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
@@ -196,8 +203,15 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             print(f"Going on from step {int(state.step)}", flush=True)
         setup.claim_workdir(workdir, config)
         with MetricsWriter(workdir, step=int(state.step)) as writer:
-            _fit(config, data, devices.place(state), per_epoch=per_epoch,
-                 fingerprints=fingerprints, compiled=compiled, kept=kept, writer=writer, stop=stop)
+            pending = _PendingBest()
+            try:
+                _fit(config, data, devices.place(state), per_epoch=per_epoch,
+                     fingerprints=fingerprints, compiled=compiled, kept=kept, pending=pending,
+                     writer=writer, stop=stop)
+            except DivergenceError:
+                pending.save_to(kept)
+                kept.wait()
+                raise
         best = kept.best()
     stop.leave()
     if best is None:
@@ -249,10 +263,9 @@ def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
 def _is_resident(config: ml_collections.ConfigDict, data: dict[str, Pairs],
                  devices: parallel.Parallelism) -> bool:
-    """Whether the training pairs stay on the devices."""
-    train = data["train"]
+    """Whether the pairs of training and validation stay on the devices."""
     if config.data.on_device == "auto":
-        return devices.fits(train.ndct.nbytes + train.qdct.nbytes)
+        return devices.fits(sum(2 * data[split].ndct.nbytes for split in ("train", "valid")))
     return config.data.on_device == "always"
 
 
@@ -280,12 +293,14 @@ def _advance_resident(config: ml_collections.ConfigDict, pairs: Pairs, train_ste
     indices = input_pipeline.train_indices(pairs, global_batch_size=config.batch_size,
                                            seed=config.seed)
     placed = devices.place({"ndct": pairs.ndct[..., None], "qdct": pairs.qdct[..., None]})
+    longest = min(config.log_every_steps, input_pipeline.steps_per_epoch(
+        pairs, global_batch_size=config.batch_size))
 
     def advance(state, step, most):
-        # As many rows each time, used or not, so that one program is compiled.
-        rows = np.stack([indices[step + i] for i in range(config.log_every_steps)])
-        count = min(most, len(rows))
-        state, metrics = update(state, placed, rows.astype(np.int32), np.int32(count))
+        # As many batches each time, used or not, so that one program is compiled.
+        batches = np.stack([indices[step + i] for i in range(longest)]).astype(np.int32)
+        count = min(most, longest)
+        state, metrics = update(state, placed, batches, np.int32(count))
         return state, metrics, count
     return advance
 
@@ -320,7 +335,8 @@ def _validate_resident(config: ml_collections.ConfigDict, pairs: Pairs, step: Ca
 
 def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: TrainState, *,
          per_epoch: int, fingerprints: dict[str, str], compiled: _Steps,
-         kept: checkpoints.Checkpoints, writer: MetricsWriter, stop: _StopRequest) -> None:
+         kept: checkpoints.Checkpoints, pending: "_PendingBest", writer: MetricsWriter,
+         stop: _StopRequest) -> None:
     """Trains from a state to the end of the last epoch; saves after each and when stopped."""
     first = step = int(state.step)
     last = config.epochs * per_epoch
@@ -328,7 +344,6 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
         return
     resolved = json.loads(config.to_json())
     metrics = _Metrics(writer)
-    pending = _PendingBest()
     saved_at = time.monotonic()
     with progress("training", total=last, unit="steps", initial=step) as bar:
         while step < last:
@@ -344,6 +359,7 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
 
             meta = {"step": step, "epoch": epoch, "config": resolved, "data": fingerprints}
             due = time.monotonic() - saved_at > 60 * config.checkpoint_every_minutes
+            stopping = stop.number  # once: a signal may come at any line
             if ends_epoch:
                 state, scores = _validate(config, state, data["valid"], compiled)
                 metrics.settle()
@@ -354,20 +370,20 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
                 may_be_best = epoch >= config.validation.first_epoch
                 score = _selection(config, scores) if may_be_best else None
                 early = time.monotonic() - saved_at < config.checkpoint_after_seconds
-                if early and step < last and stop.number is None:
+                if early and not due and step < last and stopping is None:
                     pending.keep(state, meta, score)
                 else:
                     pending.save_to(kept)
                     kept.save(state, meta, score=score)
                     saved_at = time.monotonic()
-            elif due or stop.number is not None:
+            elif due or stopping is not None:
                 metrics.settle()
                 pending.save_to(kept)
                 kept.save(state, meta)
                 saved_at = time.monotonic()
-            if stop.number is not None:
+            if stopping is not None:
                 kept.wait()
-                bar.message(f"Stopped by {signal.Signals(stop.number).name} at step {step}, which "
+                bar.message(f"Stopped by {signal.Signals(stopping).name} at step {step}, which "
                             "is saved; the same command goes on from here")
                 stop.leave()
         kept.wait()
@@ -383,7 +399,7 @@ def _show(bar: Progress, epoch: int, latest: dict[str, float], *, count: int, do
     bar.advance(count, note=note)
     if done - count < _WARM_UP_STEPS <= done:
         bar.start_clock()
-    if done == _WARM_UP_STEPS + _PACE_STEPS and not parallel.has_accelerator():
+    if done - count < _WARM_UP_STEPS + _PACE_STEPS <= done and not parallel.has_accelerator():
         seconds = bar.seconds_left()
         if seconds > _LONG_RUN_S:
             bar.message(f"No accelerator found: at this pace training takes about "

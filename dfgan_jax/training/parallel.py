@@ -34,13 +34,20 @@ def describe_devices() -> str:
 
 
 def keep_compiled() -> None:
-    """Has every program compiled once: JAX keeps it in a folder and finds it at the next start.
+    """Has JAX keep what takes more than 0.1 s to compile, and find it at the next start.
 
     The folder is `compiled` in the user's cache, unless JAX_COMPILATION_CACHE_DIR names another.
+    Where there is no such folder and none can be made, nothing is kept.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        try:
+            folder = user_cache() / "compiled"
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # RuntimeError: a user without a home
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 class Parallelism:
@@ -172,7 +179,7 @@ class Parallelism:
         False on a CPU, where nothing is won by a second copy.
         """
         stats = [device.memory_stats() if has_accelerator() else None for device in self._devices]
-        return all(each is not None and size <= each["bytes_limit"] / 4 for each in stats)
+        return all(each is not None and size <= each.get("bytes_limit", 0) / 4 for each in stats)
 
     def _split_columns(self, indices: np.ndarray) -> np.ndarray:
         """(K, N) to (K, devices, N / devices)."""
@@ -186,7 +193,7 @@ class Parallelism:
 
 
 def compiler_options() -> dict[str, Any]:
-    """XLA's options for training, and for bfloat16.
+    """XLA's options for training with its validation, and for bfloat16.
 
     On a CPU, XLA may hand operations to the library YNNPACK, whose gradients of kernels take
     about twice as long as XLA's own, and whose reductions of bfloat16 give NaN (JAX 0.12).

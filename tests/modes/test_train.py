@@ -14,8 +14,9 @@ import pytest
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.pairs import read_pairs
+from dfgan_jax.errors import DivergenceError
 from dfgan_jax.inference import Denoiser
-from dfgan_jax.modes import setup
+from dfgan_jax.modes import setup, train
 from dfgan_jax.training import checkpoints
 from dfgan_jax.training.state import create_state
 from dfgan_jax.training.writers import read_history
@@ -173,6 +174,45 @@ def test_epochs_too_soon_for_a_checkpoint_leave_the_best_and_the_last(finished_o
     assert json.loads((workdir / "results.json").read_text())["checkpoint"]["step"] == best
 
 
+class Kept:
+    """Takes note of what is saved."""
+
+    def __init__(self):
+        self.saved = []
+
+    def save(self, state, meta, *, score):
+        self.saved.append((float(state), meta["step"], score))
+
+
+@pytest.mark.parametrize(("scores", "expected"), [
+    ([1.0, 3.0, 2.0], (2.0, 2, 3.0)), ([None, None], (2.0, 2, None)), ([None, 5.0], (2.0, 2, 5.0)),
+    ([5.0, None], (1.0, 1, 5.0))])
+def test_of_epochs_that_wait_the_best_is_saved_once_or_the_latest(scores, expected):
+    pending, kept = train._PendingBest(), Kept()
+    for step, score in enumerate(scores, start=1):
+        pending.keep(np.float32(step), {"step": step}, score)
+    pending.save_to(kept)
+    pending.save_to(kept)
+    assert kept.saved == [expected]
+
+
+def test_a_divergence_leaves_the_epoch_that_waits(finished_on_device, tmp_path, monkeypatch):
+    validate = train._validate
+
+    def diverges_in_the_third_epoch(config, state, pairs, compiled):
+        state, scores = validate(config, state, pairs, compiled)
+        return state, scores | ({"psnr": math.nan} if int(state.step) == 12 else {})
+
+    monkeypatch.setattr(train, "_validate", diverges_in_the_third_epoch)
+    config = setup.ml_collections.ConfigDict(json.loads(
+        (finished_on_device[1] / "config.json").read_text()))
+    with pytest.raises(DivergenceError, match="after epoch 3"):
+        train.run(config, workdir=tmp_path)
+    saved = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    assert len(saved) == 1
+    assert saved <= {4, 8}
+
+
 def test_stopped_on_the_device_and_started_again_ends_bit_identical(finished_on_device, tmp_path):
     options, undisturbed, _ = finished_on_device
     workdir = tmp_path / "run"
@@ -203,8 +243,7 @@ def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
 def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
     done = command.run(*command.TINY, "--config.accumulate=3", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 1
-    assert done.stderr == ("error: config.batch_size is 2: expected a multiple of accumulate (3) "
-                           "on each of 1 devices\n")
+    assert done.stderr == "error: config.batch_size is 2: expected a multiple of accumulate (3)\n"
 
 
 def test_a_signal_that_nohup_ignores_stays_ignored():
