@@ -125,8 +125,9 @@ def _mean_over_parts(gradients_of: Callable[[Batch], _Gradients], batch: Batch, 
         return jax.tree.map(jnp.add, total, gradients_of(part)), None
 
     parts = {name: split(x) for name, x in batch.items()}
-    first = gradients_of({name: x[0] for name, x in parts.items()})
-    total, _ = jax.lax.scan(add, first, {name: x[1:] for name, x in parts.items()})
+    shapes = jax.eval_shape(gradients_of, {name: x[0] for name, x in parts.items()})
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, nothing, parts)
     return jax.tree.map(lambda x: x / count, total)
 
 
