@@ -7,7 +7,7 @@ Source: the slides of DFGAN (2023-11-27) and its published PyTorch code.
   python main.py --config=configs/attn.py:published   joint discriminator, gradient loss, quirks
 
 The demo takes about 3 minutes on two CPU cores; on its 32 held-out phantoms, protocol
-full_range: 40.65 dB / 0.9515, from 37.29 dB / 0.9028 of the input. At paper scale a step
+full_range: 40.64 dB / 0.9514, from 37.29 dB / 0.9028 of the input. At paper scale a step
 takes about half a minute on two CPU cores: that needs an accelerator.
 
 Published on AAPM-Mayo 2016 at 256² (other data than the simulated default), under
