@@ -16,15 +16,14 @@ import numpy as np
 import optax
 from absl import app, flags
 
+from benchmarks.jax_side import WEIGHTS
+from dfgan_jax.files import written_whole
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.training import parallel, steps
-from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 _JSON = flags.DEFINE_string("json", None, "File to write.", required=True)
-
-_WEIGHTS = LossWeights(1.0, 1.0, 1.0, 1.0, 0.05)
 
 # What the accelerator may do: matrix units' float32 modes, and the dtype of the networks.
 _FORMS = {"float32, highest precision": ("highest", "float32"),
@@ -44,10 +43,10 @@ def main(arguments: list[str]) -> None:
         actual = _compute(jax.devices()[0], batch, precision=precision, dtype=dtype)
         forms[name] = {quantity: _difference(actual[quantity], expected[quantity])
                        for quantity in expected}
-    path = pathlib.Path(_JSON.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"device": parallel.describe_devices(), "jax": jax.__version__,
-                                "difference_from_cpu": forms}, indent=2) + "\n")
+    with written_whole(pathlib.Path(_JSON.value)) as temporary:
+        temporary.write_text(json.dumps({
+            "device": parallel.describe_devices(), "jax": jax.__version__,
+            "difference_from_cpu": forms}, indent=2) + "\n")
     for name, differences in forms.items():
         print(name)
         for quantity, value in differences.items():
@@ -65,7 +64,7 @@ def _compute(device: jax.Device, batch: dict[str, np.ndarray], *, precision: str
         denoised = jax.jit(lambda v, x: networks.generator.apply(v, x, train=False))(
             state.generator, batch["qdct"])
         after, metrics = jax.jit(functools.partial(
-            steps.train_step, networks=networks, optimizers=optimizers, weights=_WEIGHTS))(
+            steps.train_step, networks=networks, optimizers=optimizers, weights=WEIGHTS))(
                 state, batch)
         changes = {name: jax.tree.map(np.subtract, *jax.device_get((b, a)))
                    for name, a, b in (

@@ -27,7 +27,7 @@ from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.torch_layout import Layout
 from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossWeights
-from dfgan_jax.training.parallel import Parallelism
+from dfgan_jax.training.parallel import Parallelism, inference
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 # Those of the published code, as configs/attn.py:published has them.
@@ -105,7 +105,7 @@ def _inference(side: Side) -> Run:
                    lambda denoised: {"denoised": denoised[:COMPARED_SLICES]})
     variables, qdct = jax.device_put((_generator_variables(side),
                                       hounsfield.normalise(hu)[..., None]))
-    apply = jax.jit(functools.partial(generator.apply, train=False))
+    apply = inference(functools.partial(generator.apply, train=False), dtype=side.dtype)
     return Run(lambda: apply(variables, qdct), jax.block_until_ready,
                lambda denoised: {"denoised": np.asarray(denoised[:COMPARED_SLICES, ..., 0],
                                                         np.float32)})

@@ -16,7 +16,7 @@ def use_huge_pages() -> None:
     reads the setting only when a process starts. Whoever has set GLIBC_TUNABLES keeps it, and
     an empty one turns this off.
     """
-    is_glibc = platform.libc_ver()[0] == "glibc"
-    if is_glibc and sys.executable and "GLIBC_TUNABLES" not in os.environ:
+    unset = "GLIBC_TUNABLES" not in os.environ
+    if unset and sys.executable and platform.libc_ver()[0] == "glibc":
         os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -32,7 +32,7 @@ from dfgan_jax.models.unet import UNet
 from dfgan_jax.modes import setup, simulate
 from dfgan_jax.progress import Progress, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
-from dfgan_jax.training.state import TrainState, create_state
+from dfgan_jax.training.state import TrainState
 
 MEASURED = "measured"
 DOES_NOT_FIT = "does not fit"
@@ -98,7 +98,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
         variables = weights.generator_variables
     workdir.mkdir(parents=True, exist_ok=True)  # rather now than after minutes
 
-    rows = _rows_of(plan, _training_size(config))
+    rows = _rows_of(plan, simulate.size(config))
     with progress("benchmark", total=len(rows) + 4, unit="measurements") as bar:
         card = _measure(config, state, plan, rows, bar)
         bar.advance(note="comparing bfloat16 with float32")
@@ -113,14 +113,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
 
 def _initial_state(config: ml_collections.ConfigDict) -> TrainState:
     """Initial weights, on the host: steps donate the state that they are given."""
-    return jax.device_get(parallel.run_once(
-        functools.partial(create_state, networks=setup.build_networks(config),
-                          optimizers=setup.build_optimizers(config, total_steps=1)),
-        jax.random.key(config.seed)))
-
-
-def _training_size(config: ml_collections.ConfigDict) -> int:
-    return config.data.size or simulate.NATIVE_SIZE
+    return jax.device_get(setup.build_state(
+        config, setup.build_networks(config), setup.build_optimizers(config, total_steps=1)))
 
 
 def _rows_of(plan: Plan, training_size: int) -> list[dict[str, Any]]:
@@ -161,11 +155,8 @@ class _Program:
         return times
 
     def _lower(self) -> Any:
-        if self.donate:
-            jitted = jax.jit(self.function, donate_argnums=self.donate,
-                             compiler_options=parallel.compiler_options())
-        else:
-            jitted = parallel.inference(self.function, dtype=self.dtype)
+        jitted = (parallel.unshared(self.function, donate_argnums=self.donate) if self.donate else
+                  parallel.inference(self.function, dtype=self.dtype))
         return jitted.lower(self.first, self.batch)
 
     def on_device(self) -> Callable[[Any], Any]:
@@ -186,8 +177,7 @@ def _program(config: ml_collections.ConfigDict, state: TrainState, row: dict[str
     config = config.copy_and_resolve_references()
     config.dtype = row["dtype"]
     networks = setup.build_networks(config)
-    pairs = _random_pairs(row["batch"], row["size"])
-    batch = {"ndct": pairs.ndct[..., None], "qdct": pairs.qdct[..., None]}
+    batch = input_pipeline.batch_of(_random_pairs(row["batch"], row["size"]))
     if row["kind"] == "inference":
         return _Program(functools.partial(networks.generator.apply, train=False),
                         state.generator, batch["qdct"], donate=(), dtype=row["dtype"])
@@ -288,11 +278,9 @@ def _measure_input(program: _Program, *, seconds: float) -> dict[str, Any]:
 def _compare_dtypes(config: ml_collections.ConfigDict, plan: Plan, generator: UNet, variables: Any
                     ) -> dict[str, Any]:
     """Denoises the same simulated slices in float32 and in bfloat16."""
-    size = _training_size(config)
-    protocol = low_dose.ScanProtocol(photons_per_ray=config.simulation.photons_per_ray,
-                                     dose_fraction=config.simulation.dose_fraction)
+    size = simulate.size(config)
     ndct, qdct = low_dose.simulate_pairs(plan.slices, size=size, seed=config.simulation.seed,
-                                         split="test", protocol=protocol)
+                                         split="test", protocol=simulate.protocol(config))
     images, common = {}, {"slices": plan.slices, "size": size}
     for dtype in ("float32", "bfloat16"):
         try:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import ml_collections
 import optax
 
@@ -15,8 +16,9 @@ from dfgan_jax.errors import InputError
 from dfgan_jax.files import user_cache, written_whole
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
 from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
+from dfgan_jax.training import parallel
 from dfgan_jax.training.losses import LossWeights
-from dfgan_jax.training.state import CHANNELS, Networks, Optimizers
+from dfgan_jax.training.state import CHANNELS, Networks, Optimizers, TrainState, create_state
 
 SPLITS = ("train", "valid", "test")
 
@@ -88,6 +90,14 @@ def build_optimizers(config: ml_collections.ConfigDict, *, total_steps: int) -> 
 
     return Optimizers(generator=adam(options.generator_learning_rate),
                       discriminator=adam(options.discriminator_learning_rate))
+
+
+def build_state(config: ml_collections.ConfigDict, networks: Networks, optimizers: Optimizers
+                ) -> TrainState:
+    """The state of a new run with random weights, which `config.seed` decides."""
+    return parallel.run_once(
+        functools.partial(create_state, networks=networks, optimizers=optimizers),
+        jax.random.key(config.seed))
 
 
 def build_weights(config: ml_collections.ConfigDict) -> LossWeights:

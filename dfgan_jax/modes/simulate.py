@@ -38,8 +38,8 @@ def cached(config: ml_collections.ConfigDict, split: str) -> pathlib.Path:
     Raises:
       InputError: the cache cannot be written.
     """
-    name = low_dose.simulation_hash(size=_size(config), seed=config.simulation.seed,
-                                    protocol=_protocol(config))
+    name = low_dose.simulation_hash(size=size(config), seed=config.simulation.seed,
+                                    protocol=protocol(config))
     folder = setup.cache_folder(config)
     path = folder / f"simulated-{name}" / f"{split}-{_count(config, split)}.npy"
     if not path.exists():
@@ -52,18 +52,18 @@ def cached(config: ml_collections.ConfigDict, split: str) -> pathlib.Path:
 def _simulate(config: ml_collections.ConfigDict, split: str) -> Pairs:
     count = _count(config, split)
     with progress(f"simulating {split}", total=count, unit="slices") as bar:
-        ndct, qdct = low_dose.simulate_pairs(count, size=_size(config), split=split,
+        ndct, qdct = low_dose.simulate_pairs(count, size=size(config), split=split,
                                              seed=config.simulation.seed,
-                                             protocol=_protocol(config), progress=bar)
+                                             protocol=protocol(config), progress=bar)
     return Pairs(hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct))
 
 
-def _protocol(config: ml_collections.ConfigDict) -> low_dose.ScanProtocol:
+def protocol(config: ml_collections.ConfigDict) -> low_dose.ScanProtocol:
     return low_dose.ScanProtocol(photons_per_ray=config.simulation.photons_per_ray,
                                  dose_fraction=config.simulation.dose_fraction)
 
 
-def _size(config: ml_collections.ConfigDict) -> int:
+def size(config: ml_collections.ConfigDict) -> int:
     return config.data.size or NATIVE_SIZE
 
 

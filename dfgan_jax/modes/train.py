@@ -1,6 +1,5 @@
 """`--mode=train`: trains, evaluates the best checkpoint on the test split, reports."""
 
-import dataclasses
 import functools
 import json
 import math
@@ -25,7 +24,7 @@ from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
 from dfgan_jax.training.losses import LossWeights
-from dfgan_jax.training.state import Networks, TrainState, create_state, with_weights
+from dfgan_jax.training.state import Networks, TrainState, with_weights
 from dfgan_jax.training.writers import MetricsWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -164,7 +163,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     devices = parallel.Parallelism(config.parallel,
                                    global_batch_size=config.batch_size // config.accumulate)
     if (devices.name, config.dtype) == ("pmap", "bfloat16") and not parallel.has_accelerator():
-        # pmap takes none of the options that bfloat16 needs there: parallel.compiler_options.
+        # pmap takes none of the options that bfloat16 needs there.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
     setup.check_workdir(workdir, config)
     data = setup.load_splits(config, setup.SPLITS, simulate.cached)
@@ -177,20 +176,19 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     train_step = functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
                                    weights=weights, accumulate=config.accumulate,
                                    remat=config.remat)
+    validation_step = functools.partial(_validation_step, networks=networks, weights=weights)
     resident = _is_resident(config, data, devices)
+    valid = input_pipeline.batch_of(data["valid"])
     if resident:
-        data["valid"] = Pairs(**devices.place(dataclasses.asdict(data["valid"])))
+        valid = devices.place(valid)
     compiled = _Steps(
         advance=(_advance_resident if resident else _advance_streaming)(
             config, data["train"], train_step, devices),
-        validate=(_validate_resident if resident else _validate_streaming)(
-            config, data["valid"],
-            functools.partial(_validation_step, networks=networks, weights=weights), devices),
+        validate=(_validate_resident(config, valid, validation_step, devices) if resident else
+                  _validate_streaming(config, data["valid"], validation_step, devices)),
         batch_statistics=parallel.unshared(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
-    state = parallel.run_once(
-        functools.partial(create_state, networks=networks, optimizers=optimizers),
-        jax.random.key(config.seed))
+    state = setup.build_state(config, networks, optimizers)
     if config.initial_checkpoint:
         state = _start_from(config.initial_checkpoint, state)
     print(_announcement(config, workdir, data, state, devices, resident=resident), flush=True)
@@ -205,7 +203,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         with MetricsWriter(workdir, step=int(state.step)) as writer:
             pending = _PendingBest()
             try:
-                _fit(config, data, devices.place(state), per_epoch=per_epoch,
+                _fit(config, valid, devices.place(state), per_epoch=per_epoch,
                      fingerprints=fingerprints, compiled=compiled, kept=kept, pending=pending,
                      writer=writer, stop=stop)
             except DivergenceError:
@@ -292,7 +290,7 @@ def _advance_resident(config: ml_collections.ConfigDict, pairs: Pairs, train_ste
     update = devices.train_many(train_step)
     indices = input_pipeline.train_indices(pairs, global_batch_size=config.batch_size,
                                            seed=config.seed)
-    placed = devices.place({"ndct": pairs.ndct[..., None], "qdct": pairs.qdct[..., None]})
+    placed = devices.place(input_pipeline.batch_of(pairs))
     longest = min(config.log_every_steps, input_pipeline.steps_per_epoch(
         pairs, global_batch_size=config.batch_size))
 
@@ -318,24 +316,23 @@ def _validate_streaming(config: ml_collections.ConfigDict, pairs: Pairs, step: C
     return validate
 
 
-def _validate_resident(config: ml_collections.ConfigDict, pairs: Pairs, step: Callable,
+def _validate_resident(config: ml_collections.ConfigDict, placed: steps.Batch, step: Callable,
                        devices: parallel.Parallelism) -> Callable:
-    """`_Steps.validate`, all batches in one call."""
+    """`_Steps.validate`, all batches in one call, with pairs on the devices."""
     score = devices.evaluate_many(step)
-    rows = -(-len(pairs) // config.batch_size)
-    # The last batch is filled with slices that are scored twice, and counted once.
-    indices = np.arange(rows * config.batch_size).reshape(rows, -1) % len(pairs)
-    placed = {"ndct": pairs.ndct[..., None], "qdct": pairs.qdct[..., None]}
+    count = len(placed["ndct"])
+    indices = input_pipeline.evaluation_indices(count, batch_size=config.batch_size)
 
     def validate(state):
-        scores = jax.device_get(score(state, placed, indices.astype(np.int32)))
-        return {name: values[:len(pairs)] for name, values in scores.items()}
+        # What only fills the last batch comes last.
+        return {name: values[:count]
+                for name, values in jax.device_get(score(state, placed, indices)).items()}
     return validate
 
 
-def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: TrainState, *,
+def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainState, *,
          per_epoch: int, fingerprints: dict[str, str], compiled: _Steps,
-         kept: checkpoints.Checkpoints, pending: "_PendingBest", writer: MetricsWriter,
+         kept: checkpoints.Checkpoints, pending: _PendingBest, writer: MetricsWriter,
          stop: _StopRequest) -> None:
     """Trains from a state to the end of the last epoch; saves after each and when stopped."""
     first = step = int(state.step)
@@ -361,7 +358,7 @@ def _fit(config: ml_collections.ConfigDict, data: dict[str, Pairs], state: Train
             due = time.monotonic() - saved_at > 60 * config.checkpoint_every_minutes
             stopping = stop.number  # once: a signal may come at any line
             if ends_epoch:
-                state, scores = _validate(config, state, data["valid"], compiled)
+                state, scores = _validate(config, state, valid, compiled)
                 metrics.settle()
                 if not all(map(math.isfinite, scores.values())):
                     raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "
@@ -407,15 +404,15 @@ def _show(bar: Progress, epoch: int, latest: dict[str, float], *, count: int, do
                         "--config=configs/attn.py:demo, takes minutes. Going on.")
 
 
-def _validate(config: ml_collections.ConfigDict, state: TrainState, pairs: Pairs,
+def _validate(config: ml_collections.ConfigDict, state: TrainState, valid: steps.Batch,
               compiled: _Steps) -> tuple[TrainState, dict[str, float]]:
     """Scores the validation split; the state changes only with batch statistics."""
     batch_losses = []
     if config.validation.statistics == "batch":
-        for start in range(0, len(pairs), config.batch_size):
+        for start in range(0, len(valid["ndct"]), config.batch_size):
             part = slice(start, start + config.batch_size)
             state, terms = compiled.batch_statistics(
-                state, {"ndct": pairs.ndct[part, ..., None], "qdct": pairs.qdct[part, ..., None]})
+                state, {name: images[part] for name, images in valid.items()})
             batch_losses.append(terms)
 
     scores = {name: float(np.mean(values)) for name, values in compiled.validate(state).items()}

@@ -3,6 +3,7 @@
 A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,22 +14,13 @@ from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import InputError
 
 
-class _PairSource:
-    """Random access to pairs as grain wants it.
+def batch_of(pairs: Pairs, index: Any = slice(None)) -> dict[str, Any]:
+    """Some pairs, or all of them, as a batch.
 
-    Single pairs stay views: making a batch copies them, and so also reads what is mapped,
+    A slice gives views. An array of numbers gives copies, and so also reads what is mapped,
     in the threads that read ahead.
     """
-
-    def __init__(self, pairs: Pairs):
-        self._pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
-        return {"ndct": self._pairs.ndct[index][..., None],
-                "qdct": self._pairs.qdct[index][..., None]}
+    return {"ndct": pairs.ndct[index][..., None], "qdct": pairs.qdct[index][..., None]}
 
 
 def train_indices(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
@@ -58,9 +50,8 @@ def train_indices(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.M
 
 def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
     """The batches that `train_indices` names: `ds[step]` is the batch of that step."""
-    source = _PairSource(pairs)
     return train_indices(pairs, global_batch_size=global_batch_size, seed=seed).map(
-        source.__getitem__)
+        functools.partial(batch_of, pairs))
 
 
 def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:
@@ -80,6 +71,17 @@ def iterate_from(batches: grain.MapDataset, step: int) -> Iterator[dict[str, np.
     return iterator
 
 
+def evaluation_indices(count: int, *, batch_size: int) -> np.ndarray:
+    """Which of `count` pairs make each batch of an evaluation, in file order.
+
+    Returns:
+      (batches, batch_size) int32; the last batch repeats its first pair until it is full.
+    """
+    filled = -(-count // batch_size) * batch_size
+    indices = np.arange(filled, dtype=np.int32).reshape(-1, batch_size)
+    return np.where(indices < count, indices, indices[:, :1])
+
+
 def evaluation_batches(pairs: Pairs, *, batch_size: int) -> Iterator[tuple[dict, np.ndarray]]:
     """Every pair once, in file order, in batches of one size.
 
@@ -87,8 +89,6 @@ def evaluation_batches(pairs: Pairs, *, batch_size: int) -> Iterator[tuple[dict,
       The batch, whose last repeats its first pair until it is full; and `mask`,
       (batch_size,) bool, False where a pair only fills the batch.
     """
-    source = _PairSource(pairs)
-    for start in range(0, len(pairs), batch_size):
-        indices = np.arange(start, start + batch_size)
-        mask = indices < len(pairs)
-        yield source[np.where(mask, indices, start)], mask
+    rows = evaluation_indices(len(pairs), batch_size=batch_size)
+    for start, indices in zip(range(0, len(pairs), batch_size), rows, strict=True):
+        yield batch_of(pairs, indices), np.arange(start, start + batch_size) < len(pairs)

@@ -92,9 +92,8 @@ class Parallelism:
                                 in_axes=(None, 0), out_axes=None, devices=self._devices,
                                 donate_argnums=0)
             return lambda state, batch: compiled(state, self._split(batch))
-        compiled = jax.jit(step, in_shardings=(self._replicated, self._sharded),
-                           out_shardings=self._replicated, donate_argnums=0,
-                           compiler_options=compiler_options())
+        compiled = _jit(step, in_shardings=(self._replicated, self._sharded),
+                        out_shardings=self._replicated, donate_argnums=0)
         return lambda state, batch: compiled(state, dict(batch))
 
     def train_many(self, step: Callable) -> Callable:
@@ -109,17 +108,13 @@ class Parallelism:
           metrics are (K,); those beyond `count` are zeros.
         """
         def updates(state, pairs, indices, count, **axis):
-            def batch_of(number):
-                return {name: jnp.take(images, indices[number], axis=0)
-                        for name, images in pairs.items()}
-
             def update(number, carry):
                 state, history = carry
-                state, metrics = step(state, batch_of(number), **axis)
+                state, metrics = step(state, _take(pairs, indices[number]), **axis)
                 return state, jax.tree.map(lambda all_, one: all_.at[number].set(one),
                                            history, metrics)
 
-            shapes = jax.eval_shape(lambda: step(state, batch_of(0), **axis))[1]
+            shapes = jax.eval_shape(lambda: step(state, _take(pairs, indices[0]), **axis))[1]
             history = jax.tree.map(lambda x: jnp.zeros((len(indices), *x.shape), x.dtype), shapes)
             return jax.lax.fori_loop(0, count, update, (state, history))
 
@@ -127,11 +122,11 @@ class Parallelism:
             compiled = jax.pmap(functools.partial(updates, axis_name=_AXIS), axis_name=_AXIS,
                                 in_axes=(None, None, 1, None), out_axes=None,
                                 devices=self._devices, donate_argnums=0)
-            return lambda state, pairs, indices, number: compiled(
-                state, pairs, self._split_columns(indices), number)
-        return jax.jit(updates, donate_argnums=0, out_shardings=self._replicated,
-                       in_shardings=(self._replicated, self._replicated, self._by_column,
-                                     self._replicated), compiler_options=compiler_options())
+            return lambda state, pairs, indices, count: compiled(
+                state, pairs, self._split_columns(indices), count)
+        return _jit(updates, donate_argnums=0, out_shardings=self._replicated,
+                    in_shardings=(self._replicated, self._replicated, self._by_column,
+                                  self._replicated))
 
     def evaluate(self, step: Callable) -> Callable:
         """Compiles (state, batch) → tree of arrays with a leading batch axis."""
@@ -142,8 +137,8 @@ class Parallelism:
                 outputs = compiled(state, self._split(batch))
                 return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
             return run
-        compiled = jax.jit(step, in_shardings=(self._replicated, self._sharded),
-                           out_shardings=self._sharded, compiler_options=compiler_options())
+        compiled = _jit(step, in_shardings=(self._replicated, self._sharded),
+                        out_shardings=self._sharded)
         return lambda state, batch: compiled(state, dict(batch))
 
     def evaluate_many(self, step: Callable) -> Callable:
@@ -153,8 +148,7 @@ class Parallelism:
           (state, pairs, indices) → tree of arrays, (K·N,): as `train_many`, of every batch.
         """
         def evaluations(state, pairs, indices):
-            return jax.lax.map(lambda batch: step(state, {
-                name: jnp.take(images, batch, axis=0) for name, images in pairs.items()}), indices)
+            return jax.lax.map(lambda batch: step(state, _take(pairs, batch)), indices)
 
         if self.name == "pmap":
             mapped = jax.pmap(evaluations, in_axes=(None, None, 1), out_axes=1,
@@ -163,9 +157,8 @@ class Parallelism:
             def compiled(state, pairs, indices):
                 return mapped(state, pairs, self._split_columns(indices))
         else:
-            compiled = jax.jit(evaluations, out_shardings=self._replicated, in_shardings=(
-                self._replicated, self._replicated, self._by_column),
-                compiler_options=compiler_options())
+            compiled = _jit(evaluations, out_shardings=self._replicated, in_shardings=(
+                self._replicated, self._replicated, self._by_column))
         return lambda state, pairs, indices: jax.tree.map(
             np.ravel, compiled(state, pairs, indices))
 
@@ -192,13 +185,19 @@ class Parallelism:
                 for name, x in batch.items()}
 
 
-def compiler_options() -> dict[str, Any]:
-    """XLA's options for training with its validation, and for bfloat16.
+def _take(pairs: Mapping[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
+    """The batch that indices name."""
+    return {name: jnp.take(images, indices, axis=0) for name, images in pairs.items()}
+
+
+def _jit(function: Callable, **options: Any) -> Any:
+    """`jax.jit` with XLA's options for training with its validation, and for bfloat16.
 
     On a CPU, XLA may hand operations to the library YNNPACK, whose gradients of kernels take
     about twice as long as XLA's own, and whose reductions of bfloat16 give NaN (JAX 0.12).
     """
-    return {} if has_accelerator() else {"xla_cpu_experimental_ynn_fusion_type": ""}
+    xla = {} if has_accelerator() else {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return jax.jit(function, compiler_options=xla, **options)
 
 
 def run_once(function: Callable, *arguments: Any) -> Any:
@@ -214,10 +213,9 @@ def copied(tree: Any) -> Any:
 
 def inference(function: Callable, *, dtype: Any) -> Any:
     """Compiles what takes no gradient, with networks that compute in `dtype`."""
-    is_float32 = jnp.dtype(dtype or jnp.float32) == jnp.float32
-    return jax.jit(function, compiler_options={} if is_float32 else compiler_options())
+    return (jax.jit if jnp.dtype(dtype or jnp.float32) == jnp.float32 else _jit)(function)
 
 
-def unshared(step: Callable) -> Callable:
+def unshared(step: Callable, *, donate_argnums: Sequence[int] = ()) -> Any:
     """Compiles (state, batch) → anything for any batch size: no device shares the batch."""
-    return jax.jit(step, compiler_options=compiler_options())
+    return _jit(step, donate_argnums=donate_argnums)
