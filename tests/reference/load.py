@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dfgan_jax.ct import hounsfield
 from dfgan_jax.porting import torch_layout
 from tests.reference.fill import image, tensor
 
@@ -22,6 +23,18 @@ def numbers(name: str) -> dict[str, np.ndarray]:
 
 def metrics() -> dict[str, float]:
     return json.loads((_FOLDER / "metrics.json").read_text())
+
+
+METRIC_CASES = {"batch16": (16, 1, 64, 64), "batch8": (8, 1, 64, 64), "single": (1, 1, 96, 96)}
+"""Case of `metrics` → shape of its images, NCHW."""
+
+
+def metric_images(case: str) -> tuple[np.ndarray, np.ndarray]:
+    """The prediction and the target that a case of `metrics` scores, NCHW, HU."""
+    target, noise = (image(f"metric_{name}_{case}", METRIC_CASES[case], SEED)
+                     for name in ("target", "noise"))
+    prediction = (target + 0.15 * (noise - 0.5)).astype(np.float32)
+    return hounsfield.denormalise(prediction), hounsfield.denormalise(target)
 
 
 def state_dict_shapes(name: str) -> dict[str, tuple[int, ...]]:
