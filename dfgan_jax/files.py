@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator
 
@@ -23,6 +24,28 @@ def refuse_existing(path: pathlib.Path) -> None:
     """
     if path.exists():
         raise InputError(f"{path}: exists; choose another --output, or remove it")
+
+
+def allocate(path: pathlib.Path, size: int) -> None:
+    """Appends zeros to a file until it has `size` bytes.
+
+    What is then mapped into memory can be written: on a full disk, a write into a mapping
+    of bytes that are not there would kill the process.
+
+    Raises:
+      OSError: the disk has less room.
+    """
+    block = bytes(2**22)
+    with path.open("ab") as file:
+        while (left := size - file.tell()) > 0:
+            file.write(block[:left])
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what `written_whole` left below a folder when its process was killed."""
+    for path in folder.rglob(".*"):
+        if re.search(r"\.[0-9a-f]{16}$", path.name):
+            path.unlink()
 
 
 @contextlib.contextmanager

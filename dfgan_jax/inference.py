@@ -1,5 +1,7 @@
 """A trained generator, from HU to HU."""
 
+import functools
+import hashlib
 import os
 import pathlib
 from typing import Any
@@ -13,6 +15,9 @@ from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.progress import Progress
 from dfgan_jax.training import checkpoints, parallel
+
+MAX_BATCH_PIXELS = 16 * 512 ** 2
+"""Pixels of slices that are denoised at a time, by default: about 3 GB of activations."""
 
 
 class Denoiser:
@@ -67,16 +72,27 @@ class Denoiser:
         return cls(_generator(path, read.meta), read.weights.generator_variables, meta=read.meta,
                    path=path)
 
-    def __call__(self, qdct_hu: np.ndarray, *, batch_size: int = 16,
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """Names the generator's parameters and running statistics, whatever file they are from."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self._variables):
+            array = np.asarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def __call__(self, qdct_hu: np.ndarray, *, batch_size: int | None = None,
                  out: np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
         """Denoises slices.
 
         Heights and widths that are no multiples of 16 are padded by reflection, and
-        cropped afterwards.
+        cropped afterwards. Values that no measurement has (below `hounsfield.LOWEST_HU`, such
+        as −2000 outside the field of view) stand as they were; the network sees air there.
 
         Args:
           qdct_hu: (H, W) or (N, H, W), HU.
-          batch_size: slices at a time.
+          batch_size: slices at a time; by default as many as `MAX_BATCH_PIXELS` holds.
           out: float32 of the same shape, to put the result into: with memory-mapped
             arrays, no more than a batch is in memory.
           progress: advanced by each slice.
@@ -92,28 +108,38 @@ class Denoiser:
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (H, W) or (N, H, W)")
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
-        height, width = slices.shape[1:]
-        padding = [(0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE)]
-        batch_size = min(batch_size, len(slices))
+        batch_size = batch_size or batch_size_of(slices.shape[1:])
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
-            batch = hounsfield.normalise(slices[start:start + batch_size].astype(np.float32))
-            count = len(batch)
-            broken = np.flatnonzero(~np.isfinite(batch).all((1, 2)))
+            hu = slices[start:start + batch_size].astype(np.float32)
+            broken = np.flatnonzero(~np.isfinite(hu).all((1, 2)))
             if len(broken):
                 raise InputError(f"slice {start + broken[0]} has a NaN or an infinity")
-            batch = np.pad(batch, padding, mode="symmetric")
-            # The last batch is filled, so that one shape is compiled.
-            batch = np.pad(batch, [(0, batch_size - count), (0, 0), (0, 0)], mode="edge")
-            output = np.asarray(self._apply(self._variables, batch[..., None]), np.float32)
-            if not np.isfinite(output).all():
-                raise InputError(f"{self.path or 'the model'}: its output is not finite")
-            denoised_slices[start:start + count] = hounsfield.denormalise(
-                output[:count, :height, :width, 0])
+            denoised_slices[start:start + len(hu)] = self._denoise(hu, batch_size)
             if progress is not None:
-                progress.advance(count)
+                progress.advance(len(hu))
         return denoised
+
+    def _denoise(self, hu: np.ndarray, batch_size: int) -> np.ndarray:
+        """Denoises finite slices, float32 (n, H, W) with n at most `batch_size`."""
+        count, height, width = hu.shape
+        outside = hu < hounsfield.LOWEST_HU
+        batch = hounsfield.normalise(np.where(outside, hounsfield.OUTSIDE_HU, hu))
+        batch = np.pad(batch, [(0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE)],
+                       mode="symmetric")
+        # Filled to a power of two, so that few shapes are compiled.
+        filled = min(1 << (count - 1).bit_length(), batch_size)
+        batch = np.pad(batch, [(0, filled - count), (0, 0), (0, 0)], mode="edge")
+        output = np.asarray(self._apply(self._variables, batch[..., None]), np.float32)
+        if not np.isfinite(output).all():
+            raise InputError(f"{self.path or 'the model'}: its output is not finite")
+        return np.where(outside, hu, hounsfield.denormalise(output[:count, :height, :width, 0]))
+
+
+def batch_size_of(shape: tuple[int, ...]) -> int:
+    """Slices of a height and width that `MAX_BATCH_PIXELS` holds, at least one."""
+    return max(MAX_BATCH_PIXELS // max(int(np.prod(shape)), 1), 1)
 
 
 def _generator(path: str | os.PathLike, meta: dict[str, Any]) -> UNet:

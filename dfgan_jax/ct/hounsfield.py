@@ -21,6 +21,12 @@ HU_SCALE: Final = 500.0
 
 HU_AIR: Final = -1000.0
 
+OUTSIDE_HU: Final = -1024.0
+"""The lowest HU, and the padding outside the field of view, in the published files."""
+
+LOWEST_HU: Final = -1900.0
+"""What scanners store below this is no measurement but padding: -2000, -3024 and others."""
+
 
 def mu_to_hu(mu):
     """Converts linear attenuation [1/mm] to HU; any shape, dtype kept."""

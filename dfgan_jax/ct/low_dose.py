@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dfgan_jax.ct.hounsfield import hu_to_mu, mu_to_hu
+from dfgan_jax.ct.hounsfield import OUTSIDE_HU, hu_to_mu, mu_to_hu
 from dfgan_jax.ct.phantom import torso_phantom
 from dfgan_jax.ct.projection import KERNELS, ParallelBeam
 from dfgan_jax.errors import InputError
@@ -33,9 +33,6 @@ SIMULATOR_VERSION = 1
 
 REFERENCE_SIZE = 256
 """The image size that `ScanProtocol` is written for."""
-
-OUTSIDE_HU = -1024.0
-"""The lowest HU, and the padding outside the field of view, in the published files."""
 
 FIELD_OF_VIEW_DIAMETER = 1.2
 """Of the reconstructed circle, in image widths."""

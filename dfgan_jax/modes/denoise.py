@@ -1,48 +1,186 @@
-"""`--mode=denoise`: denoises the slices of a file."""
+"""`--mode=denoise`: denoises files and folders of HU, in the format that they came in."""
 
 import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
+import dfgan_jax
+from dfgan_jax.ct import dicom, hounsfield, nifti
+from dfgan_jax.ct.dicom import Derivation
+from dfgan_jax.ct.pairs import read_pairs, write_slices
+from dfgan_jax.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import refuse_existing, written_whole
-from dfgan_jax.inference import Denoiser
+from dfgan_jax.inference import Denoiser, batch_size_of
+from dfgan_jax.modes import setup
 from dfgan_jax.progress import progress
 from dfgan_jax.safe_pickle import reason
 
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> None:
-    """Denoises an array of HU, a few slices at a time.
+    """Denoises what `source` names, a few slices at a time.
 
     Args:
       checkpoint_path: what `Denoiser.load` takes.
-      source: `.npy` of (H, W) or (N, H, W) numbers, HU.
-      output: `.npy` to write, whole or not at all: the same shape, float32, HU.
+      source: a folder of DICOM files; one DICOM file; `.npy` of (H, W) or (N, H, W) numbers,
+        HU; `.npy` in the published format, whose quarter dose is denoised; or a volume of HU,
+        `.nii` or `.nii.gz`.
+      output: to write, whole or not at all, in the same format; of arrays, float32.
 
     Raises:
-      InputError: the checkpoint or the input cannot be used, or the output exists.
+      InputError: the checkpoint or the input cannot be used, the output exists, or some
+        slices of a folder are broken (the others are written all the same).
+      OSError: the output cannot be written.
     """
-    if output.suffix != ".npy":
-        raise InputError(f"{output}: expected a name that ends in .npy")
     refuse_existing(output)
-    qdct = _read(source)
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    if source.is_dir():
+        _denoise_folder(checkpoint_path, source, output)
+        return
+    kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
+    suffixes: tuple[str, ...]
+    if source.suffix == ".npy":
+        kind, suffixes = (_denoise_pairs if _holds_dict(source) else _denoise_array), (".npy",)
+    elif nifti.is_nifti(source):
+        kind, suffixes = _denoise_nifti, nifti.SUFFIXES
+    else:
+        dicom.read_header(source)
+        kind, suffixes = _denoise_dicom_file, ("",)
+    if not output.name.lower().endswith(suffixes):
+        raise InputError(f"{output}: expected a name that ends in {' or '.join(suffixes)}, as "
+                         f"{source} does")
+    print(f"Wrote {output}: {kind(Denoiser.load(checkpoint_path), source, output)}", flush=True)
+
+
+def _derivation(denoiser: Denoiser) -> Derivation:
+    return Derivation(model=setup.model_name(denoiser.meta["config"]),
+                      weights_sha256=denoiser.weights_sha256, version=dfgan_jax.__version__)
+
+
+def _denoise_folder(checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> None:
     denoiser = Denoiser.load(checkpoint_path)
-    with written_whole(output) as temporary:
-        denoised = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32,
-                                             shape=qdct.shape)
-        slices = 1 if qdct.ndim == 2 else len(qdct)
-        with progress("denoising", total=slices, unit="slices") as bar:
-            try:
-                denoiser(qdct, out=denoised, progress=bar)
-            except InputError as error:
-                raise InputError(f"{source}: {error}") from error
-        denoised.flush()
-    print(f"Wrote {output}: {slices} slices of {qdct.shape[-2]}×{qdct.shape[-1]}, HU", flush=True)
+    summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source, output=output)
+    print(f"Wrote {output}: {summary['slices']} slices in {len(summary['series'])} series by "
+          f"{summary['model']}; {summary['saturated_pixels']} pixels beyond the stored range")
+    for series in summary["series"]:
+        for note in series["notes"]:
+            print(f"Series {series['source_series_uid']}: {note}")
+    for kind in sorted(set(summary["skipped"].values())):
+        names = [name for name, why in summary["skipped"].items() if why == kind]
+        print(f"Skipped {len(names)}: {kind} ({names[0]}{', …' if names[1:] else ''})")
+    print(f"All of it by name: {output / SUMMARY}", flush=True)
+    if summary["broken"]:
+        (name, why), *rest = summary["broken"].items()
+        raise InputError(
+            f"{len(rest) + 1} broken files were not denoised, the first {name}: {why}; the others "
+            f"are written, and {output / SUMMARY} names all")
 
 
-def _read(path: pathlib.Path) -> np.ndarray:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    read = dicom.read_slice(source)
+    saturated = dicom.write_slice(output, read, denoiser(read.hu), derivation=_derivation(denoiser))
+    return (f"a slice of {read.header.rows}×{read.header.columns}; {saturated} pixels beyond the "
+            "stored range")
+
+
+def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    qdct = _read_array(source)
+    slices = qdct.reshape(-1, *qdct.shape[-2:])
+    _check_finite(source, slices)
+    with written_whole(output) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {
+            "descr": "<f4", "fortran_order": False, "shape": qdct.shape})
+        for _, denoised in _denoised(denoiser, slices, lambda block: block):
+            file.write(denoised.astype("<f4").data)
+    return f"{len(slices)} slices of {qdct.shape[-2]}×{qdct.shape[-1]}, HU"
+
+
+def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (tempfile.TemporaryDirectory(dir=output.parent, prefix=".denoise-") as scratch,
+          written_whole(output) as temporary):
+        volume = nifti.open_nifti(source, scratch=pathlib.Path(scratch))
+        _check_finite(source, volume.stored)
+        is_packed = output.name.lower().endswith(".gz")
+        unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
+        derivation = _derivation(denoiser)
+        target = nifti.create_like(volume, unpacked, description=(
+            f"denoised by {derivation.model} {derivation.weights_sha256[:12]}, no medical device"))
+        saturated = 0
+        for part, denoised in _denoised(
+                denoiser, volume.stored,
+                lambda block: block.astype(np.float32) * volume.slope + volume.intercept):
+            exact = (denoised.astype(np.float64) - volume.intercept) / volume.slope
+            if target.dtype.kind in "iu":
+                limits, exact = np.iinfo(target.dtype), np.rint(exact)
+                saturated += int(((exact < limits.min) | (exact > limits.max)).sum())
+                exact = np.clip(exact, limits.min, limits.max)
+            target[part] = exact
+        if is_packed:
+            nifti.pack(unpacked, temporary)
+    return (f"{len(volume.stored)} slices of {volume.stored.shape[1]}×{volume.stored.shape[2]}; "
+            f"{saturated} pixels beyond the stored range")
+
+
+def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    pairs = read_pairs(source)
+
+    def denoised() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with _bar(len(pairs)) as bar:
+            for block in pairs.blocks():
+                qdct = denoiser(hounsfield.mu_to_hu(block.qdct), progress=bar)
+                yield from zip(block.ndct, hounsfield.hu_to_mu(qdct), strict=True)
+
+    write_slices(output, denoised(), count=len(pairs), shape=pairs.ndct.shape[1:])
+    return (f"{len(pairs)} slices in the published format: f_qd is denoised, f_nd as in {source}")
+
+
+def _bar(slices: int) -> Any:
+    return progress("denoising", total=slices, unit="slices")
+
+
+def _denoised(denoiser: Denoiser, stored: np.ndarray, to_hu: Callable[[np.ndarray], np.ndarray]
+              ) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields part after part of (N, H, W), and its denoised HU."""
+    step = batch_size_of(stored.shape[1:])
+    with _bar(len(stored)) as bar:
+        for start in range(0, len(stored), step):
+            part = slice(start, start + step)
+            yield part, denoiser(to_hu(stored[part]), progress=bar)
+
+
+def _check_finite(path: pathlib.Path, slices: np.ndarray) -> None:
+    """Refuses slices with a NaN or an infinity before anything is written, and names them."""
+    if slices.dtype.kind != "f":
+        return
+    broken = [index for index, one in enumerate(slices) if not np.isfinite(one).all()]
+    if broken:
+        names = ", ".join(map(str, broken[:20])) + (", …" if broken[20:] else "")
+        raise InputError(f"{path}: {len(broken)} of {len(slices)} slices have a NaN or an "
+                         f"infinity: slice {names}; nothing was written")
+
+
+def _holds_dict(path: pathlib.Path) -> bool:
+    """Whether an `.npy` holds an object, as the published format does, and no array."""
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version not in ((1, 0), (2, 0)):
+                return False
+            read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0)
+            return read(file)[2] == np.dtype(object)
+    except OSError:
+        raise
+    except Exception:  # a broken header can raise anything; reading it as an array says what
+        return False
+
+
+def _read_array(path: pathlib.Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a broken header can raise anything
@@ -50,6 +188,6 @@ def _read(path: pathlib.Path) -> np.ndarray:
                          ) from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         raise InputError(f"{path}: expected an .npy of an array of numbers in HU")
-    if array.ndim not in (2, 3):
+    if array.ndim not in (2, 3) or 0 in array.shape:
         raise InputError(f"{path}: has shape {array.shape}; expected (H, W) or (N, H, W)")
     return array

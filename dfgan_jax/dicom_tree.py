@@ -1,0 +1,194 @@
+"""Denoises a folder of DICOM files into one of the same shape.
+
+Slices are read ahead, denoised in batches and written behind, so that no more than three
+batches are in memory. What is written stands in OUTPUT.incomplete until all of it is
+there; a second start of the same command goes on from what stands there.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.ct import dicom
+from dfgan_jax.ct.dicom import Derivation, NotACTSlice, SliceHeader
+from dfgan_jax.errors import InputError
+from dfgan_jax.files import remove_leftovers, written_whole
+from dfgan_jax.inference import Denoiser, batch_size_of
+from dfgan_jax.progress import Progress, progress
+
+SUMMARY = "summary.json"
+_THREADS = 4
+
+
+class Files:
+    """What a folder holds: CT slices, files of other kinds, broken ones.
+
+    Attributes:
+      headers: of the CT slices.
+      skipped: path → why, of sound files that hold something else.
+      broken: path → why.
+    """
+
+    def __init__(self, root: pathlib.Path):
+        self.headers: list[SliceHeader] = []
+        self.skipped: dict[pathlib.Path, str] = {}
+        self.broken: dict[pathlib.Path, str] = {}
+        paths = dicom.find_files(root)
+        with progress(f"looking through {root}", total=len(paths), unit="files") as bar:
+            for path in paths:
+                try:
+                    self.headers.append(dicom.read_header(path))
+                except InputError as error:
+                    self.refuse(path, error)
+                bar.advance()
+        if not self.headers:
+            raise InputError(f"{root}: no CT slice among {len(paths)} files"
+                             + "".join(f"; {line}" for line in self.lines()))
+
+    def refuse(self, path: pathlib.Path, error: InputError) -> None:
+        """Counts a file as skipped or broken."""
+        reasons = self.skipped if isinstance(error, NotACTSlice) else self.broken
+        reasons[path] = str(error).removeprefix(f"{path}: ")
+
+    def lines(self) -> list[str]:
+        """The kinds of skipped files with their numbers, and the broken ones by name."""
+        kinds = collections.Counter(self.skipped.values())
+        lines = [f"skipped {count} × {kind}" for kind, count in kinds.most_common()]
+        shown = list(self.broken.items())[:20]
+        lines += [f"broken: {path}: {why}" for path, why in shown]
+        if len(self.broken) > len(shown):
+            lines.append(f"and {len(self.broken) - len(shown)} more broken files")
+        return lines
+
+
+def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
+                 output: pathlib.Path) -> dict[str, Any]:
+    """Denoises every CT slice below a folder.
+
+    Args:
+      denoiser: of HU.
+      derivation: what the slices are marked with.
+      source: folder.
+      output: folder that does not exist: the same names, and `summary.json`.
+
+    Returns:
+      What `summary.json` holds. A file that is broken does not keep the others from being
+      written: it is named there, under `broken`.
+
+    Raises:
+      InputError: there is no CT slice, or none that is whole; or `OUTPUT.incomplete` is
+        that of another input or model.
+      OSError: a file cannot be written; what stands in `OUTPUT.incomplete` is kept.
+    """
+    if output.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{output}: lies within the input {source}; choose another --output")
+    files = Files(source)
+    incomplete = output.with_name(f"{output.name}.incomplete")
+    series = list(dicom.group_by_series(files.headers))
+    targets = {header.path: incomplete / header.path.relative_to(source)
+               for header in files.headers}
+    there = {header.path for header in files.headers
+             if _is_there(targets[header.path], derivation.derived_uid(header.sop_uid))}
+    missing = [header for slices in series for header in slices if header.path not in there]
+    saturated: dict[pathlib.Path, int] = {}
+    try:
+        with progress("denoising", total=len(files.headers), unit="slices",
+                      initial=len(there)) as bar, ThreadPoolExecutor(_THREADS) as pool:
+            _denoise(missing, targets, denoiser=denoiser, derivation=derivation, files=files,
+                     saturated=saturated, pool=pool, bar=bar)
+    except (OSError, KeyboardInterrupt):
+        print(f"{len(there) + len(saturated)} of {len(files.headers)} slices stand in "
+              f"{incomplete}; the same command goes on from there", file=sys.stderr, flush=True)
+        raise
+    if not there and not saturated:
+        raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))
+    summary = _summary(files, series, source=source, derivation=derivation, there=there,
+                       saturated=saturated)
+    remove_leftovers(incomplete)
+    with written_whole(incomplete / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    incomplete.rename(output)
+    return summary
+
+
+def _is_there(target: pathlib.Path, sop_uid: str) -> bool:
+    """Whether an earlier start of the same command wrote a slice."""
+    if not target.exists():
+        return False
+    try:
+        written = dicom.read_header(target).sop_uid
+    except InputError:
+        written = "another file"
+    if written != sop_uid:
+        raise InputError(f"{target}: was not made from this input by this model; remove the "
+                         "folder, or choose another --output")
+    return True
+
+
+def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
+             denoiser: Denoiser, derivation: Derivation, files: Files,
+             saturated: dict[pathlib.Path, int], pool: ThreadPoolExecutor, bar: Progress) -> None:
+    """Denoises slices batch by batch; each one written is entered into `saturated`."""
+    def settled(futures: list[tuple[SliceHeader, Future]]) -> Iterator[tuple[SliceHeader, Any]]:
+        for header, future in futures:
+            try:
+                yield header, future.result()
+            except InputError as error:
+                files.refuse(header.path, error)
+
+    reading: list[tuple[SliceHeader, Future]] = []
+    writing: list[tuple[SliceHeader, Future]] = []
+    for batch in [*_batches(headers), []]:
+        ahead = [(header, pool.submit(dicom.read_slice, header.path)) for header in batch]
+        slices = [each for _, each in settled(reading)]
+        denoised = denoiser(np.stack([each.hu for each in slices])) if slices else ()
+        saturated.update((header.path, count) for header, count in settled(writing))
+        writing = [(each.header, pool.submit(dicom.write_slice, targets[each.header.path], each,
+                                             hu, derivation=derivation))
+                   for each, hu in zip(slices, denoised, strict=True)]
+        bar.advance(len(reading))
+        reading = ahead
+    saturated.update((header.path, count) for header, count in settled(writing))
+
+
+def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
+    """Slices of the same size together, across series: few shapes, and full batches."""
+    sizes: dict[tuple[int, int], list[SliceHeader]] = {}
+    for header in headers:
+        sizes.setdefault((header.rows, header.columns), []).append(header)
+    for size, same in sizes.items():
+        step = batch_size_of(size)
+        yield from (same[start:start + step] for start in range(0, len(same), step))
+
+
+def _summary(files: Files, series: list[list[SliceHeader]], *, source: pathlib.Path,
+             derivation: Derivation, there: set[pathlib.Path],
+             saturated: dict[pathlib.Path, int]) -> dict[str, Any]:
+    def relative(path: pathlib.Path) -> str:
+        return str(path.relative_to(source))
+
+    written = there | saturated.keys()
+    return {
+        "input": str(source), "model": derivation.model,
+        "weights_sha256": derivation.weights_sha256, "version": derivation.version,
+        "slices": len(written), "saturated_pixels": sum(saturated.values()),
+        "written_before": len(there),
+        "series": [{
+            "source_series_uid": slices[0].series_uid,
+            "series_uid": derivation.derived_uid(slices[0].series_uid),
+            "description": slices[0].series_description,
+            "slices": sum(header.path in written for header in slices),
+            "missing": sorted(relative(header.path) for header in slices
+                              if header.path not in written),
+            "saturated_pixels": sum(saturated.get(header.path, 0) for header in slices),
+            "notes": dicom.series_notes(slices),
+        } for slices in series],
+        "broken": {relative(path): why for path, why in files.broken.items()},
+        "skipped": {relative(path): why for path, why in files.skipped.items()},
+    }
