@@ -1,7 +1,7 @@
 """DFGAN in JAX: low-dose CT denoising from one command.
 
   python main.py --config=configs/attn.py:demo
-  python main.py --mode=denoise --checkpoint=gan.pth --input=qdct_hu.npy --output=denoised_hu.npy
+  python main.py --mode=denoise --checkpoint=gan.pth --input=quarter_dose/ --output=denoised/
 
 Research software, not a medical device.
 """
@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.memory import use_huge_pages
 
-MODES = ("train", "evaluate", "denoise", "convert", "simulate", "benchmark")
+MODES = ("train", "evaluate", "denoise", "convert", "simulate", "pair", "benchmark")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with a variant after a colon: configs/attn.py:demo. Any field "
@@ -31,16 +31,26 @@ _CHECKPOINT = flags.DEFINE_list(
     "(.pth, .pt, .pth.tar, .safetensors); evaluate takes several, separated by commas; a row each. "
     "benchmark: weights that bfloat16 is compared with float32 on; untrained ones by default.")
 _INPUT = flags.DEFINE_multi_string(
-    "input", [], "denoise: .npy of an array in HU. convert: a checkpoint, or a file of weights; "
-    "once more for each file of a discriminator.")
+    "input", [], "denoise: a folder of DICOM files, or one; .npy of an array in HU, or of pairs; "
+    ".nii, .nii.gz. convert: a checkpoint, or a file of weights; once more for each file of a "
+    "discriminator.")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "denoise: .npy to write. convert: .pth, .pt, .pth.tar or .safetensors to "
-    "write, or the folder of a checkpoint. simulate: folder for train, valid and test.npy.")
+    "output", None, "denoise: file or folder to write, of the input's kind. convert: .pth, .pt, "
+    ".pth.tar or .safetensors to write, or the folder of a checkpoint. simulate: folder for train, "
+    "valid and test.npy. pair: .npy to write; with --split, a folder.")
 _CONTAINER = flags.DEFINE_string(
     "container", None, "convert: which generator, where a file has several: the keys that lead to "
     "it, joined by dots.")
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "convert: read back what was written, and denoise a simulated slice with it.")
+_NDCT = flags.DEFINE_multi_string(
+    "ndct", [], "pair: folder of DICOM files at the normal dose; several if given several times.")
+_QDCT = flags.DEFINE_multi_string("qdct", [], "pair: the same at the low dose.")
+_SPLIT = flags.DEFINE_string(
+    "split", None, "pair: shares of the patients for train, valid and test: 0.7,0.1,0.2.")
+_PATIENTS = flags.DEFINE_enum(
+    "patients", "id", ("id", "scan", "folder"), "pair: what tells patients apart: the patient ID "
+    "(the scan, where that is a placeholder), the scan, or the folder below --ndct.")
 
 
 def main(arguments: list[str]) -> None:
@@ -63,6 +73,13 @@ def main(arguments: list[str]) -> None:
             container=_CONTAINER.value, verify=_VERIFY.value)
     elif mode == "simulate":
         run(_config(), output=_output())
+    elif mode == "pair":
+        for name, values in (("ndct", _NDCT.value), ("qdct", _QDCT.value)):
+            if not values:
+                raise InputError(f"--mode=pair needs --{name}=DIR")
+        run(ndct=[pathlib.Path(path) for path in _NDCT.value],
+            qdct=[pathlib.Path(path) for path in _QDCT.value], output=_output(),
+            split=_SPLIT.value, patients=_PATIENTS.value)
     elif mode == "evaluate":
         if not _CHECKPOINT.value:
             raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
@@ -76,12 +93,12 @@ def main(arguments: list[str]) -> None:
 
 _USED = {"train": (), "evaluate": ("checkpoint",), "denoise": ("checkpoint", "input", "output"),
          "convert": ("input", "output", "container", "verify"), "simulate": ("output",),
-         "benchmark": ("checkpoint",)}
+         "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",)}
 
 
 def _refuse_unused(mode: str) -> None:
     """Refuses flags that the mode would ignore."""
-    for name in ("checkpoint", "input", "output", "container", "verify"):
+    for name in {name for used in _USED.values() for name in used}:
         if flags.FLAGS[name].present and name not in _USED[mode]:
             hint = ("; to start from its weights, give --config.initial_checkpoint=PATH"
                     if (mode, name) == ("train", "checkpoint") else "")

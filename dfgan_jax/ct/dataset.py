@@ -1,0 +1,203 @@
+"""Files of pairs for training, with a manifest that says where each slice is from.
+
+Pairs are divided by patient, so that no near-copy of a slice that was trained on is scored.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.pairs import write_slices
+from dfgan_jax.errors import InputError
+from dfgan_jax.files import refuse_existing, written_whole
+from dfgan_jax.progress import progress
+
+SPLITS = ("train", "valid", "test")
+
+_THREADS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A pair before its pixels are read.
+
+    Attributes:
+      patient: that its split goes by.
+      digest: of the quarter dose's pixels, or of what the pair is made from.
+      source: file that messages name.
+      shape: (H, W).
+      manifest: further columns of the manifest.
+      read: gives the normal and the low dose, (H, W) float32, HU.
+    """
+
+    patient: str
+    digest: str
+    source: str
+    shape: tuple[int, int]
+    manifest: dict[str, Any]
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+def parse_split(text: str) -> tuple[float, ...]:
+    """The shares of train, valid and test, such as `0.7,0.1,0.2`.
+
+    Raises:
+      InputError: they are not three numbers of 0 or more that add up to 1.
+    """
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != 3 or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(f"--split is {text!r}; expected the shares of {', '.join(SPLITS)}, such "
+                         "as 0.7,0.1,0.2, which add up to 1")
+    return shares
+
+
+def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str, str]:
+    """Gives each patient a split, at least one to each split that has a share.
+
+    The order is that of a hash of the names: it depends on nothing else.
+
+    Args:
+      patients: names.
+      shares: of `SPLITS`, which add up to 1.
+
+    Returns:
+      Patient → split.
+
+    Raises:
+      InputError: there are fewer patients than splits.
+    """
+    names = sorted(set(patients), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    wanted = [index for index, share in enumerate(shares) if share > 0]
+    if len(names) < len(wanted):
+        raise InputError(f"--split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "
+                         f"be divided into {len(wanted)} splits; slices of one patient must not "
+                         "stand in two. If one ID stands for several patients, "
+                         "--patients=scan or --patients=folder tells them apart")
+    counts = [1 if share > 0 else 0 for share in shares]
+    while sum(counts) < len(names):  # to the split that lacks most of its share
+        lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]
+        counts[int(np.argmax(lack))] += 1
+    split_of = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(zip(names, split_of, strict=True))
+
+
+def without_duplicates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Drops pairs whose pixels have come already.
+
+    Returns:
+      The others, and a note in words on each that was dropped.
+
+    Raises:
+      InputError: the same pixels come from two patients.
+    """
+    first: dict[str, Entry] = {}
+    notes = []
+    for entry in entries:
+        other = first.setdefault(entry.digest, entry)
+        if other.patient != entry.patient:
+            raise InputError(f"{entry.source} of patient {entry.patient!r} holds the pixels of "
+                             f"{other.source} of patient {other.patient!r}; a slice must not "
+                             "stand in two splits")
+        if other is not entry:
+            notes.append(f"{entry.source} left out: the same pixels as {other.source}")
+    return list(first.values()), notes
+
+
+def outputs_of(output: pathlib.Path, shares: Sequence[float] | None) -> dict[str, pathlib.Path]:
+    """The files that `write_dataset` writes: split → file, and `manifest`.
+
+    Raises:
+      InputError: one exists, or the name is not that of a file, or of a folder.
+    """
+    if shares is None:
+        if output.suffix != ".npy":
+            raise InputError(f"{output}: expected a name that ends in .npy; with --split, a folder")
+        paths = {"": output, "manifest": output.with_suffix(".manifest.csv")}
+    else:
+        if output.suffix == ".npy":
+            raise InputError(f"{output}: expected the name of a folder, since --split is given")
+        paths = {split: output / f"{split}.npy"
+                 for split, share in zip(SPLITS, shares, strict=True) if share > 0}
+        paths["manifest"] = output / "manifest.csv"
+    for path in paths.values():
+        refuse_existing(path)
+    return paths
+
+
+def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
+                  shares: Sequence[float] | None, description: str) -> dict[str, int]:
+    """Writes pairs in the published format, a file for each split, and a manifest.
+
+    The manifest is a CSV with a row for each slice; it gets its name last, so that where it
+    stands, all stands. After an error nothing stands.
+
+    Args:
+      output: `.npy` file; with `shares`, a folder for train, valid and test.npy.
+      entries: of one size; read one after another.
+      shares: of the splits; None for one file.
+      description: of the work, for its progress.
+
+    Returns:
+      File → number of slices.
+
+    Raises:
+      InputError: sizes differ, an output exists, a pair cannot be read, or patients cannot be
+        divided.
+      OSError: a file cannot be written.
+    """
+    paths = outputs_of(output, shares)
+    shape = entries[0].shape
+    for entry in entries:
+        if entry.shape != shape:
+            raise InputError(f"{entry.source} has {entry.shape} pixels, {entries[0].source} "
+                             f"{shape}; a file holds one size: pair them apart")
+    split_of = ({entry.patient: "" for entry in entries} if shares is None
+                else split_patients((entry.patient for entry in entries), shares))
+    parts = {split: [entry for entry in entries if split_of[entry.patient] == split]
+             for split in paths if split != "manifest"}
+    with (contextlib.ExitStack() as undo, written_whole(paths["manifest"]) as manifest,
+          progress(description, total=len(entries), unit="slices") as bar):
+        for split, part in parts.items():
+            undo.callback(paths[split].unlink, missing_ok=True)
+
+            def pairs(part: list[Entry] = part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                for ndct, qdct in read_ahead(part):
+                    yield hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct)
+                    bar.advance()
+
+            write_slices(paths[split], pairs(), count=len(part), shape=shape)
+        _write_manifest(manifest, parts)
+        undo.pop_all()
+    return {str(paths[split]): len(part) for split, part in parts.items()}
+
+
+def read_ahead(entries: Iterable[Entry]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Reads pairs in order, by several threads, a few ahead."""
+    entries = iter(entries)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pending = [pool.submit(entry.read) for entry in itertools.islice(entries, 2 * _THREADS)]
+        while pending:
+            result = pending.pop(0).result()
+            pending += [pool.submit(entry.read) for entry in itertools.islice(entries, 1)]
+            yield result
+
+
+def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:
+    rows = [{"split": split, "index": index, "patient": entry.patient, **entry.manifest}
+            for split, part in parts.items() for index, entry in enumerate(part)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,125 @@
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+
+from dfgan_jax.ct import dataset, hounsfield
+from dfgan_jax.ct.dataset import Entry
+from dfgan_jax.errors import InputError
+
+
+def entry(patient, number, *, shape=(6, 5), digest=None, read=None):
+    """A pair whose normal dose is `number` everywhere and whose low dose is one more."""
+    return Entry(patient=patient, digest=digest or f"{patient} {number}",
+                 source=f"{patient}/{number}.dcm", shape=shape, manifest={"number": number},
+                 read=read or (lambda: (np.full(shape, number, np.float32),
+                                        np.full(shape, number + 1, np.float32))))
+
+
+def entries(counts):
+    return [entry(patient, 100 * index + number)
+            for index, (patient, count) in enumerate(counts.items()) for number in range(count)]
+
+
+def hu(path):
+    content = np.load(path, allow_pickle=True).item()
+    return {key: np.rint(hounsfield.mu_to_hu(np.moveaxis(content[key], -1, 0)[:, 0, 0]))
+            for key in ("f_nd", "f_qd")}
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_file_holds_the_pairs_in_order_with_a_row_each(tmp_path):
+    written = dataset.write_dataset(tmp_path / "x.npy", entries({"a": 20, "b": 3}), shares=None,
+                                    description="writing")
+    assert written == {str(tmp_path / "x.npy"): 23}
+    expected = [*range(20), 100, 101, 102]
+    held = hu(tmp_path / "x.npy")
+    np.testing.assert_array_equal(held["f_nd"], expected)
+    np.testing.assert_array_equal(held["f_qd"], np.add(expected, 1))
+    manifest = rows(tmp_path / "x.manifest.csv")
+    assert [int(row["number"]) for row in manifest] == expected
+    assert [int(row["index"]) for row in manifest] == list(range(23))
+    assert {row["patient"] for row in manifest} == {"a", "b"}
+
+
+def test_splits_hold_whole_patients_and_the_manifest_says_which(tmp_path):
+    dataset.write_dataset(tmp_path / "out", entries(dict.fromkeys("abcdefghij", 4)),
+                          shares=(0.7, 0.1, 0.2), description="writing")
+    patients = {}
+    for split, expected in (("train", 7), ("valid", 1), ("test", 2)):
+        held = hu(tmp_path / "out" / f"{split}.npy")["f_nd"] // 100
+        patients[split] = set(held)
+        assert len(patients[split]) == expected
+        assert len(held) == 4 * expected
+        of_split = [row for row in rows(tmp_path / "out" / "manifest.csv")
+                    if row["split"] == split]
+        np.testing.assert_array_equal([int(row["number"]) // 100 for row in of_split], held)
+    assert not patients["train"] & patients["test"]
+    assert len(set.union(*patients.values())) == 10
+
+
+def test_a_patient_s_split_depends_on_the_names_alone():
+    shares = (0.5, 0.25, 0.25)
+    split_of = dataset.split_patients(["d", "a", "c", "b", "a"], shares)
+    assert split_of == dataset.split_patients("abcd", shares)
+    order = sorted("abcd", key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    assert [split_of[name] for name in order] == ["train", "train", "valid", "test"]
+
+
+def test_every_split_with_a_share_has_a_patient():
+    assert sorted(dataset.split_patients("abc", (0.98, 0.01, 0.01)).values()) == [
+        "test", "train", "valid"]
+    assert sorted(dataset.split_patients("ab", (0.5, 0, 0.5)).values()) == ["test", "train"]
+    with pytest.raises(InputError, match=r"2 patients \(a, b\) cannot be divided into 3 splits"):
+        dataset.split_patients("ab", (0.7, 0.1, 0.2))
+
+
+@pytest.mark.parametrize("text", ["0.7,0.3", "0.7,0.1,0.1", "a,b,c", "1.2,-0.1,-0.1", "nan,0,1",
+                                  ""])
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(InputError, match=r"--split is .*add up to 1"):
+        dataset.parse_split(text)
+
+
+def test_duplicates_of_one_patient_are_dropped_and_of_two_refused():
+    kept, notes = dataset.without_duplicates(
+        [entry("a", 1, digest="x"), entry("a", 2), entry("a", 3, digest="x")])
+    assert [each.manifest["number"] for each in kept] == [1, 2]
+    assert notes == ["a/3.dcm left out: the same pixels as a/1.dcm"]
+    with pytest.raises(InputError, match=r"b/2\.dcm of patient 'b' holds the pixels of a/1\.dcm"):
+        dataset.without_duplicates([entry("a", 1, digest="x"), entry("b", 2, digest="x")])
+
+
+def test_sizes_are_not_mixed(tmp_path):
+    with pytest.raises(InputError, match=r"a/2\.dcm has \(8, 8\) pixels, a/1\.dcm \(6, 5\)"):
+        dataset.write_dataset(tmp_path / "x.npy", [entry("a", 1), entry("a", 2, shape=(8, 8))],
+                              shares=None, description="writing")
+
+
+def test_after_an_error_nothing_stands(tmp_path):
+    def broken():
+        raise InputError("broken.dcm: broken")
+
+    shares = (0.4, 0.3, 0.3)
+    # The file of the test split is the last to be written.
+    pairs = [entry(name, 1, read=broken if split == "test" else None)
+             for name, split in dataset.split_patients("abc", shares).items()]
+    with pytest.raises(InputError, match="broken"):
+        dataset.write_dataset(tmp_path / "out", pairs, shares=shares, description="writing")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "shares", "message"), [
+    ("x", None, r"expected a name that ends in \.npy"),
+    ("x.npy", (0.7, 0.1, 0.2), "expected the name of a folder"),
+    ("taken.npy", None, "exists")])
+def test_outputs_that_cannot_be_are_refused(tmp_path, name, shares, message):
+    (tmp_path / "taken.npy").touch()
+    with pytest.raises(InputError, match=message):
+        dataset.write_dataset(tmp_path / name, entries({"a": 3, "b": 3, "c": 3}), shares=shares,
+                              description="writing")
