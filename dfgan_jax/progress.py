@@ -59,9 +59,11 @@ class Progress:
         finished = self._count >= self._total
         left = "" if finished else f", {format_duration(self.seconds_left())} left"
         note = f", {self._note}" if self._note else ""
-        elapsed = format_duration(time.monotonic() - self._start)
+        elapsed = time.monotonic() - self._start
+        done = self._count - self._initial
+        rate = f", {done / elapsed:.3g} {self._unit}/s" if done and elapsed else ""
         print(f"{self._description}: {self._count}/{self._total} {self._unit} ({percent}%), "
-              f"{elapsed}{left}{note}", file=sys.stderr, flush=True)
+              f"{format_duration(elapsed)}{left}{rate}{note}", file=sys.stderr, flush=True)
 
     def message(self, text: str) -> None:
         """Writes a line of its own without breaking the bar."""

@@ -32,3 +32,14 @@ def test_time_left_follows_the_pace(monkeypatch):
         now[0] += 6
         bar.advance(2)
         assert bar.seconds_left() == pytest.approx(7 * 3)
+
+
+def test_plain_lines_tell_the_pace(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr("dfgan_jax.progress.time.monotonic", lambda: now[0])
+    with progress("denoising", total=50, unit="slices", initial=10) as bar:
+        now[0] += 16  # a line comes every 15 s
+        bar.advance(20)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "denoising: 30/50 slices (60%), 16 s, 16 s left, 1.25 slices/s"
+    assert last == first
