@@ -6,6 +6,7 @@ names that its caller lists, each answered by a stand-in of this project's own.
 """
 
 import io
+import mmap
 import pickle
 import re
 import struct
@@ -107,7 +108,7 @@ class PickledDtype(StandIn):
             if shape != () or not isinstance(data, list) or len(data) != 1:
                 raise pickle.UnpicklingError("an array holds several objects")
             return data[0]
-        if not isinstance(data, bytes | bytearray):
+        if not isinstance(data, bytes | bytearray | memoryview):
             raise pickle.UnpicklingError("an array's numbers are not bytes")
         dtype = np.dtype(self.byte_order + self.code)
         return np.frombuffer(data, dtype).reshape(shape, order=order)
@@ -180,6 +181,8 @@ class SafeUnpickler(pickle._Unpickler):
       file: read from where it stands.
       names: `module.name` → what stands for it.
       allowed: what the names are, for the message of a refusal.
+      mapping: of all of the file, read-only. Byte strings, other than those of up to 255
+        bytes and of protocols below 3, are then views of it and not read.
     """
 
     read: Callable[[int], bytes]
@@ -187,9 +190,10 @@ class SafeUnpickler(pickle._Unpickler):
     stack: list[Any]
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file: BoundedReader, *, names: Mapping[str, Any], allowed: str):
+    def __init__(self, file: BoundedReader, *, names: Mapping[str, Any], allowed: str,
+                 mapping: mmap.mmap | None = None):
         super().__init__(file, encoding="utf-8")
-        self._names, self._allowed = names, allowed
+        self._file, self._names, self._allowed, self._mapping = file, names, allowed, mapping
         self._bytes_left = file.size
         self.dispatch = _Countdown(type(self).dispatch)  # type: ignore[misc]
 
@@ -219,12 +223,35 @@ class SafeUnpickler(pickle._Unpickler):
 
     dispatch[pickle.REDUCE[0]] = load_reduce
 
-    def load_bytearray8(self) -> None:
-        # The inherited method allocates the length that the file states before it reads.
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))
+    def load_frame(self) -> None:
+        # A frame says how much may be read ahead. None is, so that the file stands where the
+        # next opcode does, and no large frame comes into memory.
+        self.read(8)
 
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.FRAME[0]] = load_frame
+
+    def _read_or_map(self, length: int) -> bytes | memoryview:
+        if self._mapping is None:
+            return self.read(length)
+        start = self._file.tell()
+        end = self._file.seek(length, io.SEEK_CUR)
+        return memoryview(self._mapping)[start:end]
+
+    def load_binbytes(self) -> None:
+        (length,) = struct.unpack("<I", self.read(4))
+        self.append(self._read_or_map(length))
+
+    dispatch[pickle.BINBYTES[0]] = load_binbytes
+
+    def load_binbytes8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(self._read_or_map(length))
+
+    dispatch[pickle.BINBYTES8[0]] = load_binbytes8
+
+    # What NumPy writes at protocol 5. Nothing here changes one, so it may be read-only; the
+    # inherited method allocates the length that the file states before it reads.
+    dispatch[pickle.BYTEARRAY8[0]] = load_binbytes8
 
     def load_build(self) -> None:
         # Anything else, functions among them, would have its attributes set.

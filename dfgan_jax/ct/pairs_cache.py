@@ -12,7 +12,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.pairs import (
     PREPROCESSING_VERSION,
     Pairs,
+    PairsFile,
     preprocess,
     read_pairs,
     slice_digests,
@@ -55,7 +56,8 @@ def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Pat
       folder: the cache's.
 
     Raises:
-      InputError: `read_pairs` refuses the file, or the cache cannot be written.
+      InputError: `read_pairs` or `PairsFile.blocks` refuses the file, or the cache cannot
+        be written.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -71,7 +73,7 @@ def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Pat
             print(f"{entry}: {reason(error)}; made again from {path}", file=sys.stderr, flush=True)
     raw = read_pairs(path)
     with written_to_cache(folder):
-        return _write(entry, raw, size=size, source=path.name, made_from=made_from)
+        return _write(entry, raw, size=size, made_from=made_from)
 
 
 @contextlib.contextmanager
@@ -101,19 +103,23 @@ def _load(entry: pathlib.Path) -> PreprocessedPairs:
                              content["raw_qdct_sha256"])
 
 
-def _write(entry: pathlib.Path, raw: Pairs, *, size: int, source: str, made_from: dict[str, Any]
+def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[str, Any]
            ) -> PreprocessedPairs:
-    """Makes an entry from pairs in linear attenuation [1/mm]."""
-    raw_qdct_digests = slice_digests(raw.qdct)
+    """Makes an entry from a file of pairs, of which only a block stands in memory."""
+    raw_qdct_digests: list[str] = []
     # The sidecar, which makes it an entry, is entered first and thus gets its name last.
     with (written_whole(entry / _SIDECAR) as sidecar, written_whole(entry / _NDCT) as ndct,
           written_whole(entry / _QDCT) as qdct):
-        with progress(f"preprocessing {source}", total=2 * len(raw), unit="slices") as bar:
-            _write_preprocessed(ndct, raw.ndct, size=size, bar=bar)
-            _write_preprocessed(qdct, raw.qdct, size=size, bar=bar)
+        with (progress(f"preprocessing {raw.path.name}", total=2 * len(raw), unit="slices") as bar,
+              ndct.open("wb") as ndct_file, qdct.open("wb") as qdct_file):
+            for block in raw.blocks():
+                raw_qdct_digests += slice_digests(block.qdct)
+                _append_preprocessed(ndct_file, block.ndct, count=len(raw), size=size, bar=bar)
+                _append_preprocessed(qdct_file, block.qdct, count=len(raw), size=size, bar=bar)
+                del block  # else it would stand in memory beside the next one
         # Mapped under its own name: another process may replace what stands in the entry.
         pairs = Pairs(_mapped(ndct), _mapped(qdct))
-        content = {"source": source, "made_from": made_from, "shape": pairs.ndct.shape,
+        content = {"source": raw.path.name, "made_from": made_from, "shape": pairs.ndct.shape,
                    "sha256": {_NDCT: _file_digest(ndct), _QDCT: _file_digest(qdct)},
                    "raw_qdct_sha256": raw_qdct_digests}
         sidecar.write_text(json.dumps({"content": content, "content_sha256": _digest(content)},
@@ -121,20 +127,20 @@ def _write(entry: pathlib.Path, raw: Pairs, *, size: int, source: str, made_from
     return PreprocessedPairs(pairs, raw_qdct_digests)
 
 
-def _write_preprocessed(path: pathlib.Path, mu: np.ndarray, *, size: int, bar: Progress) -> None:
-    """Writes an `.npy` slice by slice, so that no second array stands in memory.
+def _append_preprocessed(file: BinaryIO, mu: np.ndarray, *, count: int, size: int, bar: Progress
+                         ) -> None:
+    """Writes slices of linear attenuation [1/mm] into an `.npy` of `count` preprocessed ones.
 
     Not into mapped memory: there, a full disk kills the process.
     """
-    with path.open("wb") as file:
-        for index, one in enumerate(mu):
-            image = np.ascontiguousarray(preprocess(one, size=size), np.float32)
-            if index == 0:
-                np.lib.format.write_array_header_1_0(file, {
-                    "descr": image.dtype.str, "fortran_order": False,
-                    "shape": (len(mu), *image.shape)})
-            file.write(image.data)
-            bar.advance()
+    for one in mu:
+        image = np.ascontiguousarray(preprocess(one, size=size), np.float32)
+        if file.tell() == 0:
+            np.lib.format.write_array_header_1_0(file, {
+                "descr": image.dtype.str, "fortran_order": False,
+                "shape": (count, *image.shape)})
+        file.write(image.data)
+        bar.advance()
 
 
 def _mapped(path: pathlib.Path) -> np.ndarray:

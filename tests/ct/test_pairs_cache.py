@@ -4,10 +4,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 
+from dfgan_jax.ct import pairs as pairs_module
 from dfgan_jax.ct import pairs_cache
 from dfgan_jax.ct.pairs import Pairs, read_pairs, slice_digests, write_pairs
 from dfgan_jax.ct.pairs_cache import read_preprocessed
@@ -91,6 +93,34 @@ def test_an_entry_is_two_arrays_that_np_load_maps_and_a_sidecar(source, folder):
     assert content["source"] == "pairs.npy"
     assert content["shape"] == [3, 6, 4]
     assert content["raw_qdct_sha256"] == slice_digests(read_pairs(source).qdct)
+
+
+@pytest.mark.parametrize("block_slices", [1, 2])
+def test_entries_do_not_depend_on_the_blocks(source, folder, tmp_path, monkeypatch, block_slices):
+    read_preprocessed(source, size=2, folder=folder)
+    monkeypatch.setattr(pairs_module, "_BLOCK_BYTES", block_slices * 6 * 4 * 4)
+    read_preprocessed(source, size=2, folder=tmp_path / "other")
+    one, other = ({path.relative_to(each): path.read_bytes() for path in each.glob("*/*")}
+                  for each in (folder, tmp_path / "other"))
+    assert one == other
+    assert len(one) == 3
+
+
+def test_a_conversion_keeps_one_block_in_memory(source, folder, monkeypatch):
+    monkeypatch.setattr(pairs_module, "_BLOCK_BYTES", 1)
+    blocks, alive = pairs_module.PairsFile.blocks, []
+
+    def watched(self):
+        references: list[weakref.ref] = []
+        for block in blocks(self):
+            alive.append(sum(each() is not None for each in references))
+            references += [weakref.ref(block.ndct), weakref.ref(block.qdct)]
+            yield block
+            del block
+
+    monkeypatch.setattr(pairs_module.PairsFile, "blocks", watched)
+    read_preprocessed(source, size=2, folder=folder)
+    assert alive == [0, 0, 0]
 
 
 def test_pairs_are_plain_arrays_that_cannot_be_written_to(source, folder):
