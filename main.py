@@ -32,12 +32,12 @@ _CHECKPOINT = flags.DEFINE_list(
     "benchmark: weights that bfloat16 is compared with float32 on; untrained ones by default.")
 _INPUT = flags.DEFINE_multi_string(
     "input", [], "denoise: a folder of DICOM files, or one; .npy of an array in HU, or of pairs; "
-    ".nii, .nii.gz. convert: a checkpoint, or a file of weights; once more for each file of a "
-    "discriminator.")
+    ".nii, .nii.gz. simulate: a full-dose scan, in any of these; again for more. convert: a "
+    "checkpoint, or a file of weights; again for each file of a discriminator.")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "denoise: file or folder to write, of the input's kind. convert: .pth, .pt, "
     ".pth.tar or .safetensors to write, or the folder of a checkpoint. simulate: folder for train, "
-    "valid and test.npy. pair: .npy to write; with --split, a folder.")
+    "valid and test.npy. simulate of scans, pair: .npy to write; with --split, a folder.")
 _CONTAINER = flags.DEFINE_string(
     "container", None, "convert: which generator, where a file has several: the keys that lead to "
     "it, joined by dots.")
@@ -47,10 +47,20 @@ _NDCT = flags.DEFINE_multi_string(
     "ndct", [], "pair: folder of DICOM files at the normal dose; several if given several times.")
 _QDCT = flags.DEFINE_multi_string("qdct", [], "pair: the same at the low dose.")
 _SPLIT = flags.DEFINE_string(
-    "split", None, "pair: shares of the patients for train, valid and test: 0.7,0.1,0.2.")
+    "split", None, "pair, simulate of scans: shares of the patients for train, valid and test: "
+    "0.7,0.1,0.2.")
+_DOSE_FRACTION = flags.DEFINE_float(
+    "dose_fraction", 0.25, "simulate, of a scan: lower dose over full dose.")
+_KERNEL = flags.DEFINE_string(
+    "kernel", "auto", "simulate, of a scan: kernel that the noise is reconstructed with: auto, as "
+    "measured in the scan; soft, medium, sharp, ramp; or its f50 in lp/cm.")
+_PIXEL_SPACING = flags.DEFINE_float(
+    "pixel_spacing", None, "simulate, of an .npy: pixel pitch in mm.")
+_SEED = flags.DEFINE_integer("seed", 0, "simulate, of a scan: of the noise.", lower_bound=0)
 _PATIENTS = flags.DEFINE_enum(
-    "patients", "id", ("id", "scan", "folder"), "pair: what tells patients apart: the patient ID "
-    "(the scan, where that is a placeholder), the scan, or the folder below --ndct.")
+    "patients", "id", ("id", "scan", "folder"), "pair, simulate of scans: what tells patients "
+    "apart: the patient ID (the scan, where that is a placeholder), the scan, or the folder right "
+    "below --ndct or --input.")
 
 
 def main(arguments: list[str]) -> None:
@@ -62,7 +72,8 @@ def main(arguments: list[str]) -> None:
     _refuse_unused(mode)
     # Imported now that the flags are right, since JAX takes a second.
     importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
-    run = importlib.import_module(f"dfgan_jax.modes.{mode}").run
+    module = importlib.import_module(f"dfgan_jax.modes.{mode}")
+    run = module.run
     if mode == "denoise":
         checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
         run(checkpoint_path=checkpoint, source=pathlib.Path(source), output=_output())
@@ -72,7 +83,13 @@ def main(arguments: list[str]) -> None:
         run(inputs=[pathlib.Path(path) for path in _INPUT.value], output=_output(),
             container=_CONTAINER.value, verify=_VERIFY.value)
     elif mode == "simulate":
-        run(_config(), output=_output())
+        if not _INPUT.value:
+            run(_config(), output=_output())
+            return
+        module.run_scan([pathlib.Path(path) for path in _INPUT.value], output=_output(),
+                        dose_fraction=_DOSE_FRACTION.value, kernel=_KERNEL.value,
+                        pixel_spacing_mm=_PIXEL_SPACING.value, seed=_SEED.value,
+                        split=_SPLIT.value, patients=_PATIENTS.value)
     elif mode == "pair":
         for name, values in (("ndct", _NDCT.value), ("qdct", _QDCT.value)):
             if not values:
@@ -91,8 +108,11 @@ def main(arguments: list[str]) -> None:
         run(_config(), workdir=_workdir())
 
 
+_OF_SCANS = ("dose_fraction", "kernel", "pixel_spacing", "seed", "split", "patients")
+
 _USED = {"train": (), "evaluate": ("checkpoint",), "denoise": ("checkpoint", "input", "output"),
-         "convert": ("input", "output", "container", "verify"), "simulate": ("output",),
+         "convert": ("input", "output", "container", "verify"),
+         "simulate": ("input", "output", *_OF_SCANS),
          "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",)}
 
 
@@ -103,6 +123,12 @@ def _refuse_unused(mode: str) -> None:
             hint = ("; to start from its weights, give --config.initial_checkpoint=PATH"
                     if (mode, name) == ("train", "checkpoint") else "")
             raise InputError(f"--mode={mode} takes no --{name}{hint}")
+    if mode == "simulate":
+        of_scan = flags.FLAGS["input"].present
+        for name in ("config",) if of_scan else _OF_SCANS:
+            if flags.FLAGS[name].present:
+                raise InputError(f"--mode=simulate takes --{name} only "
+                                 f"{'without' if of_scan else 'with'} --input=SCAN")
 
 
 def _config() -> Any:

@@ -31,7 +31,7 @@ def test_an_error_comes_where_its_result_is_asked_for():
 
 
 def test_no_more_than_a_few_calls_are_made_ahead():
-    begun = []
+    begun: list[int] = []
     for done, result in enumerate(call_ahead(
             functools.partial(begun.append, index) for index in range(100)), start=1):
         result()

@@ -7,10 +7,8 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,10 +18,9 @@ from dfgan_jax.ct.pairs import write_slices
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import refuse_existing, written_whole
 from dfgan_jax.progress import progress
+from dfgan_jax.threads import call_ahead
 
 SPLITS = ("train", "valid", "test")
-
-_THREADS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +32,7 @@ class Entry:
       digest: of the quarter dose's pixels, or of what the pair is made from.
       source: file that messages name.
       shape: (H, W).
-      manifest: further columns of the manifest.
+      manifest: further columns of the manifest; `read` may still fill them in.
       read: gives the normal and the low dose, (H, W) float32, HU.
     """
 
@@ -173,7 +170,8 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
             undo.callback(paths[split].unlink, missing_ok=True)
 
             def pairs(part: list[Entry] = part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                for ndct, qdct in read_ahead(part):
+                for result in call_ahead(entry.read for entry in part):
+                    ndct, qdct = result()
                     yield hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct)
                     bar.advance()
 
@@ -183,21 +181,11 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
     return {str(paths[split]): len(part) for split, part in parts.items()}
 
 
-def read_ahead(entries: Iterable[Entry]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Reads pairs in order, by several threads, a few ahead."""
-    entries = iter(entries)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        pending = [pool.submit(entry.read) for entry in itertools.islice(entries, 2 * _THREADS)]
-        while pending:
-            result = pending.pop(0).result()
-            pending += [pool.submit(entry.read) for entry in itertools.islice(entries, 1)]
-            yield result
-
-
 def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:
     rows = [{"split": split, "index": index, "patient": entry.patient, **entry.manifest}
             for split, part in parts.items() for index, entry in enumerate(part)]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        # Files of several kinds say different things of their slices.
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)

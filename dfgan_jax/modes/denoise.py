@@ -10,14 +10,14 @@ import numpy as np
 import dfgan_jax
 from dfgan_jax.ct import dicom, hounsfield, nifti
 from dfgan_jax.ct.dicom import Derivation
-from dfgan_jax.ct.pairs import read_pairs, write_slices
+from dfgan_jax.ct.pairs import holds_pairs, read_pairs, write_slices
+from dfgan_jax.ct.scan import read_hu_array
 from dfgan_jax.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import refuse_existing, written_whole
 from dfgan_jax.inference import Denoiser, batch_size_of
 from dfgan_jax.modes import setup
 from dfgan_jax.progress import progress
-from dfgan_jax.safe_pickle import reason
 
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> None:
@@ -44,7 +44,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> 
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
     suffixes: tuple[str, ...]
     if source.suffix == ".npy":
-        kind, suffixes = (_denoise_pairs if _holds_dict(source) else _denoise_array), (".npy",)
+        kind, suffixes = (_denoise_pairs if holds_pairs(source) else _denoise_array), (".npy",)
     elif nifti.is_nifti(source):
         kind, suffixes = _denoise_nifti, nifti.SUFFIXES
     else:
@@ -88,7 +88,7 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
 
 
 def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
-    qdct = _read_array(source)
+    qdct = read_hu_array(source)
     slices = qdct.reshape(-1, *qdct.shape[-2:])
     _check_finite(source, slices)
     with written_whole(output) as temporary, temporary.open("wb") as file:
@@ -162,32 +162,3 @@ def _check_finite(path: pathlib.Path, slices: np.ndarray) -> None:
         names = ", ".join(map(str, broken[:20])) + (", …" if broken[20:] else "")
         raise InputError(f"{path}: {len(broken)} of {len(slices)} slices have a NaN or an "
                          f"infinity: slice {names}; nothing was written")
-
-
-def _holds_dict(path: pathlib.Path) -> bool:
-    """Whether an `.npy` holds an object, as the published format does, and no array."""
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version not in ((1, 0), (2, 0)):
-                return False
-            read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0)
-            return read(file)[2] == np.dtype(object)
-    except OSError:
-        raise
-    except Exception:  # a broken header can raise anything; reading it as an array says what
-        return False
-
-
-def _read_array(path: pathlib.Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a broken header can raise anything
-        raise InputError(f"{path}: expected an .npy of an array in HU ({reason(error)})"
-                         ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        raise InputError(f"{path}: expected an .npy of an array of numbers in HU")
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise InputError(f"{path}: has shape {array.shape}; expected (H, W) or (N, H, W)")
-    return array

@@ -15,6 +15,7 @@ from dfgan_jax.ct.pairing import SlicePair, is_placeholder, match_slices
 from dfgan_jax.dicom_tree import Files
 from dfgan_jax.errors import InputError
 from dfgan_jax.progress import progress
+from dfgan_jax.threads import call_ahead
 
 PATIENTS = ("id", "scan", "folder")
 
@@ -119,9 +120,10 @@ def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str
     """Reads every pair once, to hash it and to know that it can be read."""
     entries, broken = [], []
     with progress("checking pairs", total=len(pairs), unit="slices") as bar:
-        for pair in pairs:
+        for result in call_ahead(
+                functools.partial(_entry, pair, patient_of(pair.ndct)) for pair in pairs):
             try:
-                entries.append(_entry(pair, patient_of(pair.ndct)))
+                entries.append(result())
             except InputError as error:
                 broken.append(str(error))
             bar.advance()

@@ -1,10 +1,16 @@
+import csv
+
+import nibabel
 import numpy as np
 import pytest
 
 from configs import attn
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.noise_insertion import insert_noise
 from dfgan_jax.ct.pairs import read_pairs
 from dfgan_jax.errors import InputError
 from dfgan_jax.modes import simulate
+from tests.modes import command
 
 
 @pytest.fixture
@@ -59,3 +65,122 @@ def test_a_lower_dose_is_noisier(config):
     quarter = noise()
     config.simulation.dose_fraction = 0.05
     assert noise() > 1.5 * quarter
+
+
+SPACING_MM = 0.8
+
+
+def scanned_disc(photons_per_ray, *, size=96, seed=0):
+    """A disc of water with the noise of a full dose; whole HU, nowhere below −1024."""
+    offsets = (np.arange(size) - size / 2) * SPACING_MM
+    disc = np.where(np.hypot(offsets, offsets[:, None]) < 34, 0, -1000).astype(np.float32)
+    # What is added to come down to one half is as much as the full dose has.
+    noise = insert_noise(np.random.default_rng(seed), disc, pixel_spacing_mm=SPACING_MM,
+                         dose_fraction=0.5, kernel="soft", photons_per_ray=photons_per_ray,
+                         electronic_noise_std=0.0) - disc
+    return np.rint(np.maximum(disc + noise, -1024))
+
+
+def run_scan(*sources, output, **options):
+    defaults = {"dose_fraction": 0.25, "kernel": "soft", "pixel_spacing_mm": SPACING_MM, "seed": 0,
+                "split": None, "patients": "id"}
+    simulate.run_scan(sources, output=output, **defaults | options)
+    path = output if output.suffix else output / "train.npy"
+    content = np.load(path, allow_pickle=True).item()
+    ndct, qdct = (np.moveaxis(hounsfield.mu_to_hu(content[key]), -1, 0)
+                  for key in ("f_nd", "f_qd"))
+    return ndct, qdct
+
+
+@pytest.fixture
+def array(tmp_path):
+    path = tmp_path / "full.npy"
+    np.save(path, np.stack([scanned_disc(1e6, seed=seed) for seed in range(2)]))
+    return path
+
+
+def manifest(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_scan_gives_pairs_of_its_own_dose_and_a_lower_one(tmp_path, array):
+    ndct, qdct = run_scan(array, output=tmp_path / "pairs.npy")
+    np.testing.assert_allclose(ndct, np.load(array), atol=1e-3)
+    assert not np.array_equal(qdct[0] - ndct[0], qdct[1] - ndct[1])
+    core = np.hypot(*(np.mgrid[:96, :96] - 48) * SPACING_MM) < 12
+    # Four times the variance at a quarter of the dose, of which one is there.
+    full = ndct[:, core].std()
+    assert (qdct - ndct)[:, core].std() == pytest.approx(3 ** 0.5 * full, rel=0.25)
+    assert qdct.min() == pytest.approx(-1024, abs=1e-3)
+    np.testing.assert_allclose(qdct, np.rint(qdct), atol=1e-3)
+    rows = manifest(tmp_path / "pairs.manifest.csv")
+    assert [row["ndct_file"] for row in rows] == [f"{array}: slice {index}" for index in (0, 1)]
+    assert {row["measured_in"] for row in rows} == {"slice"}
+    assert all(0.5e6 < float(row["photons_per_ray"]) < 2e6 for row in rows)
+
+
+def test_the_seed_alone_changes_the_noise(tmp_path, array):
+    _, first = run_scan(array, output=tmp_path / "a.npy")
+    _, again = run_scan(array, output=tmp_path / "b.npy")
+    _, other = run_scan(array, output=tmp_path / "c.npy", seed=1)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_slice_without_tissue_takes_the_noise_of_its_series(tmp_path, array):
+    slices = np.load(array)
+    slices[1] = np.random.default_rng(0).normal(-1000, 5, slices[1].shape)
+    np.save(array, slices)
+    run_scan(array, output=tmp_path / "pairs.npy")
+    first, second = manifest(tmp_path / "pairs.manifest.csv")
+    assert (first["measured_in"], second["measured_in"]) == ("slice", "series")
+    assert first["photons_per_ray"] == second["photons_per_ray"]
+    np.save(array, slices[1:])
+    with pytest.raises(InputError, match=r"full\.npy: slice 0: .*soft tissue"):
+        run_scan(array, output=tmp_path / "none.npy")
+
+
+def test_files_are_patients_and_a_broken_slice_does_not_lose_the_others(tmp_path, array):
+    slices = np.load(array)
+    slices[1, 3, 3] = np.nan
+    np.save(tmp_path / "broken.npy", slices * 0.99)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(slices[:1].T * 1.01),
+                                np.diag([-SPACING_MM, -SPACING_MM, 2, 1]))
+    image.to_filename(tmp_path / "volume.nii.gz")
+    with pytest.raises(InputError, match=r"1 broken files.*broken\.npy: slice 1 has a NaN"):
+        run_scan(array, tmp_path / "broken.npy", tmp_path / "volume.nii.gz",
+                 output=tmp_path / "out", split="0.4,0.3,0.3")
+    rows = manifest(tmp_path / "out" / "manifest.csv")
+    assert len(rows) == 4
+    assert {(row["patient"], row["split"]) for row in rows} == {
+        (row["patient"], row["split"]) for row in {row["patient"]: row for row in rows}.values()}
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"dose_fraction": 1.0}, "--dose_fraction is 1.0"),
+    ({"pixel_spacing_mm": None}, r"full\.npy: gives no pixel spacing; --pixel_spacing=MM"),
+    ({"kernel": "blunt"}, "kernel is 'blunt'")])
+def test_what_a_scan_cannot_be_simulated_with_is_refused(tmp_path, array, options, message):
+    with pytest.raises(InputError, match=message):
+        run_scan(array, output=tmp_path / "pairs.npy", **options)
+    assert not list(tmp_path.glob("pairs*"))
+
+
+@pytest.mark.parametrize(("ndct", "lowest", "whole"), [
+    (np.array([[-1024.0, 40.0]]), -1024, True), (np.array([[-1060.0, 40.0]]), -1100, True),
+    (np.array([[-1000.0, 40.5]]), -1024, False)])
+def test_a_low_dose_is_cut_and_rounded_as_its_full_dose(ndct, lowest, whole):
+    stored = simulate.as_stored(np.array([[-1100.0, 41.3]]), ndct)
+    assert stored[0, 0] == lowest
+    assert stored[0, 1] == (41 if whole else 41.3)
+
+
+def test_flags_of_scans_and_of_phantoms_do_not_mix(tmp_path, array):
+    done = command.run("--mode=simulate", "--config=configs/attn.py", f"--output={tmp_path}/x.npy",
+                       f"--input={array}")
+    assert done.stderr == "error: --mode=simulate takes --config only without --input=SCAN\n"
+    done = command.run("--mode=simulate", "--config=configs/attn.py", f"--output={tmp_path}/x.npy",
+                       "--seed=1")
+    assert done.stderr == "error: --mode=simulate takes --seed only with --input=SCAN\n"
