@@ -215,7 +215,7 @@ def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: i
 
     def patches(image: np.ndarray) -> np.ndarray:
         windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))
-        return windows[::max(size // 4, 1), ::max(size // 4, 1)]
+        return windows[::size // 4, ::size // 4]
 
     if min(hu.shape) < size:
         return np.empty((0, size, size)), [np.empty(0) for _ in local_power]
@@ -242,7 +242,7 @@ def _estimate(scan: _Scan, hu: np.ndarray, pixel_spacing_mm: float, kernel: str 
     frequency = per_pixel * 10 / pixel_spacing_mm
     relative = spectra / photon_power[:, None, None]
     anatomy = relative[:, (frequency > 0) & (frequency < _ANATOMY_LP_CM)].mean(axis=1)
-    uniform = np.argsort(anatomy)[:max(round(_UNIFORM_SHARE * len(spectra)), 1)]
+    uniform = np.argsort(anatomy)[:round(_UNIFORM_SHARE * len(spectra))]
 
     ring = np.rint(per_pixel * size).astype(int)
     used = (frequency > _NOISE_LP_CM) & (ring < size // 2)

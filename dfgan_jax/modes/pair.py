@@ -55,6 +55,10 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
     if len(kernels) > 1:
         notes.append(f"several kernels: {', '.join(kernels)}; their noise differs, so train and "
                      "score them apart")
+    noisier = sum(entry.manifest["noisier"] == "ndct" for entry in entries)
+    if noisier > len(entries) / 2:
+        notes.append(f"the normal dose is noisier than the low dose in {noisier} of {len(entries)} "
+                     "slices: are --ndct and --qdct exchanged?")
     for note in [*notes, *dropped]:
         print(note, file=sys.stderr)
     written = dataset.write_dataset(output, entries, shares=shares, description="writing pairs")
@@ -144,7 +148,13 @@ def _entry(pair: SlicePair, patient: str) -> Entry:
         shape=(pair.ndct.rows, pair.ndct.columns), read=functools.partial(_read, pair),
         manifest={**slice_columns(pair.ndct), "qdct_series_uid": pair.qdct.series_uid,
                   "ndct_file": pair.ndct.path, "ndct_sha256": file_sha256(pair.ndct.path),
-                  "qdct_file": pair.qdct.path, "qdct_sha256": file_sha256(pair.qdct.path)})
+                  "qdct_file": pair.qdct.path, "qdct_sha256": file_sha256(pair.qdct.path),
+                  "noisier": "ndct" if _roughness(ndct) > _roughness(qdct) else "qdct"})
+
+
+def _roughness(hu: np.ndarray) -> float:
+    """Mean second difference along rows: noise far more than anatomy."""
+    return float(np.abs(np.diff(hu, 2, axis=1)).mean())
 
 
 def slice_columns(header: SliceHeader) -> dict[str, object]:

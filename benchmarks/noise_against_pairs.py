@@ -1,0 +1,297 @@
+"""Simulated quarter-dose noise against that of real pairs, from their full-dose slices alone.
+
+    python -m benchmarks.noise_against_pairs --ndct=FULL --qdct=QUARTER [--ndct=… --qdct=…] \
+        --json=noise_against_pairs.json --plot=noise_against_pairs.png [--images=slice.png]
+
+Each --ndct and --qdct is a folder with the DICOM slices of one series; the n-th --qdct
+belongs to the n-th --ndct, and slices pair by their position. `insert_noise` gets the
+full-dose slice and the pixel spacing, estimates photons and kernel itself, and its
+result is rounded and cut as the full dose is. What is compared, per slice, is the
+difference of low and full dose:
+
+* its standard deviation within the body (8 pixels from the skin), and in the whole slice;
+* the mean frequency of its noise power spectrum, of 64² patches within the body;
+* where the noise is: of the body's central part over the rest, and the power at
+  horizontal over that at vertical frequencies (h/v), which horizontal streaks lower.
+
+Ratios are simulated over real.
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.ndimage
+from absl import app, flags
+from matplotlib.figure import Figure
+
+from dfgan_jax.ct.dicom import read_slice
+from dfgan_jax.ct.noise_insertion import ScanNoise, estimate_noise, insert_noise
+from dfgan_jax.ct.pairing import match_slices
+from dfgan_jax.ct.scan import of_dicom
+from dfgan_jax.dicom_tree import Files
+from dfgan_jax.errors import InputError
+from dfgan_jax.files import written_whole
+from dfgan_jax.modes.simulate import as_stored
+
+_NDCT = flags.DEFINE_multi_string("ndct", [], "Folder with a series' full-dose slices.")
+_QDCT = flags.DEFINE_multi_string("qdct", [], "Folder with the same slices at the lower dose.")
+_JSON = flags.DEFINE_string("json", None, "File to write.")
+_PLOT = flags.DEFINE_string("plot", None, "PNG of spectra and standard deviations to write.")
+_IMAGES = flags.DEFINE_string("images", None, "PNG of one slice to write.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the simulated noise.", lower_bound=0)
+_DOSE_FRACTION = flags.DEFINE_float("dose_fraction", 0.25, "Lower dose over full dose.")
+
+TOLERANCE = 0.15
+PATCH = 64
+
+_REAL, _SIMULATED = "#0072b2", "#d55e00"
+
+
+class Slice(NamedTuple):
+    """A slice of a series at both doses: HU, what lies outside, file name, pixel pitch."""
+
+    ndct_hu: np.ndarray
+    qdct_hu: np.ndarray
+    outside: np.ndarray
+    name: str
+    spacing_mm: float
+
+
+class Noise(NamedTuple):
+    """What is compared of one difference, real or simulated."""
+
+    std: float
+    std_whole: float
+    mean_frequency: float
+    centre_over_rest: float
+    horizontal_over_vertical: float
+
+
+def read_series(ndct_folder: str, qdct_folder: str) -> list[Slice]:
+    """The slices that two folders have in common, in the order of their positions."""
+    ndct, qdct = (Files(pathlib.Path(folder)).headers for folder in (ndct_folder, qdct_folder))
+    matching = match_slices(ndct, qdct)
+    for note in matching.notes:
+        print(note, file=sys.stderr)
+    slices = []
+    for pair in matching.pairs:
+        full, low = read_slice(pair.ndct.path), read_slice(pair.qdct.path)
+        spacing = of_dicom(pair.ndct, pixel_spacing_mm=None).pixel_spacing_mm
+        slices.append(Slice(full.hu, low.hu, full.outside, pair.ndct.path.name, spacing))
+    return slices
+
+
+def body_mask(hu: np.ndarray, *, margin: int = 8) -> np.ndarray:
+    """The largest thing denser than fat, filled, without `margin` pixels of its edge."""
+    dense = scipy.ndimage.binary_opening(scipy.ndimage.gaussian_filter(hu, 2) > -300, iterations=4)
+    labels, count = scipy.ndimage.label(dense)
+    if not count:
+        raise InputError("a slice has no body in it")
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    return scipy.ndimage.binary_erosion(scipy.ndimage.binary_fill_holes(largest),
+                                        iterations=margin)
+
+
+def power_spectrum(noise: np.ndarray, body: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """(PATCH, PATCH) noise power spectrum [HU² mm²] of half-overlapping patches in the body."""
+    windows = (np.lib.stride_tricks.sliding_window_view(image, (PATCH, PATCH))[
+        ::PATCH // 2, ::PATCH // 2] for image in (noise, body))
+    values, inside = windows
+    chosen = values[inside.all(axis=(2, 3))]
+    if not len(chosen):
+        raise InputError(f"a slice has no {PATCH}×{PATCH} patch within the body")
+    hann = np.hanning(PATCH + 1)[:-1]
+    taper = hann * hann[:, None]
+    spectra = np.abs(np.fft.fft2((chosen - chosen.mean(axis=(1, 2), keepdims=True)) * taper)) ** 2
+    return spectra.mean(axis=0) * spacing_mm ** 2 / (taper ** 2).sum()
+
+
+def frequencies(spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """(PATCH, 1) vertical and (1, PATCH) horizontal frequencies [lp/cm]."""
+    axis = np.fft.fftfreq(PATCH, spacing_mm / 10)
+    return axis[:, None], axis[None]
+
+
+def radial(spectrum: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies [lp/cm] up to the axes' Nyquist, and the spectrum's mean over directions."""
+    ring = np.rint(np.hypot(*frequencies(spacing_mm)) * PATCH * spacing_mm / 10).astype(int)
+    mean = np.bincount(ring.ravel(), spectrum.ravel()) / np.bincount(ring.ravel())
+    return np.arange(PATCH // 2) * 10 / spacing_mm / PATCH, mean[:PATCH // 2]
+
+
+def measure(noise: np.ndarray, body: np.ndarray, spectrum: np.ndarray,
+            spacing_mm: float) -> Noise:
+    vertical, horizontal = frequencies(spacing_mm)
+    # Of the body's area, the half that is farthest from the skin is the centre.
+    depth = scipy.ndimage.distance_transform_edt(body)
+    centre = depth > np.median(depth[body])
+    return Noise(
+        std=float(noise[body].std()), std_whole=float(noise.std()),
+        mean_frequency=float((np.hypot(vertical, horizontal) * spectrum).sum() / spectrum.sum()),
+        centre_over_rest=float(noise[centre].std() / noise[body & ~centre].std()),
+        horizontal_over_vertical=float(spectrum[abs(horizontal) + 0 * vertical
+                                                > abs(vertical)].sum()
+                                       / spectrum[abs(vertical) + 0 * horizontal
+                                                  > abs(horizontal)].sum()))
+
+
+class Compared(NamedTuple):
+    """One slice: images, what was estimated, and both noises with their spectra."""
+
+    slice: Slice
+    simulated_hu: np.ndarray
+    estimate: ScanNoise
+    real: Noise
+    simulated: Noise
+    spectra: tuple[np.ndarray, np.ndarray]
+
+    def ratio(self, name: str) -> float:
+        return getattr(self.simulated, name) / getattr(self.real, name)
+
+
+def compare(one: Slice, *, rng: np.random.Generator, dose_fraction: float) -> Compared:
+    estimate = estimate_noise(one.ndct_hu, pixel_spacing_mm=one.spacing_mm, outside=one.outside)
+    simulated_hu = as_stored(insert_noise(
+        rng, one.ndct_hu, pixel_spacing_mm=one.spacing_mm, dose_fraction=dose_fraction,
+        kernel=estimate.kernel, photons_per_ray=estimate.photons_per_ray, outside=one.outside),
+        one.ndct_hu)
+    body = body_mask(one.ndct_hu)
+    differences = (one.qdct_hu - one.ndct_hu, simulated_hu - one.ndct_hu)
+    real, simulated = (power_spectrum(each, body, one.spacing_mm) for each in differences)
+    return Compared(one, simulated_hu, estimate,
+                    measure(differences[0], body, real, one.spacing_mm),
+                    measure(differences[1], body, simulated, one.spacing_mm), (real, simulated))
+
+
+def compare_series(ndct_folder: str, qdct_folder: str, *, seed: int,
+                   dose_fraction: float) -> list[Compared]:
+    return [compare(one, rng=np.random.default_rng([seed, index]), dose_fraction=dose_fraction)
+            for index, one in enumerate(read_series(ndct_folder, qdct_folder))]
+
+
+def table(name: str, series: list[Compared]) -> str:
+    lines = [name, f"{'slice':>10}{'photons':>10}{'f50':>6}{'full SD':>9} |"
+             f"{'SD real':>9}{'sim.':>7}{'ratio':>7}{'whole':>7} |"
+             f"{'NPS real':>9}{'sim.':>6}{'ratio':>7} |{'centre/rest':>12}{'h/v':>14}"]
+    for each in series:
+        real, simulated, outside = each.real, each.simulated, [
+            name for name in ("std", "mean_frequency") if abs(each.ratio(name) - 1) > TOLERANCE]
+        lines.append(
+            f"{each.slice.name:>10}{each.estimate.photons_per_ray:10.2e}"
+            f"{each.estimate.kernel:6.2f}{each.estimate.noise_std_hu:9.1f} |"
+            f"{real.std:9.1f}{simulated.std:7.1f}{each.ratio('std'):7.2f}"
+            f"{each.ratio('std_whole'):7.2f} |"
+            f"{real.mean_frequency:9.2f}{simulated.mean_frequency:6.2f}"
+            f"{each.ratio('mean_frequency'):7.2f} |"
+            f"{real.centre_over_rest:7.2f}{simulated.centre_over_rest:5.2f}"
+            f"{real.horizontal_over_vertical:9.2f}{simulated.horizontal_over_vertical:5.2f}"
+            + (f"  outside {TOLERANCE:.0%}: {', '.join(outside)}" if outside else ""))
+    for label, column in (("SD", "std"), ("NPS mean", "mean_frequency")):
+        ratios = [each.ratio(column) for each in series]
+        lines.append(f"  {label} ratio: mean {np.mean(ratios):.3f}, {min(ratios):.3f} to "
+                     f"{max(ratios):.3f}")
+    return "\n".join(lines)
+
+
+def as_json(series: list[Compared]) -> list[dict[str, Any]]:
+    columns = ("std", "std_whole", "mean_frequency")
+    return [{"slice": each.slice.name, "estimate": each.estimate._asdict(),
+             "real": each.real._asdict(), "simulated": each.simulated._asdict(),
+             "ratios": {column: each.ratio(column) for column in columns}} for each in series]
+
+
+def figure(all_series: dict[str, list[Compared]]) -> Figure:
+    """Spectra and noise, a series in each column."""
+    result = Figure(figsize=(4.6 * len(all_series), 7), layout="constrained")
+    axes = result.subplots(2, len(all_series), squeeze=False)
+    for (upper, lower), (name, series) in zip(axes.T, all_series.items(), strict=True):
+        spacing_mm = series[0].slice.spacing_mm
+        for colour, label, which in ((_REAL, "real", 0), (_SIMULATED, "simulated", 1)):
+            curves = [radial(each.spectra[which], spacing_mm) for each in series]
+            for f, curve in curves:
+                upper.plot(f, curve, color=colour, alpha=0.2, linewidth=0.8)
+            upper.plot(curves[0][0], np.mean([curve for _, curve in curves], axis=0),
+                       color=colour, linewidth=2.2, label=label)
+            lower.plot(range(len(series)),
+                       [(each.real, each.simulated)[which].std for each in series],
+                       "os"[which], color=colour, label=label, markersize=7)
+        real = np.array([each.real.std for each in series])
+        lower.fill_between(range(len(series)), real * (1 - TOLERANCE), real * (1 + TOLERANCE),
+                           color=_REAL, alpha=0.15, linewidth=0, label=f"real ± {TOLERANCE:.0%}")
+        upper.set(title=name, xlabel="spatial frequency [lp/cm]", xlim=(0, None), ylim=(0, None))
+        lower.set(ylim=(0, None), xlabel="slice", xticks=range(len(series)))
+        lower.set_xticklabels([pathlib.Path(each.slice.name).stem for each in series], rotation=45)
+    axes[0, 0].set_ylabel("noise power spectrum of the\ndifference [HU² mm²]")
+    axes[1, 0].set_ylabel("noise in the body,\nstandard deviation [HU]")
+    axes[0, 0].legend(frameon=False)
+    axes[1, 0].legend(frameon=False, loc="lower left")
+    return result
+
+
+def images(all_series: dict[str, list[Compared]]) -> Figure:
+    """One slice of the first series: full dose, both low doses, and what was added."""
+    result = Figure(figsize=(13.8, 9), layout="constrained")
+    series = next(iter(all_series.values()))
+    each = series[len(series) // 2]
+    name = f"{next(iter(all_series))}, slice {pathlib.Path(each.slice.name).stem}"
+    panels = result.subplots(2, 3)
+    for axis, image, title, limits in zip(panels.flat, (
+            each.slice.ndct_hu, each.slice.qdct_hu, each.simulated_hu, None,
+            each.slice.qdct_hu - each.slice.ndct_hu, each.simulated_hu - each.slice.ndct_hu),
+            ("full dose", "lower dose, real", "lower dose, simulated", "",
+             "real − full", "simulated − full"),
+            [(-160, 240)] * 3 + [(-100, 100)] * 3, strict=True):
+        axis.set_axis_off()
+        if image is None:
+            axis.text(0.5, 0.5, f"{name}\n\nimages: −160 to 240 HU\ndifferences: ±100 HU",
+                      ha="center", va="center", transform=axis.transAxes, fontsize=12)
+            continue
+        axis.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
+        axis.set_title(title)
+    return result
+
+
+def _series_names(folders: list[str]) -> list[str]:
+    """The folders' names, or their parents' where those are the same for all (`full`)."""
+    paths = [pathlib.Path(folder).absolute() for folder in folders]
+    same = len(paths) == 1 or len({path.name for path in paths}) < len(paths)
+    return [path.parent.name if same else path.name for path in paths]
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
+    if not _NDCT.value or len(_NDCT.value) != len(_QDCT.value):
+        raise InputError(f"{len(_NDCT.value)} --ndct and {len(_QDCT.value)} --qdct, expected as "
+                         "many of one as of the other, at least one")
+    if not _JSON.value:
+        raise InputError("give --json=FILE")
+    all_series = {}
+    for name, ndct, qdct in zip(_series_names(_NDCT.value), _NDCT.value, _QDCT.value, strict=True):
+        all_series[name] = compare_series(ndct, qdct, seed=_SEED.value,
+                                          dose_fraction=_DOSE_FRACTION.value)
+        print(table(name, all_series[name]), flush=True)
+    ratios = [[each.ratio(column) for series in all_series.values() for each in series]
+              for column in ("std", "mean_frequency")]
+    within = int((np.abs(np.array(ratios) - 1) <= TOLERANCE).all(axis=0).sum())
+    print(f"{within} of {len(ratios[0])} slices within {TOLERANCE:.0%} in both")
+    with written_whole(pathlib.Path(_JSON.value)) as temporary:
+        temporary.write_text(json.dumps({
+            "dose_fraction": _DOSE_FRACTION.value, "seed": _SEED.value, "tolerance": TOLERANCE,
+            "slices": len(ratios[0]), "within_tolerance": within,
+            "series": {name: as_json(series) for name, series in all_series.items()},
+        }, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for path, draw in ((_PLOT.value, figure), (_IMAGES.value, images)):
+        if path:
+            with written_whole(pathlib.Path(path)) as temporary:
+                draw(all_series).savefig(temporary, dpi=90, format="png")
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
