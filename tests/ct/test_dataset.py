@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -45,6 +46,13 @@ def test_one_file_holds_the_pairs_in_order_with_a_row_each(tmp_path):
     assert [int(row["number"]) for row in manifest] == expected
     assert [int(row["index"]) for row in manifest] == list(range(23))
     assert {row["patient"] for row in manifest} == {"a", "b"}
+
+
+def test_a_manifest_has_the_columns_of_all_its_slices(tmp_path):
+    pairs = [entry("a", 1), dataclasses.replace(entry("b", 2), manifest={"kernel": "B30f"})]
+    dataset.write_dataset(tmp_path / "x.npy", pairs, shares=None, description="writing")
+    assert [(row["number"], row["kernel"]) for row in rows(tmp_path / "x.manifest.csv")] == [
+        ("1", ""), ("", "B30f")]
 
 
 def test_splits_hold_whole_patients_and_the_manifest_says_which(tmp_path):

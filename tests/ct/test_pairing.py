@@ -107,6 +107,15 @@ def test_two_slices_at_one_place_are_left_out_and_named(twice):
     assert any("left out, the first" in note for note in matching.notes)
 
 
+def test_a_slice_of_another_thickness_within_a_series_is_left_out():
+    qdct = series("quarter")
+    qdct[1] = dataclasses.replace(qdct[1], thickness_mm=1.0)
+    matching = match_slices(series("full"), qdct)
+    assert [ndct for ndct, _ in paired(matching)] == ["full 0.0", "full 4.0"]
+    assert "1 slices of series full" in matching.notes[0]
+    assert "another geometry" in matching.notes[0]
+
+
 @pytest.mark.parametrize(("name", "is_one"), [
     ("Anonymous", True), ("", True), (" REMOVED ", True), ("L143", False), ("00", False)])
 def test_placeholders_are_told_from_names(name, is_one):

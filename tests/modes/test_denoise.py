@@ -1,16 +1,34 @@
+import contextlib
+import functools
+import json
+import resource
+
+import nibabel
 import numpy as np
 import pytest
 
+from dfgan_jax import inference
+from dfgan_jax.ct import dicom, hounsfield
+from dfgan_jax.ct.pairs import Pairs, read_pairs, write_pairs
 from dfgan_jax.errors import InputError
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import denoise
+from tests.ct import dicom_files
 from tests.modes import command
 from tests.porting.test_weights import generator, save
 
 
-@pytest.fixture
-def weights(tmp_path):
-    return save(tmp_path / "gan.pth", generator())
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("weights") / "gan.pth", generator())
+
+
+@pytest.fixture(autouse=True)
+def load_once(monkeypatch):
+    monkeypatch.setattr(Denoiser, "load", _load_once)
+
+
+_load_once = functools.cache(Denoiser.load)
 
 
 def hu(shape):
@@ -35,8 +53,11 @@ def test_denoises_arrays_as_the_denoiser_does(tmp_path, weights, shape, dtype):
     (hu((0, 16, 16)), r"expected \(H, W\) or \(N, H, W\)"),
     (np.float32(3), r"expected \(H, W\) or \(N, H, W\)"),
     (np.array(["a"]), "an array of numbers in HU"),
-    (np.array({"f_qd": 1}), "expected an .npy of an array in HU"),
-    (np.where(np.arange(3)[:, None, None] == 1, np.nan, hu((3, 16, 16))), "slice 1 has a NaN"),
+    (np.array({"f_qd": 1}), "has no key 'f_nd'"),
+    (np.where(np.arange(3)[:, None, None] == 1, np.nan, hu((3, 16, 16))),
+     "1 of 3 slices have a NaN or an infinity: slice 1; nothing was written"),
+    (np.where(np.arange(40)[:, None, None] % 2, np.inf, np.float32(3)) + np.zeros((40, 16, 16)),
+     r"20 of 40 slices have a NaN or an infinity: slice 1, 3, .*, 39; nothing"),
 ])
 def test_arrays_that_cannot_be_denoised_are_named(tmp_path, weights, content, message):
     path = tmp_path / "in.npy"
@@ -57,14 +78,167 @@ def test_an_output_that_is_not_finite_is_no_result(tmp_path):
     assert not (tmp_path / "out.npy").exists()
 
 
-def test_outputs_are_npy_and_never_overwritten(tmp_path, weights):
-    np.save(tmp_path / "in.npy", hu((16, 16)))
+def make_array(path):
+    np.save(path, hu((3, 16, 16)))
+
+
+def make_pairs(path):
+    ndct = hounsfield.hu_to_mu(hu((3, 20, 33)).astype(np.float32))
+    write_pairs(path, Pairs(ndct, ndct[::-1].copy()))
+
+
+def make_volume(path):
+    nibabel.save(nibabel.Nifti1Image(hu((33, 20, 3)).astype(np.int16), np.diag([-1, -1, 2, 1])),
+                 path)
+
+
+KINDS = {"in.npy": make_array, "pairs.npy": make_pairs, "in.nii": make_volume,
+         "in.nii.gz": make_volume, "in.dcm": dicom_files.write, "IM0001": dicom_files.write}
+
+
+def run(tmp_path, weights, name, output=None):
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / name,
+                output=tmp_path / (output or f"out_{name}"))
+    return tmp_path / (output or f"out_{name}")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_outputs_are_of_the_same_kind_and_never_overwritten(tmp_path, weights, name):
+    KINDS[name](tmp_path / name)
+    before = (tmp_path / name).read_bytes()
     with pytest.raises(InputError, match="exists"):
-        denoise.run(checkpoint_path=str(weights), source=tmp_path / "in.npy",
-                    output=tmp_path / "in.npy")
-    with pytest.raises(InputError, match=r"ends in \.npy"):
-        denoise.run(checkpoint_path=str(weights), source=tmp_path / "in.npy",
-                    output=tmp_path / "out.dcm")
+        run(tmp_path, weights, name, name)
+    others = {".npy", ".nii.gz", ".x"} - {"".join((tmp_path / name).suffixes)}
+    for suffix in others - ({".x"} if KINDS[name] == dicom_files.write else {".nii.gz"}):
+        with pytest.raises(InputError, match=rf"out\{suffix}: expected a name"):
+            run(tmp_path, weights, name, f"out{suffix}")
+    assert (tmp_path / name).read_bytes() == before
+    output = run(tmp_path, weights, name, f"new/a_{name}")
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_of_pairs_the_quarter_dose_is_denoised(tmp_path, weights, monkeypatch):
+    make_pairs(tmp_path / "in.npy")
+    monkeypatch.setattr(inference, "MAX_BATCH_PIXELS", 2 * 20 * 33)
+    written = read_pairs(run(tmp_path, weights, "in.npy"))
+    source = read_pairs(tmp_path / "in.npy")
+    np.testing.assert_array_equal(written.ndct, source.ndct)
+    denoised = Denoiser.load(weights)(hounsfield.mu_to_hu(np.asarray(source.qdct)))
+    np.testing.assert_allclose(hounsfield.mu_to_hu(np.asarray(written.qdct)), denoised, atol=1e-2)
+    assert np.abs(denoised - hounsfield.mu_to_hu(np.asarray(source.qdct))).max() > 1
+
+
+@pytest.mark.parametrize("name", ["in.nii", "in.nii.gz"])
+@pytest.mark.parametrize(("dtype", "slope", "intercept"), [
+    (np.int16, None, None), (np.uint16, 0.5, -1000), (np.float32, 2, 10)])
+def test_volumes_keep_their_type_scale_and_place(tmp_path, weights, monkeypatch, name, dtype,
+                                                 slope, intercept):
+    monkeypatch.setattr(inference, "MAX_BATCH_PIXELS", 2 * 20 * 33)
+    where = np.array([[0, 0.7, 0, 3], [0.8, 0, 0, -5], [0, 0, -3, 9], [0, 0, 0, 1.0]])
+    image = nibabel.Nifti1Image(np.abs(hu((20, 33, 5))).astype(dtype), where)
+    image.header.set_slope_inter(slope, intercept)
+    nibabel.save(image, tmp_path / name)
+    written = nibabel.load(run(tmp_path, weights, name))
+    source = nibabel.load(tmp_path / name)
+    assert written.get_data_dtype() == dtype
+    np.testing.assert_array_equal(written.affine, source.affine)
+    assert bytes(written.header["descrip"]).startswith(b"denoised by DFGAN ")
+    scale = slope or 1
+    # As they lie in CT: x to the left, y to the back.
+    slices = source.get_fdata()[::-1, ::-1, ::-1].transpose(2, 0, 1)
+    denoised = Denoiser.load(weights)(slices.astype(np.float32))
+    ours = written.get_fdata()[::-1, ::-1, ::-1].transpose(2, 0, 1)
+    assert np.abs(ours - denoised).max() <= (scale * 0.5001 if dtype != np.float32 else 1e-3)
+
+
+def test_of_volumes_what_the_type_cannot_hold_is_counted(tmp_path, weights, capsys):
+    stored = np.zeros((16, 16, 2), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), tmp_path / "in.nii")
+    written = nibabel.load(run(tmp_path, weights, "in.nii")).get_fdata()
+    denoised = Denoiser.load(weights)(stored.T)
+    beyond = ((np.rint(denoised) < 0) | (np.rint(denoised) > 255)).sum()
+    assert beyond
+    assert f"2 slices of 16×16; {beyond} pixels beyond the stored range" in capsys.readouterr().out
+    np.testing.assert_array_equal(written, np.clip(np.rint(denoised), 0, 255).T)
+
+
+def test_a_volume_with_a_nan_is_refused(tmp_path, weights):
+    volume = np.zeros((16, 16, 4), np.float32)
+    volume[3, 4, 2] = np.nan
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1, -1, 1, 1])), tmp_path / "in.nii")
+    with pytest.raises(InputError, match=r"in\.nii: 1 of 4 slices have a NaN.* slice 2; nothing"):
+        run(tmp_path, weights, "in.nii")
+    assert [path.name for path in tmp_path.iterdir()
+            if path.suffix != ".pth"] == ["in.nii"]
+
+
+@pytest.mark.parametrize("name", ["in.dcm", "IM0001"])
+def test_a_dicom_file_is_denoised(tmp_path, weights, capsys, name):
+    dicom_files.write(tmp_path / name)
+    source, written = (dicom.read_slice(path) for path in (
+        tmp_path / name, run(tmp_path, weights, name)))
+    np.testing.assert_array_equal(
+        written.stored, np.clip(np.rint(Denoiser.load(weights)(source.hu) + 1024), 0, 4095))
+    assert Denoiser.load(weights).weights_sha256 in written.dataset.DerivationDescription
+    assert "a slice of 16×20; " in capsys.readouterr().out
+
+
+def test_a_folder_is_denoised_and_its_broken_slices_are_told(tmp_path, weights, capsys):
+    for i in range(1, 4):
+        dicom_files.write(tmp_path / "in" / f"{i}.dcm", instance=i, position=(0, 0, 3 * i))
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "in" / name).write_text("notes")
+    output = run(tmp_path, weights, "in")
+    told = capsys.readouterr().out
+    assert "3 slices in 1 series by " in told
+    assert "Skipped 2: not a DICOM file (a.txt, …)" in told
+    (tmp_path / "in" / "2.dcm").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"1 broken files were not denoised, the first 2\.dcm: "):
+        run(tmp_path, weights, "in", "second")
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == [
+        "1.dcm", "3.dcm", "summary.json"]
+    assert (output / "1.dcm").read_bytes()[-640:] == (tmp_path / "second" / "1.dcm"
+                                                      ).read_bytes()[-640:]
+    assert json.loads((tmp_path / "second" / "summary.json").read_text())["weights_sha256"] == (
+        Denoiser.load(weights).weights_sha256)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda path: None, "no such file or folder"),
+    (lambda path: path.mkdir(), "no CT slice among 0 files"),
+    (lambda path: path.write_text("notes"), "not a DICOM file"),
+    (lambda path: dicom_files.write(path, RescaleSlope=None), "no rescale slope"),
+])
+def test_what_is_no_input_is_named(tmp_path, weights, make, message):
+    make(tmp_path / "in")
+    with pytest.raises(InputError, match=f"in: {message}"):
+        run(tmp_path, weights, "in")
+    assert not list(tmp_path.glob("*out*"))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """What is written beyond fails, as on a full disk: Python ignores the signal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", [*KINDS, "in"])
+def test_on_a_full_disk_nothing_looks_complete(tmp_path, weights, name):
+    if name == "in":
+        dicom_files.write(tmp_path / "in" / "a" / "1.dcm")
+    else:
+        KINDS[name](tmp_path / name)
+    run(tmp_path, weights, name, f"before/{name}")  # so that all is compiled
+    with files_of_at_most(1000), pytest.raises(OSError, match="File too large"):
+        run(tmp_path, weights, name, f"after/{name}")
+    left = list((tmp_path / "after").rglob("*"))
+    assert [path for path in left if path.is_file()] == []
+    assert [path.name for path in left] == (["in.incomplete", "a"] if name == "in" else [])
 
 
 def test_the_command_line_denoises(tmp_path, weights):

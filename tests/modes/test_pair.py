@@ -106,6 +106,14 @@ def test_a_broken_file_is_named_and_the_rest_written(tmp_path):
     assert len(rows(tmp_path / "pairs.manifest.csv")) == 2
 
 
+def test_a_file_without_a_header_is_named_and_the_rest_written(tmp_path):
+    full, quarter = write_trees(tmp_path)
+    (full / "P1" / "4.dcm").touch()
+    with pytest.raises(InputError, match=r"1 broken files were left out, the first .*4\.dcm: "):
+        run(full, quarter, tmp_path / "pairs.npy")
+    assert len(rows(tmp_path / "pairs.manifest.csv")) == 3
+
+
 def test_the_same_pixels_at_both_doses_are_no_pair(tmp_path):
     full, quarter = write_trees(tmp_path)
     for number in (1, 2):
