@@ -50,10 +50,14 @@ _SPLIT = flags.DEFINE_string(
     "split", None, "pair, simulate of scans: shares of the patients for train, valid and test: "
     "0.7,0.1,0.2.")
 _DOSE_FRACTION = flags.DEFINE_float(
-    "dose_fraction", 0.25, "simulate, of a scan: lower dose over full dose.")
+    "dose_fraction", 0.25, "simulate, of a scan: lower dose over full dose; that of --config where "
+    "one is given.")
 _KERNEL = flags.DEFINE_string(
     "kernel", "auto", "simulate, of a scan: kernel that the noise is reconstructed with: auto, as "
     "measured in the scan; soft, medium, sharp, ramp; or its f50 in lp/cm.")
+_PHOTONS_PER_RAY = flags.DEFINE_float(
+    "photons_per_ray", None, "simulate, of a scan: photons of the full dose, instead of as "
+    "measured in the scan; see dfgan_jax/ct/noise_insertion.py.")
 _PIXEL_SPACING = flags.DEFINE_float(
     "pixel_spacing", None, "simulate, of an .npy: pixel pitch in mm.")
 _SEED = flags.DEFINE_integer("seed", 0, "simulate, of a scan: of the noise.", lower_bound=0)
@@ -87,8 +91,9 @@ def main(arguments: list[str]) -> None:
             run(_config(), output=_output())
             return
         module.run_scan([pathlib.Path(path) for path in _INPUT.value], output=_output(),
-                        dose_fraction=_DOSE_FRACTION.value, kernel=_KERNEL.value,
-                        pixel_spacing_mm=_PIXEL_SPACING.value, seed=_SEED.value,
+                        dose_fraction=_of_simulation("dose_fraction"), kernel=_KERNEL.value,
+                        photons_per_ray=_PHOTONS_PER_RAY.value,
+                        pixel_spacing_mm=_PIXEL_SPACING.value, seed=_of_simulation("seed"),
                         split=_SPLIT.value, patients=_PATIENTS.value)
     elif mode == "pair":
         for name, values in (("ndct", _NDCT.value), ("qdct", _QDCT.value)):
@@ -108,7 +113,8 @@ def main(arguments: list[str]) -> None:
         run(_config(), workdir=_workdir())
 
 
-_OF_SCANS = ("dose_fraction", "kernel", "pixel_spacing", "seed", "split", "patients")
+_OF_SCANS = ("dose_fraction", "kernel", "photons_per_ray", "pixel_spacing", "seed", "split",
+             "patients")
 
 _USED = {"train": (), "evaluate": ("checkpoint",), "denoise": ("checkpoint", "input", "output"),
          "convert": ("input", "output", "container", "verify"),
@@ -123,12 +129,13 @@ def _refuse_unused(mode: str) -> None:
             hint = ("; to start from its weights, give --config.initial_checkpoint=PATH"
                     if (mode, name) == ("train", "checkpoint") else "")
             raise InputError(f"--mode={mode} takes no --{name}{hint}")
-    if mode == "simulate":
-        of_scan = flags.FLAGS["input"].present
-        for name in ("config",) if of_scan else _OF_SCANS:
+    if mode == "simulate" and not flags.FLAGS["input"].present:
+        for name in _OF_SCANS:
             if flags.FLAGS[name].present:
-                raise InputError(f"--mode=simulate takes --{name} only "
-                                 f"{'without' if of_scan else 'with'} --input=SCAN")
+                raise InputError(f"--mode=simulate takes --{name} only with --input=SCAN")
+    for name, paths in (("input", _INPUT.value), ("ndct", _NDCT.value), ("qdct", _QDCT.value)):
+        if "" in paths:
+            raise InputError(f"--{name} is empty; expected a path")
 
 
 def _config() -> Any:
@@ -139,6 +146,13 @@ def _config() -> Any:
         raise InputError(f"--config: {path}: no such file; there are "
                          f"{', '.join(map(str, sorted(path.parent.glob('*.py'))))}")
     return _CONFIG.value
+
+
+def _of_simulation(name: str) -> Any:
+    """A flag's value; where it is not given, that of the configuration, if there is one."""
+    if _CONFIG.value is not None and not flags.FLAGS[name].present:
+        return _CONFIG.value.simulation[name]
+    return flags.FLAGS[name].value
 
 
 def _workdir(suffix: str = "") -> pathlib.Path:

@@ -28,10 +28,10 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 from dfgan_jax.ct.dicom import read_slice
+from dfgan_jax.ct.dicom_folder import DicomFolder
 from dfgan_jax.ct.noise_insertion import ScanNoise, estimate_noise, insert_noise
 from dfgan_jax.ct.pairing import match_slices
 from dfgan_jax.ct.scan import of_dicom
-from dfgan_jax.dicom_tree import Files
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import written_whole
 from dfgan_jax.modes.simulate import as_stored
@@ -72,8 +72,8 @@ class Noise(NamedTuple):
 
 def read_series(ndct_folder: str, qdct_folder: str) -> list[Slice]:
     """The slices that two folders have in common, in the order of their positions."""
-    ndct, qdct = (Files(pathlib.Path(folder)).headers for folder in (ndct_folder, qdct_folder))
-    matching = match_slices(ndct, qdct)
+    matching = match_slices(*(DicomFolder(pathlib.Path(folder)).headers
+                              for folder in (ndct_folder, qdct_folder)))
     for note in matching.notes:
         print(note, file=sys.stderr)
     slices = []
@@ -157,7 +157,7 @@ def compare(one: Slice, *, rng: np.random.Generator, dose_fraction: float) -> Co
     simulated_hu = as_stored(insert_noise(
         rng, one.ndct_hu, pixel_spacing_mm=one.spacing_mm, dose_fraction=dose_fraction,
         kernel=estimate.kernel, photons_per_ray=estimate.photons_per_ray, outside=one.outside),
-        one.ndct_hu)
+        one.ndct_hu, limits=(one.ndct_hu.min(), one.ndct_hu.max()))
     body = body_mask(one.ndct_hu)
     differences = (one.qdct_hu - one.ndct_hu, simulated_hu - one.ndct_hu)
     real, simulated = (power_spectrum(each, body, one.spacing_mm) for each in differences)

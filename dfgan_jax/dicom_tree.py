@@ -5,7 +5,7 @@ batches are in memory. What is written stands in OUTPUT.incomplete until all of 
 there; a second start of the same command goes on from what stands there.
 """
 
-import collections
+import contextlib
 import json
 import pathlib
 import sys
@@ -16,55 +16,15 @@ from typing import Any
 import numpy as np
 
 from dfgan_jax.ct import dicom
-from dfgan_jax.ct.dicom import Derivation, NotACTSlice, SliceHeader
+from dfgan_jax.ct.dicom import Derivation, SliceHeader
+from dfgan_jax.ct.dicom_folder import DicomFolder
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import remove_leftovers, written_whole
 from dfgan_jax.inference import Denoiser, batch_size_of
 from dfgan_jax.progress import Progress, progress
+from dfgan_jax.threads import THREADS
 
 SUMMARY = "summary.json"
-_THREADS = 4
-
-
-class Files:
-    """What a folder holds: CT slices, files of other kinds, broken ones.
-
-    Attributes:
-      headers: of the CT slices.
-      skipped: path → why, of sound files that hold something else.
-      broken: path → why.
-    """
-
-    def __init__(self, root: pathlib.Path):
-        self.headers: list[SliceHeader] = []
-        self.skipped: dict[pathlib.Path, str] = {}
-        self.broken: dict[pathlib.Path, str] = {}
-        paths = dicom.find_files(root)
-        with progress(f"looking through {root}", total=len(paths), unit="files") as bar:
-            for path in paths:
-                try:
-                    self.headers.append(dicom.read_header(path))
-                except InputError as error:
-                    self.refuse(path, error)
-                bar.advance()
-        if not self.headers:
-            raise InputError(f"{root}: no CT slice among {len(paths)} files"
-                             + "".join(f"; {line}" for line in self.lines()))
-
-    def refuse(self, path: pathlib.Path, error: InputError) -> None:
-        """Counts a file as skipped or broken."""
-        reasons = self.skipped if isinstance(error, NotACTSlice) else self.broken
-        reasons[path] = str(error).removeprefix(f"{path}: ")
-
-    def lines(self) -> list[str]:
-        """The kinds of skipped files with their numbers, and the broken ones by name."""
-        kinds = collections.Counter(self.skipped.values())
-        lines = [f"skipped {count} × {kind}" for kind, count in kinds.most_common()]
-        shown = list(self.broken.items())[:20]
-        lines += [f"broken: {path}: {why}" for path, why in shown]
-        if len(self.broken) > len(shown):
-            lines.append(f"and {len(self.broken) - len(shown)} more broken files")
-        return lines
 
 
 def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
@@ -88,51 +48,56 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
     """
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another --output")
-    files = Files(source)
+    files = DicomFolder(source)
     incomplete = output.with_name(f"{output.name}.incomplete")
     series = list(dicom.group_by_series(files.headers))
     targets = {header.path: incomplete / header.path.relative_to(source)
                for header in files.headers}
-    there = {header.path for header in files.headers
-             if _is_there(targets[header.path], derivation.derived_uid(header.sop_uid))}
+    there = _written_before(files.headers, targets, incomplete=incomplete, derivation=derivation)
     missing = [header for slices in series for header in slices if header.path not in there]
     saturated: dict[pathlib.Path, int] = {}
     try:
         with progress("denoising", total=len(files.headers), unit="slices",
-                      initial=len(there)) as bar, ThreadPoolExecutor(_THREADS) as pool:
+                      initial=len(there)) as bar, ThreadPoolExecutor(THREADS) as pool:
             _denoise(missing, targets, denoiser=denoiser, derivation=derivation, files=files,
                      saturated=saturated, pool=pool, bar=bar)
     except (OSError, KeyboardInterrupt):
-        print(f"{len(there) + len(saturated)} of {len(files.headers)} slices stand in "
-              f"{incomplete}; the same command goes on from there", file=sys.stderr, flush=True)
+        standing = sum(target.exists() for target in targets.values())
+        print(f"{standing} of {len(files.headers)} slices stand in {incomplete}; the same command "
+              "goes on from there", file=sys.stderr, flush=True)
         raise
     if not there and not saturated:
         raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))
     summary = _summary(files, series, source=source, derivation=derivation, there=there,
                        saturated=saturated)
-    remove_leftovers(incomplete)
     with written_whole(incomplete / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
     incomplete.rename(output)
     return summary
 
 
-def _is_there(target: pathlib.Path, sop_uid: str) -> bool:
-    """Whether an earlier start of the same command wrote a slice."""
-    if not target.exists():
-        return False
-    try:
-        written = dicom.read_header(target).sop_uid
-    except InputError:
-        written = "another file"
-    if written != sop_uid:
-        raise InputError(f"{target}: was not made from this input by this model; remove the "
+def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
+                    incomplete: pathlib.Path, derivation: Derivation) -> set[pathlib.Path]:
+    """Which slices an earlier start of the same command wrote; nothing else may stand there."""
+    remove_leftovers(incomplete)
+    left = set(dicom.find_files(incomplete)) if incomplete.exists() else set()
+    written = set()
+    for header in headers:
+        target = targets[header.path]
+        if target in left:
+            with contextlib.suppress(InputError):  # of a broken file, and of one of another kind
+                if dicom.read_header(target).sop_uid == derivation.derived_uid(header.sop_uid):
+                    written.add(header.path)
+                    left.remove(target)
+    left.discard(incomplete / SUMMARY)
+    if left:
+        raise InputError(f"{min(left)}: was not made from this input by this model; remove the "
                          "folder, or choose another --output")
-    return True
+    return written
 
 
 def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
-             denoiser: Denoiser, derivation: Derivation, files: Files,
+             denoiser: Denoiser, derivation: Derivation, files: DicomFolder,
              saturated: dict[pathlib.Path, int], pool: ThreadPoolExecutor, bar: Progress) -> None:
     """Denoises slices batch by batch; each one written is entered into `saturated`."""
     def settled(futures: list[tuple[SliceHeader, Future]]) -> Iterator[tuple[SliceHeader, Any]]:
@@ -167,7 +132,7 @@ def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
         yield from (same[start:start + step] for start in range(0, len(same), step))
 
 
-def _summary(files: Files, series: list[list[SliceHeader]], *, source: pathlib.Path,
+def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pathlib.Path,
              derivation: Derivation, there: set[pathlib.Path],
              saturated: dict[pathlib.Path, int]) -> dict[str, Any]:
     def relative(path: pathlib.Path) -> str:

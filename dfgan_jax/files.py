@@ -1,11 +1,17 @@
 """Where files go, and writing them so that they are never half there and never lost."""
 
 import contextlib
+import errno
+import hashlib
+import mmap
 import os
 import pathlib
 import re
 import secrets
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 from dfgan_jax.errors import InputError
 
@@ -26,6 +32,25 @@ def refuse_existing(path: pathlib.Path) -> None:
         raise InputError(f"{path}: exists; choose another --output, or remove it")
 
 
+def file_digest(path: pathlib.Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Refuses a folder, which may not be there yet, that no file could be written into.
+
+    Raises:
+      InputError: something else stands at its name, or the rights are missing.
+    """
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise InputError(f"{there}: is no folder; choose another --output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there}: cannot be written into; choose another --output")
+
+
 def allocate(path: pathlib.Path, size: int) -> None:
     """Appends zeros to a file until it has `size` bytes.
 
@@ -39,6 +64,21 @@ def allocate(path: pathlib.Path, size: int) -> None:
     with path.open("ab") as file:
         while (left := size - file.tell()) > 0:
             file.write(block[:left])
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Lets go of the pages of a mapped file, which else count as this process's memory.
+
+    What was written into them is kept, and what is asked for again is read again.
+
+    Args:
+      array: on a mapping, or on a part of one.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
@@ -61,5 +101,9 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            error.filename = str(path)  # which disk it is that is full
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -108,7 +108,9 @@ class Denoiser:
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (H, W) or (N, H, W)")
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
-        batch_size = batch_size or batch_size_of(slices.shape[1:])
+        # By default a power of two, so that the last batches of many calls share few shapes.
+        batch_size = (min(batch_size, len(slices)) if batch_size else
+                      min(batch_size_of(slices.shape[1:]), 1 << (len(slices) - 1).bit_length()))
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
@@ -128,9 +130,8 @@ class Denoiser:
         batch = hounsfield.normalise(np.where(outside, hounsfield.OUTSIDE_HU, hu))
         batch = np.pad(batch, [(0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE)],
                        mode="symmetric")
-        # Filled to a power of two, so that few shapes are compiled.
-        filled = min(1 << (count - 1).bit_length(), batch_size)
-        batch = np.pad(batch, [(0, filled - count), (0, 0), (0, 0)], mode="edge")
+        # The last batch is filled, so that one shape is compiled.
+        batch = np.pad(batch, [(0, batch_size - count), (0, 0), (0, 0)], mode="edge")
         output = np.asarray(self._apply(self._variables, batch[..., None]), np.float32)
         if not np.isfinite(output).all():
             raise InputError(f"{self.path or 'the model'}: its output is not finite")

@@ -1,7 +1,11 @@
+import errno
+import pathlib
+
+import numpy as np
 import pytest
 
 from dfgan_jax.errors import InputError
-from dfgan_jax.files import refuse_existing, written_whole
+from dfgan_jax.files import refuse_existing, release_pages, remove_leftovers, written_whole
 
 
 def test_what_is_written_appears_when_it_is_whole(tmp_path):
@@ -41,3 +45,46 @@ def test_what_exists_is_refused(tmp_path):
     refuse_existing(tmp_path / "absent")
     with pytest.raises(InputError, match="exists; choose another --output"):
         refuse_existing(tmp_path)
+
+
+@pytest.mark.parametrize(("error", "message"), [
+    (OSError(errno.ENOSPC, "No space left"), r"No space left: '.*/file'$"),
+    (OSError(errno.ENOSPC, "No space left", "other"), "No space left: 'other'$"),
+    (OSError(errno.EIO, "Broken disk"), "Broken disk$")])
+def test_a_full_disk_is_told_by_name(tmp_path, error, message):
+    with pytest.raises(OSError, match=message), written_whole(tmp_path / "file"):
+        raise error
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / name for name in ("a", ".a", ".a.0123", f".a.{'g' * 16}", f"a.{'0' * 16}")]
+    for path in [*kept, tmp_path / f".a.{'0' * 16}", tmp_path / f".b.dcm.{'f' * 16}"]:
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    remove_leftovers(tmp_path / "absent")
+
+
+def resident_kb(path: pathlib.Path) -> int:
+    """How much of a mapped file counts as this process's memory."""
+    here, total = False, 0
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if "-" in line.split()[0]:
+            here = line.endswith(str(path))
+        elif here and key == "Rss":
+            total += int(value.split()[0])
+    return total
+
+
+def test_pages_of_mapped_files_are_let_go(tmp_path):
+    mapped = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.int16, (64, 64, 64))
+    view = np.asarray(mapped)[::-1].transpose(2, 1, 0)
+    view[...] = 7
+    if not pathlib.Path("/proc/self/smaps").exists():
+        pytest.skip("only Linux tells")
+    assert resident_kb(tmp_path / "a.npy") >= 512
+    release_pages(view)
+    assert resident_kb(tmp_path / "a.npy") == 0
+    assert (view == 7).all()
+    release_pages(np.zeros(3))

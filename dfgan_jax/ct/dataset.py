@@ -3,6 +3,7 @@
 Pairs are divided by patient, so that no near-copy of a slice that was trained on is scored.
 """
 
+import collections
 import contextlib
 import csv
 import dataclasses
@@ -16,7 +17,7 @@ import numpy as np
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.pairs import write_slices
 from dfgan_jax.errors import InputError
-from dfgan_jax.files import refuse_existing, written_whole
+from dfgan_jax.files import check_writable, refuse_existing, written_whole
 from dfgan_jax.progress import progress
 from dfgan_jax.threads import call_ahead
 
@@ -29,7 +30,8 @@ class Entry:
 
     Attributes:
       patient: that its split goes by.
-      digest: of the quarter dose's pixels, or of what the pair is made from.
+      ndct_digest: of the normal dose's pixels.
+      qdct_digest: of the low dose's, or of what decides them.
       source: file that messages name.
       shape: (H, W).
       manifest: further columns of the manifest; `read` may still fill them in.
@@ -37,7 +39,8 @@ class Entry:
     """
 
     patient: str
-    digest: str
+    ndct_digest: str
+    qdct_digest: str
     source: str
     shape: tuple[int, int]
     manifest: dict[str, Any]
@@ -91,32 +94,55 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
 
 
 def without_duplicates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """Drops pairs whose pixels have come already.
+    """Drops pairs whose low dose has come already.
 
     Returns:
       The others, and a note in words on each that was dropped.
 
     Raises:
-      InputError: the same pixels come from two patients.
+      InputError: the same pixels, of either dose, come from two patients.
     """
+    owners: dict[str, Entry] = {}
     first: dict[str, Entry] = {}
     notes = []
     for entry in entries:
-        other = first.setdefault(entry.digest, entry)
-        if other.patient != entry.patient:
-            raise InputError(f"{entry.source} of patient {entry.patient!r} holds the pixels of "
-                             f"{other.source} of patient {other.patient!r}; a slice must not "
-                             "stand in two splits")
+        for digest in (entry.ndct_digest, entry.qdct_digest):
+            other = owners.setdefault(digest, entry)
+            if other.patient != entry.patient:
+                raise InputError(f"{entry.source} of patient {entry.patient!r} holds pixels of "
+                                 f"{other.source} of patient {other.patient!r}: one patient under "
+                                 "two names, whose slices could stand in two splits")
+        other = first.setdefault(entry.qdct_digest, entry)
         if other is not entry:
             notes.append(f"{entry.source} left out: the same pixels as {other.source}")
     return list(first.values()), notes
+
+
+def check_one_size(sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
+    """Refuses slices of several sizes, which one file cannot hold.
+
+    Args:
+      sizes: file, and its height and width.
+
+    Raises:
+      InputError: naming the first that differs.
+    """
+    named = list(sizes)
+    counts = collections.Counter(size for _, size in named)
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        other = next(name for name, size in named if size != usual)
+        raise InputError(f"{other} is one of {len(named) - counts[usual]} slices that are not "
+                         f"of the size of the others, {usual[0]}×{usual[1]}; a file holds one "
+                         "size: take the folders apart")
 
 
 def outputs_of(output: pathlib.Path, shares: Sequence[float] | None) -> dict[str, pathlib.Path]:
     """The files that `write_dataset` writes: split → file, and `manifest`.
 
     Raises:
-      InputError: one exists, or the name is not that of a file, or of a folder.
+      InputError: one exists, the name is not that of a file, or of a folder, or nothing can be
+        written there.
     """
     if shares is None:
         if output.suffix != ".npy":
@@ -125,12 +151,13 @@ def outputs_of(output: pathlib.Path, shares: Sequence[float] | None) -> dict[str
     else:
         if output.suffix == ".npy":
             raise InputError(f"{output}: expected the name of a folder, since --split is given")
-        paths = {split: output / f"{split}.npy"
-                 for split, share in zip(SPLITS, shares, strict=True) if share > 0}
+        paths = {split: output / f"{split}.npy" for split in SPLITS}
         paths["manifest"] = output / "manifest.csv"
     for path in paths.values():
         refuse_existing(path)
-    return paths
+    check_writable(paths["manifest"].parent)
+    return {split: path for split, path in paths.items()
+            if split not in SPLITS or shares is None or shares[SPLITS.index(split)] > 0}
 
 
 def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
@@ -142,7 +169,7 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
 
     Args:
       output: `.npy` file; with `shares`, a folder for train, valid and test.npy.
-      entries: of one size; read one after another.
+      entries: of one size (`check_one_size`); read one after another.
       shares: of the splits; None for one file.
       description: of the work, for its progress.
 
@@ -150,16 +177,12 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
       File → number of slices.
 
     Raises:
-      InputError: sizes differ, an output exists, a pair cannot be read, or patients cannot be
+      InputError: an output exists, a pair cannot be read, or patients cannot be
         divided.
       OSError: a file cannot be written.
     """
     paths = outputs_of(output, shares)
     shape = entries[0].shape
-    for entry in entries:
-        if entry.shape != shape:
-            raise InputError(f"{entry.source} has {entry.shape} pixels, {entries[0].source} "
-                             f"{shape}; a file holds one size: pair them apart")
     split_of = ({entry.patient: "" for entry in entries} if shares is None
                 else split_patients((entry.patient for entry in entries), shares))
     parts = {split: [entry for entry in entries if split_of[entry.patient] == split]
@@ -170,10 +193,11 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
             undo.callback(paths[split].unlink, missing_ok=True)
 
             def pairs(part: list[Entry] = part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                for result in call_ahead(entry.read for entry in part):
-                    ndct, qdct = result()
-                    yield hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct)
-                    bar.advance()
+                with contextlib.closing(call_ahead(entry.read for entry in part)) as results:
+                    for result in results:
+                        ndct, qdct = result()
+                        yield hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct)
+                        bar.advance()
 
             write_slices(paths[split], pairs(), count=len(part), shape=shape)
         _write_manifest(manifest, parts)
@@ -184,7 +208,7 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
 def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:
     rows = [{"split": split, "index": index, "patient": entry.patient, **entry.manifest}
             for split, part in parts.items() for index, entry in enumerate(part)]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         # Files of several kinds say different things of their slices.
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()

@@ -7,19 +7,22 @@ but holds something else, as a plain `InputError` where it is broken.
 
 import dataclasses
 import datetime
+import io
 import os
 import pathlib
+import struct
 import uuid
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 import scipy.ndimage
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
@@ -47,6 +50,14 @@ streams did not make crash or fill the memory."""
 _MAX_INFLATED_BYTES = 2**28
 """A deflated slice takes a few MB; a file built to fill the memory, a thousand times its size."""
 
+_MAX_PIXELS = 2**24
+"""4096×4096: four times the largest slices that scanners reconstruct."""
+
+_JPEG_START, _JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+
+_JPEG_SIZE_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+"""Start of a frame, in any process of JPEG and in JPEG-LS."""
+
 _SUFFIXES = (".dcm", ".ima", ".dicom", ".dic")
 """Names by which a file says that it is DICOM."""
 
@@ -65,8 +76,8 @@ class SliceHeader:
       path: of the file.
       rows, columns: height and width [pixels].
       sop_uid, series_uid, study_uid, frame_of_reference_uid: identifiers.
-      acquisition: names the acquisition: its irradiation event, or its date and time. The same
-        in all that is reconstructed from one scan.
+      acquisition: names what the slice was measured in: the irradiation event, or the slice's
+        own date and time. The same in all that is reconstructed from it.
       patient_id: as given.
       series_description: as given.
       instance_number: as given.
@@ -161,7 +172,7 @@ def read_header(path: pathlib.Path) -> SliceHeader:
       NotACTSlice: the file holds something else.
       InputError: it is broken, or says nothing that identifies it.
     """
-    return _header(path, _read(path, stop_before_pixels=True))
+    return _header(path, *_read(path, stop_before_pixels=True))
 
 
 def read_slice(path: pathlib.Path) -> CTSlice:
@@ -171,14 +182,15 @@ def read_slice(path: pathlib.Path) -> CTSlice:
       NotACTSlice: the file holds something else.
       InputError: it is broken, or compressed in a way that no decoder here knows.
     """
-    dataset = _read(path)
-    header = _header(path, dataset)
+    dataset, has_pixels = _read(path)
+    header = _header(path, dataset, has_pixels)
     stored = _decode(path, dataset)
     if stored.shape != (header.rows, header.columns):
         raise InputError(f"{path}: decodes to {stored.shape} pixels; its header says "
                          f"{header.rows}×{header.columns}")
     slope, intercept = _rescale(path, dataset)
-    hu = (stored * slope + intercept).astype(np.float32)
+    with np.errstate(over="ignore"):
+        hu = (stored * slope + intercept).astype(np.float32)
     if not np.isfinite(hu).all():
         raise InputError(f"{path}: slope {slope:g} and intercept {intercept:g} give no finite HU")
     outside = _outside(path, dataset, stored) | (hu < LOWEST_HU)
@@ -210,33 +222,45 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: np.ndarray, *, derivati
     dataset, origin = source.dataset, source.header.path
     slope, intercept = _rescale(origin, dataset)
     lowest, highest = _stored_range(dataset)
-    exact = np.rint((np.asarray(hu, np.float64) - intercept) / slope)
+    with np.errstate(over="ignore"):
+        exact = np.rint((np.asarray(hu, np.float64) - intercept) / slope)
     saturated = ((exact < lowest) | (exact > highest)) & ~source.outside
     stored = np.where(source.outside, source.stored, np.clip(exact, lowest, highest))
     try:
         _replace_pixels(dataset, stored)
         _mark_as_derived(dataset, derivation)
-        with written_whole(path) as temporary:
-            pydicom.dcmwrite(temporary, dataset, enforce_file_format=True)
-    except OSError:
-        raise
+        # In memory first: pydicom raises OSError for elements, too.
+        content = io.BytesIO()
+        pydicom.dcmwrite(content, dataset, enforce_file_format=True)
     except Exception as error:  # an element that could be read, but has no valid form
         raise _broken(origin, error) from error
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.getvalue())
     return int(saturated.sum())
 
 
-def _read(path: pathlib.Path, *, stop_before_pixels: bool = False) -> Dataset:
-    """Parses a file; of one without the DICOM preamble, what can be told from its content."""
+def _read(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Dataset, bool]:
+    """Parses a file; of one without the DICOM preamble, what can be told from its content.
+
+    Returns:
+      The dataset, and whether it has pixels: pydicom takes the end of a truncated file for that
+      of the dataset.
+    """
+    if path.is_fifo():  # to open it would wait for its other end
+        raise NotACTSlice(f"{path}: a pipe")
     try:
-        with path.open("rb") as file:
-            start = file.read(1024)
+        file = path.open("rb")
+        start = file.read(1024)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     has_preamble = start[128:132] == b"DICM"
     try:
-        source = (_inflated(path) if uid.DeflatedExplicitVRLittleEndian.encode() in start
-                  else path)
-        dataset = pydicom.dcmread(source, force=True, stop_before_pixels=stop_before_pixels)
+        with file:
+            file.seek(0)
+            source = (_inflated(path, file) if uid.DeflatedExplicitVRLittleEndian.encode() in start
+                      else file)
+            dataset = pydicom.dcmread(source, force=True, stop_before_pixels=stop_before_pixels)
+            has_pixels = bool(source.read(1)) if stop_before_pixels else "PixelData" in dataset
         named = bool(dataset.get("SOPClassUID")
                      or dataset.file_meta.get("MediaStorageSOPClassUID"))
     except InputError:
@@ -249,21 +273,20 @@ def _read(path: pathlib.Path, *, stop_before_pixels: bool = False) -> Dataset:
         if has_preamble or path.suffix.lower() in _SUFFIXES:
             raise InputError(f"{path}: broken: it names no SOP class")
         raise NotACTSlice(f"{path}: not a DICOM file")
-    return dataset
+    return dataset, has_pixels
 
 
 def _broken(path: pathlib.Path, error: Exception) -> InputError:
     return InputError(f"{path}: broken ({type(error).__name__}: {printable(error, limit=160)})")
 
 
-def _inflated(path: pathlib.Path) -> DicomBytesIO:
+def _inflated(path: pathlib.Path, file: BinaryIO) -> DicomBytesIO:
     """A deflated file as an explicit little-endian one, of bounded size."""
     meta = read_file_meta_info(path)
-    with path.open("rb") as file:
-        # Preamble, prefix, and the element that holds the length.
-        file.seek(128 + 4 + 12 + meta.FileMetaInformationGroupLength)
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        content = inflater.decompress(file.read(), _MAX_INFLATED_BYTES)
+    # Preamble, prefix, and the element that holds the length.
+    file.seek(128 + 4 + 12 + meta.FileMetaInformationGroupLength)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(file.read(), _MAX_INFLATED_BYTES)
     if inflater.unconsumed_tail:
         raise InputError(f"{path}: inflates to more than {_MAX_INFLATED_BYTES:,} bytes")
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
@@ -275,10 +298,10 @@ def _inflated(path: pathlib.Path) -> DicomBytesIO:
     return explicit
 
 
-def _header(path: pathlib.Path, dataset: Dataset) -> SliceHeader:
+def _header(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> SliceHeader:
     """Checks that a dataset is a CT slice, and gathers what identifies it."""
     try:
-        _check_kind(path, dataset)
+        _check_kind(path, dataset, has_pixels)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
         identifiers = {name: str(dataset.get(keyword) or "") for name, keyword in (
             ("sop_uid", "SOPInstanceUID"), ("series_uid", "SeriesInstanceUID"),
@@ -288,15 +311,17 @@ def _header(path: pathlib.Path, dataset: Dataset) -> SliceHeader:
         raise
     except Exception as error:  # a broken element can raise anything
         raise _broken(path, error) from error
-    if min(rows, columns) < 1:
-        raise InputError(f"{path}: has {rows}×{columns} pixels")
+    if min(rows, columns) < 1 or rows * columns > _MAX_PIXELS:
+        raise InputError(f"{path}: has {rows}×{columns} pixels; expected 1 to {_MAX_PIXELS:,}")
     for name, keyword in (("sop_uid", "SOP"), ("series_uid", "Series")):
         if not identifiers[name]:
             raise InputError(f"{path}: broken: it has no {keyword} Instance UID")
     number = _numbers(dataset, "InstanceNumber", 1)
     thickness = _numbers(dataset, "SliceThickness", 1)
-    acquisition = (_text(dataset, "IrradiationEventUID") or _text(dataset, "AcquisitionDateTime")
-                   or _text(dataset, "AcquisitionDate") + _text(dataset, "AcquisitionTime"))
+    event = _text(dataset, "IrradiationEventUID")
+    time = (_text(dataset, "AcquisitionDateTime")
+            or _text(dataset, "AcquisitionDate") + _text(dataset, "AcquisitionTime"))
+    acquisition = f"event {event}" if event else f"time {time}" if time else ""
     return SliceHeader(
         path=path, rows=rows, columns=columns, **identifiers, acquisition=acquisition,
         patient_id=_text(dataset, "PatientID"),
@@ -309,12 +334,15 @@ def _header(path: pathlib.Path, dataset: Dataset) -> SliceHeader:
         position_mm=_numbers(dataset, "ImagePositionPatient", 3))
 
 
-def _check_kind(path: pathlib.Path, dataset: Dataset) -> None:
+def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> None:
     """Refuses by name what is no single CT slice in HU."""
     kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
     if kind != uid.CTImageStorage:
-        raise NotACTSlice(f"{path}: {uid.UID(kind).name or 'unknown SOP class'}, "
-                          "not CT Image Storage")
+        if uid.CTImageStorage.startswith(kind) or not uid.UID(kind).is_valid:
+            raise InputError(f"{path}: broken: its SOP class is {printable(kind)}")
+        raise NotACTSlice(f"{path}: {uid.UID(kind).name}, not CT Image Storage")
+    if not has_pixels:  # nor may it have reached what is asked for below
+        raise InputError(f"{path}: broken: it has no pixels")
     image_type = [str(value).upper() for value in dataset.get("ImageType") or ()]
     if "LOCALIZER" in image_type:
         raise NotACTSlice(f"{path}: localizer")
@@ -322,7 +350,7 @@ def _check_kind(path: pathlib.Path, dataset: Dataset) -> None:
         raise NotACTSlice(f"{path}: several frames")
     photometric = str(dataset.get("PhotometricInterpretation", "none"))
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
-        raise NotACTSlice(f"{path}: colour ({photometric})")
+        raise NotACTSlice(f"{path}: colour ({printable(photometric)})")
     if dataset.get("RescaleSlope") is None or dataset.get("RescaleIntercept") is None:
         raise NotACTSlice(f"{path}: no rescale slope and intercept, so its values are not HU")
     unit = str(dataset.get("RescaleType") or "HU").strip().upper()
@@ -369,12 +397,10 @@ def _stored_range(dataset: Dataset) -> tuple[int, int]:
 
 def _decode(path: pathlib.Path, dataset: Dataset) -> np.ndarray:
     """The stored values, (H, W) signed or unsigned integers as the header says."""
-    if "PixelData" not in dataset:
-        raise InputError(f"{path}: broken: it has no pixels")
     syntax = dataset.file_meta.get("TransferSyntaxUID") or _native_syntax(dataset)
-    if syntax.is_compressed and syntax not in _DECODERS:
-        raise InputError(f"{path}: compressed as {syntax.name}, which no decoder here knows")
     try:
+        if syntax.is_compressed and syntax not in _DECODERS:
+            raise InputError(f"{path}: compressed as {syntax.name}, which no decoder here knows")
         allocated, stored, high = (int(dataset[name].value)
                                    for name in ("BitsAllocated", "BitsStored", "HighBit"))
         if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:
@@ -383,6 +409,8 @@ def _decode(path: pathlib.Path, dataset: Dataset) -> np.ndarray:
         if int(dataset.PixelRepresentation) not in (0, 1):
             raise InputError(f"{path}: broken: pixel representation {dataset.PixelRepresentation}")
         dataset.file_meta.TransferSyntaxUID = syntax
+        if syntax.is_compressed and syntax != uid.RLELossless:
+            _check_codestream(path, dataset)
         plugin = _DECODERS[syntax] if syntax.is_compressed else ""
         array, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin)
     except InputError:
@@ -396,6 +424,28 @@ def _decode(path: pathlib.Path, dataset: Dataset) -> np.ndarray:
         raise InputError(f"{path}: broken: has values {array.min()} to {array.max()}; its header "
                          f"says {lowest} to {highest}")
     return array.astype(array.dtype.newbyteorder("="))
+
+
+def _check_codestream(path: pathlib.Path, dataset: Dataset) -> None:
+    """Refuses a stream of JPEG, JPEG-LS or JPEG 2000 that names another size than the header.
+
+    Decoders believe it: one of 65,535×65,535 takes minutes and gigabytes before it is refused.
+    """
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if frame.startswith(_JPEG_START):
+        position = len(_JPEG_START)
+        while frame[position + 1] not in _JPEG_SIZE_MARKERS:
+            # A marker may have more than one FF in front; its length counts itself.
+            position += 1 if frame[position + 1] == 0xFF else (
+                2 + int.from_bytes(frame[position + 2:position + 4]))
+        rows, columns = struct.unpack_from(">HH", frame, position + 5)
+    else:
+        position = frame.index(_JPEG_2000_START)
+        right, bottom, left, top = struct.unpack_from(">4I", frame, position + 8)
+        rows, columns = bottom - top, right - left
+    if (rows, columns) != (dataset.Rows, dataset.Columns):
+        raise InputError(f"{path}: broken: its stream says {rows}×{columns} pixels, its header "
+                         f"{dataset.Rows}×{dataset.Columns}")
 
 
 def _native_syntax(dataset: Dataset) -> uid.UID:

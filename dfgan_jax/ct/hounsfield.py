@@ -24,6 +24,9 @@ HU_AIR: Final = -1000.0
 OUTSIDE_HU: Final = -1024.0
 """The lowest HU, and the padding outside the field of view, in the published files."""
 
+HIGHEST_12_BIT_HU: Final = 3071.0
+"""The highest HU of scanners that store 12 bits from `OUTSIDE_HU` on."""
+
 LOWEST_HU: Final = -1900.0
 """What scanners store below this is no measurement but padding: -2000, -3024 and others."""
 

@@ -61,6 +61,7 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    path.open("rb").close()  # one that may not be read is not taken for a broken one
     unpacked = _unpack(path, scratch) if path.name.lower().endswith(".gz") else path
     try:
         image: Any = nibabel.load(unpacked)

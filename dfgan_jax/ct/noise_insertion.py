@@ -20,6 +20,7 @@ scan's noise, and none of its dependence on contrast.
 """
 
 import functools
+import threading
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -48,8 +49,11 @@ centre. The real pairs of one patient (L143 of the AAPM-Mayo challenge) hardly t
 SCAN_RADIUS_MM: Final = 250.0
 """Of the widest field that scanners reconstruct."""
 
+REFERENCE_THICKNESS_MM: Final = 3.0
+
 ELECTRONIC_NOISE_STD: Final = 31.0
-"""In photons, of a ray (see above), in slices of 3 mm. A ray stands for some fifteen detector
+"""In photons, of a ray (see above), in slices of `REFERENCE_THICKNESS_MM`; it grows as the
+square root of the thickness. A ray stands for some fifteen detector
 readings, each of which then has eight photons' noise.
 
 Chosen so that the quarter dose of patient L143 has the noise it has, on average. Without
@@ -109,9 +113,17 @@ class _Scan(NamedTuple):
     hu_per_mu: float
 
 
-@functools.lru_cache(maxsize=1)  # 0.4 GB at 512²
 def _unit_beam(size: int) -> ParallelBeam:
     """In pixels, so that slices of one size share it whatever their spacing."""
+    with _LOCK:  # threads that begin together must not each build it
+        return _cached_unit_beam(size)
+
+
+_LOCK: Final = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)  # 0.4 GB at 512²
+def _cached_unit_beam(size: int) -> ParallelBeam:
     views = VIEWS if size <= 512 else 4 * max(round(VIEWS * 512 / size / 4), 1)
     return ParallelBeam(size=size, views=views, pixel_spacing_mm=1.0, diameter=1.42,
                         bins_per_pixel=BINS_PER_PIXEL)

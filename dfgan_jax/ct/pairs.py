@@ -296,10 +296,10 @@ def slice_digests(slices: np.ndarray) -> list[str]:
 
 
 def check_no_overlap(splits: dict[str, Sequence[str]]) -> None:
-    """Refuses a quarter-dose slice that stands in more than one split.
+    """Refuses a slice that stands in more than one split.
 
     Args:
-      splits: name of the file or split → `slice_digests` of its quarter dose, as read.
+      splits: name of the file or split → `slice_digests` of one dose, as read.
 
     Raises:
       InputError: naming the first such slice.

@@ -26,11 +26,15 @@ from dfgan_jax.ct.pairs import (
     slice_digests,
 )
 from dfgan_jax.errors import InputError
-from dfgan_jax.files import written_whole
+from dfgan_jax.files import file_digest, written_whole
 from dfgan_jax.progress import Progress, progress
 from dfgan_jax.safe_pickle import reason
 
 _NDCT, _QDCT, _SIDECAR = "ndct.npy", "qdct.npy", "entry.json"
+
+
+_ENTRY_VERSION = 2
+"""Raise it with every change of what an entry holds."""
 
 
 class PreprocessedPairs(NamedTuple):
@@ -39,8 +43,11 @@ class PreprocessedPairs(NamedTuple):
     pairs: Pairs
     """In normalised HU, mapped into memory: read-only, and paged in as it is used."""
 
+    raw_ndct_digests: list[str]
+    """`slice_digests` of the normal dose before preprocessing."""
+
     raw_qdct_digests: list[str]
-    """`slice_digests` of the quarter dose before preprocessing."""
+    """The same of the quarter dose."""
 
 
 def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Path
@@ -62,7 +69,7 @@ def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Pat
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    made_from = {"source_sha256": _file_digest(path), "size": size,
+    made_from = {"entry": _ENTRY_VERSION, "source_sha256": file_digest(path), "size": size,
                  "preprocessing": PREPROCESSING_VERSION, "mu_water": hounsfield.MU_WATER,
                  "hu_offset": hounsfield.HU_OFFSET, "hu_scale": hounsfield.HU_SCALE}
     entry = folder / f"preprocessed-{_digest(made_from)[:32]}"
@@ -97,15 +104,16 @@ def _load(entry: pathlib.Path) -> PreprocessedPairs:
     if sidecar["content_sha256"] != _digest(content):
         raise ValueError(f"{_SIDECAR} was changed")
     for name in (_NDCT, _QDCT):
-        if _file_digest(entry / name) != content["sha256"][name]:
+        if file_digest(entry / name) != content["sha256"][name]:
             raise ValueError(f"{name} was changed")
     return PreprocessedPairs(Pairs(_mapped(entry / _NDCT), _mapped(entry / _QDCT)),
-                             content["raw_qdct_sha256"])
+                             content["raw_ndct_sha256"], content["raw_qdct_sha256"])
 
 
 def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[str, Any]
            ) -> PreprocessedPairs:
     """Makes an entry from a file of pairs, of which only a block stands in memory."""
+    raw_ndct_digests: list[str] = []
     raw_qdct_digests: list[str] = []
     # The sidecar, which makes it an entry, is entered first and thus gets its name last.
     with (written_whole(entry / _SIDECAR) as sidecar, written_whole(entry / _NDCT) as ndct,
@@ -113,6 +121,7 @@ def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[st
         with (progress(f"preprocessing {raw.path.name}", total=2 * len(raw), unit="slices") as bar,
               ndct.open("wb") as ndct_file, qdct.open("wb") as qdct_file):
             for block in raw.blocks():
+                raw_ndct_digests += slice_digests(block.ndct)
                 raw_qdct_digests += slice_digests(block.qdct)
                 _append_preprocessed(ndct_file, block.ndct, count=len(raw), size=size, bar=bar)
                 _append_preprocessed(qdct_file, block.qdct, count=len(raw), size=size, bar=bar)
@@ -120,11 +129,11 @@ def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[st
         # Mapped under its own name: another process may replace what stands in the entry.
         pairs = Pairs(_mapped(ndct), _mapped(qdct))
         content = {"source": raw.path.name, "made_from": made_from, "shape": pairs.ndct.shape,
-                   "sha256": {_NDCT: _file_digest(ndct), _QDCT: _file_digest(qdct)},
-                   "raw_qdct_sha256": raw_qdct_digests}
+                   "sha256": {_NDCT: file_digest(ndct), _QDCT: file_digest(qdct)},
+                   "raw_ndct_sha256": raw_ndct_digests, "raw_qdct_sha256": raw_qdct_digests}
         sidecar.write_text(json.dumps({"content": content, "content_sha256": _digest(content)},
                                       indent=1) + "\n")
-    return PreprocessedPairs(pairs, raw_qdct_digests)
+    return PreprocessedPairs(pairs, raw_ndct_digests, raw_qdct_digests)
 
 
 def _append_preprocessed(file: BinaryIO, mu: np.ndarray, *, count: int, size: int, bar: Progress
@@ -146,11 +155,6 @@ def _append_preprocessed(file: BinaryIO, mu: np.ndarray, *, count: int, size: in
 def _mapped(path: pathlib.Path) -> np.ndarray:
     """An array that is read from its file as it is used; a plain one to NumPy and JAX."""
     return np.asarray(np.load(path, mmap_mode="r"))
-
-
-def _file_digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -58,20 +58,21 @@ def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlic
 
 
 @contextlib.contextmanager
-def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None
+def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pathlib.Path
               ) -> Iterator[list[ScanSlice]]:
     """The slices of an `.npy` of HU, (H, W) or (N, H, W), or of a NIfTI file.
 
     Args:
       pixel_spacing_mm: for a file that does not say.
+      scratch: folder for an unpacked `.nii.gz`, which is removed at the end.
 
     Raises:
       InputError: the file cannot be used, or nothing says how large its pixels are.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=scratch) as unpacked:
         slope, intercept, given = 1.0, 0.0, None
         if nifti.is_nifti(path):
-            volume = nifti.open_nifti(path, scratch=pathlib.Path(scratch))
+            volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
             stored, given = volume.stored, volume.pixel_spacing_mm
             slope, intercept = volume.slope, volume.intercept
         else:
@@ -107,7 +108,7 @@ def read_hu_array(path: pathlib.Path) -> np.ndarray:
 
 def _read(stored: np.ndarray, slope: float, intercept: float, index: int, name: str
           ) -> tuple[np.ndarray, np.ndarray]:
-    hu = stored[index].astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    hu = np.ascontiguousarray(stored[index], np.float32) * np.float32(slope) + np.float32(intercept)
     if not np.isfinite(hu).all():
         raise InputError(f"{name} has a NaN or an infinity")
     outside = hu < LOWEST_HU
@@ -120,6 +121,9 @@ def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float
         if default is None:
             raise InputError(f"{path}: gives no pixel spacing; --pixel_spacing=MM does")
         return default
+    if default is not None and abs(given[0] - default) > 1e-2 * given[0]:
+        raise InputError(f"{path}: its pixel spacing is {given[0]:g} mm, not --pixel_spacing="
+                         f"{default:g}")
     if abs(given[0] - given[1]) > 1e-3 * given[0]:
         raise InputError(f"{path}: pixels are {given[0]:g} × {given[1]:g} mm; expected square ones")
     return given[0]

@@ -14,7 +14,7 @@ from dfgan_jax.ct.pairs import holds_pairs, read_pairs, write_slices
 from dfgan_jax.ct.scan import read_hu_array
 from dfgan_jax.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.errors import InputError
-from dfgan_jax.files import refuse_existing, written_whole
+from dfgan_jax.files import refuse_existing, release_pages, written_whole
 from dfgan_jax.inference import Denoiser, batch_size_of
 from dfgan_jax.modes import setup
 from dfgan_jax.progress import progress
@@ -38,16 +38,18 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> 
     refuse_existing(output)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    if source.is_dir():
-        _denoise_folder(checkpoint_path, source, output)
-        return
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
     suffixes: tuple[str, ...]
-    if source.suffix == ".npy":
+    if source.is_file() and source.suffix.lower() == ".npy":
         kind, suffixes = (_denoise_pairs if holds_pairs(source) else _denoise_array), (".npy",)
-    elif nifti.is_nifti(source):
+    elif source.is_file() and nifti.is_nifti(source):
         kind, suffixes = _denoise_nifti, nifti.SUFFIXES
     else:
+        if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
+            raise InputError(f"{output}: expected a name of DICOM, as {source} is")
+        if source.is_dir():
+            _denoise_folder(checkpoint_path, source, output)
+            return
         dicom.read_header(source)
         kind, suffixes = _denoise_dicom_file, ("",)
     if not output.name.lower().endswith(suffixes):
@@ -120,6 +122,7 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
                 saturated += int(((exact < limits.min) | (exact > limits.max)).sum())
                 exact = np.clip(exact, limits.min, limits.max)
             target[part] = exact
+            release_pages(target)
         if is_packed:
             nifti.pack(unpacked, temporary)
     return (f"{len(volume.stored)} slices of {volume.stored.shape[1]}×{volume.stored.shape[2]}; "
@@ -151,13 +154,18 @@ def _denoised(denoiser: Denoiser, stored: np.ndarray, to_hu: Callable[[np.ndarra
         for start in range(0, len(stored), step):
             part = slice(start, start + step)
             yield part, denoiser(to_hu(stored[part]), progress=bar)
+            release_pages(stored)
 
 
 def _check_finite(path: pathlib.Path, slices: np.ndarray) -> None:
     """Refuses slices with a NaN or an infinity before anything is written, and names them."""
     if slices.dtype.kind != "f":
         return
-    broken = [index for index, one in enumerate(slices) if not np.isfinite(one).all()]
+    broken = []
+    for index, one in enumerate(slices):
+        if not np.isfinite(one).all():
+            broken.append(index)
+        release_pages(slices)
     if broken:
         names = ", ".join(map(str, broken[:20])) + (", …" if broken[20:] else "")
         raise InputError(f"{path}: {len(broken)} of {len(slices)} slices have a NaN or an "

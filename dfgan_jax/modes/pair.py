@@ -1,5 +1,6 @@
 """`--mode=pair`: two folders of DICOM files, of two doses, as pairs for training."""
 
+import contextlib
 import functools
 import hashlib
 import pathlib
@@ -10,14 +11,13 @@ import numpy as np
 
 from dfgan_jax.ct import dataset, dicom
 from dfgan_jax.ct.dataset import Entry
-from dfgan_jax.ct.dicom import SliceHeader
+from dfgan_jax.ct.dicom import NotACTSlice, SliceHeader
+from dfgan_jax.ct.dicom_folder import DicomFolder
 from dfgan_jax.ct.pairing import SlicePair, is_placeholder, match_slices
-from dfgan_jax.dicom_tree import Files
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import file_digest
 from dfgan_jax.progress import progress
 from dfgan_jax.threads import call_ahead
-
-PATIENTS = ("id", "scan", "folder")
 
 
 def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: pathlib.Path,
@@ -39,22 +39,20 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
     """
     shares = None if split is None else dataset.parse_split(split)
     dataset.outputs_of(output, shares)
-    found = {name: [Files(_existing(name, folder)) for folder in folders]
+    found = {name: [DicomFolder(_existing(name, folder)) for folder in folders]
              for name, folders in (("ndct", ndct), ("qdct", qdct))}
     headers = {name: [header for files in each for header in files.headers]
                for name, each in found.items()}
     matching = match_slices(headers["ndct"], headers["qdct"])
     notes = [line for each in found.values() for files in each for line in files.lines()]
     notes += matching.notes
+    dataset.check_one_size((str(pair.ndct.path), (pair.ndct.rows, pair.ndct.columns))
+                           for pair in matching.pairs)
     patient_of = patients_by(patients, headers["ndct"], ndct)
-    entries, broken = _entries(matching.pairs, patient_of)
+    entries, broken = _entries(matching.pairs, patient_of, notes)
     entries, dropped = dataset.without_duplicates(entries)
     if not entries:
         raise InputError("; ".join(["no pair is left", *broken, *notes]))
-    kernels = sorted({entry.manifest["kernel"] for entry in entries})
-    if len(kernels) > 1:
-        notes.append(f"several kernels: {', '.join(kernels)}; their noise differs, so train and "
-                     "score them apart")
     noisier = sum(entry.manifest["noisier"] == "ndct" for entry in entries)
     if noisier > len(entries) / 2:
         notes.append(f"the normal dose is noisier than the low dose in {noisier} of {len(entries)} "
@@ -77,6 +75,10 @@ def report(written: dict[str, int], entries: Sequence[Entry]) -> None:
     patients = sorted({entry.patient for entry in entries})
     print(f"{len(patients)} patients: {', '.join(patients[:10])}"
           f"{', …' if patients[10:] else ''}", flush=True)
+    kernels = sorted({entry.manifest.get("kernel", "") for entry in entries})
+    if len(kernels) > 1:
+        print(f"several kernels: {', '.join(kernels)}; their noise differs, so train and score "
+              "them apart", file=sys.stderr)
 
 
 def _existing(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -90,7 +92,7 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
     """What names the patient of a slice.
 
     Args:
-      choice: one of `PATIENTS`.
+      choice: `id`, `scan` or `folder`.
       headers: of all slices.
       roots: the folders given.
 
@@ -98,7 +100,7 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
       InputError: `folder` is chosen, and files lie right in one that is given.
     """
     def scan(header: SliceHeader) -> str:
-        name = header.acquisition or header.study_uid or header.series_uid
+        name = header.study_uid or header.series_uid
         return f"scan {hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
     def folder(header: SliceHeader) -> str:
@@ -119,15 +121,18 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
     return lambda header: scan(header) if is_placeholder(header.patient_id) else header.patient_id
 
 
-def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str]
-             ) -> tuple[list[Entry], list[str]]:
+def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str],
+             notes: list[str]) -> tuple[list[Entry], list[str]]:
     """Reads every pair once, to hash it and to know that it can be read."""
     entries, broken = [], []
-    with progress("checking pairs", total=len(pairs), unit="slices") as bar:
-        for result in call_ahead(
-                functools.partial(_entry, pair, patient_of(pair.ndct)) for pair in pairs):
+    calls = (functools.partial(_entry, pair, patient_of(pair.ndct)) for pair in pairs)
+    with (progress("checking pairs", total=len(pairs), unit="slices") as bar,
+          contextlib.closing(call_ahead(calls)) as results):
+        for result in results:
             try:
                 entries.append(result())
+            except NotACTSlice as error:
+                notes.append(f"left out: {error}")
             except InputError as error:
                 broken.append(str(error))
             bar.advance()
@@ -140,16 +145,28 @@ def _read(pair: SlicePair) -> tuple[np.ndarray, np.ndarray]:
 
 def _entry(pair: SlicePair, patient: str) -> Entry:
     ndct, qdct = _read(pair)
+    check_not_blank(str(pair.ndct.path), ndct)
     if np.array_equal(ndct, qdct):
         raise InputError(f"{pair.qdct.path}: has the pixels of {pair.ndct.path}: the doses are "
                          "the same")
     return Entry(
-        patient=patient, digest=hashlib.sha256(qdct.data).hexdigest(), source=str(pair.qdct.path),
+        patient=patient, ndct_digest=hashlib.sha256(ndct.data).hexdigest(),
+        qdct_digest=hashlib.sha256(qdct.data).hexdigest(), source=str(pair.qdct.path),
         shape=(pair.ndct.rows, pair.ndct.columns), read=functools.partial(_read, pair),
         manifest={**slice_columns(pair.ndct), "qdct_series_uid": pair.qdct.series_uid,
-                  "ndct_file": pair.ndct.path, "ndct_sha256": file_sha256(pair.ndct.path),
-                  "qdct_file": pair.qdct.path, "qdct_sha256": file_sha256(pair.qdct.path),
+                  "ndct_file": pair.ndct.path, "ndct_sha256": file_digest(pair.ndct.path),
+                  "qdct_file": pair.qdct.path, "qdct_sha256": file_digest(pair.qdct.path),
                   "noisier": "ndct" if _roughness(ndct) > _roughness(qdct) else "qdct"})
+
+
+def check_not_blank(name: str, hu: np.ndarray) -> None:
+    """Refuses a slice of one value, which is the same in all patients and teaches nothing.
+
+    Raises:
+      NotACTSlice: it is one.
+    """
+    if hu.min() == hu.max():
+        raise NotACTSlice(f"{name}: blank, {hu.min():g} HU everywhere")
 
 
 def _roughness(hu: np.ndarray) -> float:
@@ -164,8 +181,3 @@ def slice_columns(header: SliceHeader) -> dict[str, object]:
             "instance_number": header.instance_number, "location_mm": header.location_mm,
             "kernel": header.kernel, "thickness_mm": header.thickness_mm,
             "pixel_spacing_mm": None if spacing is None else spacing[0]}
-
-
-def file_sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,6 @@ from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
 from dfgan_jax.training import parallel
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.state import CHANNELS, Networks, Optimizers, TrainState, create_state
-
-SPLITS = ("train", "valid", "test")
 
 CONFIG_FILE = "config.json"
 
@@ -144,6 +143,12 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
         for split in splits}
     check_no_overlap({f"data.{split}": each.raw_qdct_digests
                       for split, each in preprocessed.items()})
+    try:
+        check_no_overlap({f"data.{split}": each.raw_ndct_digests
+                          for split, each in preprocessed.items()})
+    except InputError as error:
+        # Phantoms may be the same on purpose; scans are the same patient.
+        print(f"warning: normal doses: {error}", file=sys.stderr, flush=True)
     pairs = {split: each.pairs for split, each in preprocessed.items()}
     for split, loaded in pairs.items():
         height, width = loaded.ndct.shape[1:]

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.dataset import SPLITS
 from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.evaluation.metrics import all_metrics
@@ -166,7 +167,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         # pmap takes none of the options that bfloat16 needs there.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
     setup.check_workdir(workdir, config)
-    data = setup.load_splits(config, setup.SPLITS, simulate.cached)
+    data = setup.load_splits(config, SPLITS, simulate.cached)
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
 
     fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}

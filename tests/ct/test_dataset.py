@@ -10,9 +10,10 @@ from dfgan_jax.ct.dataset import Entry
 from dfgan_jax.errors import InputError
 
 
-def entry(patient, number, *, shape=(6, 5), digest=None, read=None):
+def entry(patient, number, *, shape=(6, 5), ndct_digest=None, qdct_digest=None, read=None):
     """A pair whose normal dose is `number` everywhere and whose low dose is one more."""
-    return Entry(patient=patient, digest=digest or f"{patient} {number}",
+    return Entry(patient=patient, ndct_digest=ndct_digest or f"n {patient} {number}",
+                 qdct_digest=qdct_digest or f"q {patient} {number}",
                  source=f"{patient}/{number}.dcm", shape=shape, manifest={"number": number},
                  read=read or (lambda: (np.full(shape, number, np.float32),
                                         np.full(shape, number + 1, np.float32))))
@@ -94,19 +95,30 @@ def test_shares_that_are_none_are_refused(text):
         dataset.parse_split(text)
 
 
-def test_duplicates_of_one_patient_are_dropped_and_of_two_refused():
+def test_duplicates_of_one_patient_are_dropped():
     kept, notes = dataset.without_duplicates(
-        [entry("a", 1, digest="x"), entry("a", 2), entry("a", 3, digest="x")])
+        [entry("a", 1, qdct_digest="x"), entry("a", 2), entry("a", 3, qdct_digest="x")])
     assert [each.manifest["number"] for each in kept] == [1, 2]
     assert notes == ["a/3.dcm left out: the same pixels as a/1.dcm"]
-    with pytest.raises(InputError, match=r"b/2\.dcm of patient 'b' holds the pixels of a/1\.dcm"):
-        dataset.without_duplicates([entry("a", 1, digest="x"), entry("b", 2, digest="x")])
 
 
-def test_sizes_are_not_mixed(tmp_path):
-    with pytest.raises(InputError, match=r"a/2\.dcm has \(8, 8\) pixels, a/1\.dcm \(6, 5\)"):
-        dataset.write_dataset(tmp_path / "x.npy", [entry("a", 1), entry("a", 2, shape=(8, 8))],
-                              shares=None, description="writing")
+def test_several_low_doses_of_one_slice_are_no_duplicates():
+    kept, _ = dataset.without_duplicates(
+        [entry("a", 1, ndct_digest="x"), entry("a", 2, ndct_digest="x")])
+    assert len(kept) == 2
+
+
+@pytest.mark.parametrize("dose", ["ndct_digest", "qdct_digest"])
+def test_the_same_pixels_of_two_patients_are_refused(dose):
+    with pytest.raises(InputError, match=r"b/2\.dcm of patient 'b' holds pixels of a/1\.dcm"):
+        dataset.without_duplicates([entry("a", 1, **{dose: "x"}), entry("b", 2, **{dose: "x"})])
+
+
+def test_sizes_are_not_mixed():
+    dataset.check_one_size([("a", (6, 5)), ("b", (6, 5))])
+    with pytest.raises(InputError, match=r"b is one of 2 slices .* of the others, 6×5"):
+        dataset.check_one_size([("a", (6, 5)), ("b", (5, 6)), ("c", (6, 5)), ("d", (8, 8)),
+                                ("e", (6, 5))])
 
 
 def test_after_an_error_nothing_stands(tmp_path):
@@ -125,9 +137,12 @@ def test_after_an_error_nothing_stands(tmp_path):
 @pytest.mark.parametrize(("name", "shares", "message"), [
     ("x", None, r"expected a name that ends in \.npy"),
     ("x.npy", (0.7, 0.1, 0.2), "expected the name of a folder"),
-    ("taken.npy", None, "exists")])
+    ("taken.npy", None, "exists"), ("old", (1, 0, 0), r"valid\.npy: exists"),
+    ("taken.npy/x.npy", None, r"taken\.npy: is no folder")])
 def test_outputs_that_cannot_be_are_refused(tmp_path, name, shares, message):
     (tmp_path / "taken.npy").touch()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "valid.npy").touch()
     with pytest.raises(InputError, match=message):
         dataset.write_dataset(tmp_path / name, entries({"a": 3, "b": 3, "c": 3}), shares=shares,
                               description="writing")

@@ -159,6 +159,16 @@ def test_no_more_is_unpacked_than_the_header_tells_of(tmp_path):
     assert opened(path, tmp_path).unpacked.stat().st_size <= len(content)
 
 
+def test_a_new_file_has_its_full_size_before_it_is_mapped(tmp_path, monkeypatch):
+    """A write into a mapping of bytes that a full disk lacks would kill the process."""
+    path = save(tmp_path / "a.nii", extension=True)
+    monkeypatch.setattr(np, "memmap", lambda mapped, *_, **__: pytest.fail(
+        f"{mapped.stat().st_size} bytes"))
+    volume = opened(path, tmp_path)
+    with pytest.raises(pytest.fail.Exception, match=f"^{path.stat().st_size} bytes"):
+        create_like(volume, tmp_path / "b.nii", description="d")
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_a_full_disk_is_no_broken_file(tmp_path, monkeypatch, name):
     path = save(tmp_path / name)

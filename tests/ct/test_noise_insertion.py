@@ -246,7 +246,6 @@ def test_any_height_and_width(height, width):
 
 def test_large_slices_get_fewer_views_and_the_same_noise(monkeypatch):
     many = np.mean([_noise(seed, _disc())[_core()].var() for seed in range(12)])
-    noise_insertion._unit_beam.cache_clear()
     monkeypatch.setattr(noise_insertion, "_unit_beam", lambda size: ParallelBeam(
         size=size, views=120, pixel_spacing_mm=1.0, diameter=1.42, bins_per_pixel=2))
     few = np.mean([_noise(seed, _disc())[_core()].var() for seed in range(12)])

@@ -62,7 +62,7 @@ def test_slices_are_halved_and_normalised_by_hand(tmp_path, folder):
     expected = np.full((2, 2, 2), -1.0)
     expected[1, 0, 0] = 3.0
     for _ in range(2):  # made, then from the cache
-        pairs, digests = read_preprocessed(tmp_path / "pairs.npy", size=2, folder=folder)
+        pairs, _, digests = read_preprocessed(tmp_path / "pairs.npy", size=2, folder=folder)
         np.testing.assert_allclose(pairs.ndct, 1.0, atol=1e-6)
         np.testing.assert_allclose(pairs.qdct, expected, atol=1e-6)
         assert digests == slice_digests(qdct)
@@ -78,6 +78,7 @@ def test_a_file_is_converted_once(source, folder, conversions, capsys):
     assert capsys.readouterr().err == ""
     np.testing.assert_array_equal(again.pairs.ndct, made.pairs.ndct)
     np.testing.assert_array_equal(again.pairs.qdct, made.pairs.qdct)
+    assert again.raw_ndct_digests == made.raw_ndct_digests
     assert again.raw_qdct_digests == made.raw_qdct_digests
     assert again.pairs.fingerprint() == made.pairs.fingerprint()
 

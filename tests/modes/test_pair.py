@@ -6,6 +6,7 @@ import pytest
 
 from configs import attn
 from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.dataset import SPLITS
 from dfgan_jax.errors import InputError
 from dfgan_jax.modes import pair, setup, simulate
 from tests.ct import dicom_files
@@ -143,9 +144,9 @@ def test_training_loads_what_the_command_line_paired(tmp_path):
     assert done.stdout.splitlines()[-1] == "3 patients: P1, P2, P3"
     config = attn.get_config()
     config.data.size, config.data.cache_dir = 32, str(tmp_path / "cache")
-    for split in setup.SPLITS:
+    for split in SPLITS:
         config.data[split] = str(tmp_path / "out" / f"{split}.npy")
-    pairs = setup.load_splits(config, setup.SPLITS, simulate.cached)
+    pairs = setup.load_splits(config, SPLITS, simulate.cached)
     assert [len(each) for each in pairs.values()] == [3, 3, 3]
     assert (np.abs(pairs["test"].qdct - 0.97) < 0.2).all()  # (−14 + 500) / 500
 
