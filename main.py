@@ -62,9 +62,9 @@ _PIXEL_SPACING = flags.DEFINE_float(
     "pixel_spacing", None, "simulate, of an .npy: pixel pitch in mm.")
 _SEED = flags.DEFINE_integer("seed", 0, "simulate, of a scan: of the noise.", lower_bound=0)
 _PATIENTS = flags.DEFINE_enum(
-    "patients", "id", ("id", "scan", "folder"), "pair, simulate of scans: what tells patients "
-    "apart: the patient ID (the scan, where that is a placeholder), the scan, or the folder right "
-    "below --ndct or --input.")
+    "patients", "id", ("id", "study", "folder"), "pair, simulate of scans: what tells patients "
+    "apart: the patient ID (the study, where that is a placeholder), the study, or the folder "
+    "right below --ndct or --input.")
 
 
 def main(arguments: list[str]) -> None:

@@ -84,7 +84,7 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
         raise InputError(f"--split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "
                          f"be divided into {len(wanted)} splits; slices of one patient must not "
                          "stand in two. If one ID stands for several patients, "
-                         "--patients=scan or --patients=folder tells them apart")
+                         "--patients=study or --patients=folder tells them apart")
     counts = [1 if share > 0 else 0 for share in shares]
     while sum(counts) < len(names):  # to the split that lacks most of its share
         lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]

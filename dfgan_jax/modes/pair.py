@@ -29,8 +29,8 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
       qdct: folders of the low dose.
       output: `.npy` file; with `split`, a folder.
       split: shares of train, valid and test, by patient.
-      patients: what tells patients apart: their `id` (where that is a placeholder, the scan),
-        the `scan`, or the `folder` right below those given.
+      patients: what tells patients apart: their `id` (where that is a placeholder, the study),
+        the `study`, or the `folder` right below those given.
 
     Raises:
       InputError: the folders cannot be paired, or some files are broken (the others are
@@ -92,16 +92,16 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
     """What names the patient of a slice.
 
     Args:
-      choice: `id`, `scan` or `folder`.
+      choice: `id`, `study` or `folder`.
       headers: of all slices.
       roots: the folders given.
 
     Raises:
       InputError: `folder` is chosen, and files lie right in one that is given.
     """
-    def scan(header: SliceHeader) -> str:
+    def study(header: SliceHeader) -> str:
         name = header.study_uid or header.series_uid
-        return f"scan {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"study {hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
     def folder(header: SliceHeader) -> str:
         root = next(root for root in roots if header.path.is_relative_to(root))
@@ -113,12 +113,12 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
 
     if choice == "folder":
         return folder
-    if choice == "scan":
-        return scan
+    if choice == "study":
+        return study
     if any(is_placeholder(header.patient_id) for header in headers):
-        print("Some patient IDs are placeholders: those patients are told apart by scan",
+        print("Some patient IDs are placeholders: those patients are told apart by study",
               file=sys.stderr)
-    return lambda header: scan(header) if is_placeholder(header.patient_id) else header.patient_id
+    return lambda header: study(header) if is_placeholder(header.patient_id) else header.patient_id
 
 
 def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str],
