@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import threading
 
@@ -37,3 +38,22 @@ def test_no_more_than_a_few_calls_are_made_ahead():
         result()
         assert len(begun) <= done + 2 * THREADS
     assert len(begun) == 100
+
+
+def test_after_an_error_no_more_calls_are_begun():
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def call(index):
+        begun.append(index)
+        if index:
+            assert go_on.wait(10)
+
+    with contextlib.closing(call_ahead(
+            functools.partial(call, index) for index in range(30))) as results:
+        next(results)()
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and "ThreadPool" in thread.name:
+            thread.join(10)
+    assert len(begun) <= THREADS + 1

@@ -72,6 +72,20 @@ def test_splits_hold_whole_patients_and_the_manifest_says_which(tmp_path):
     assert len(set.union(*patients.values())) == 10
 
 
+def test_a_split_without_a_share_has_no_file(tmp_path):
+    dataset.write_dataset(tmp_path / "out", entries({"a": 2, "b": 2}), shares=(0.5, 0, 0.5),
+                          description="writing")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.csv", "test.npy", "train.npy"]
+
+
+def test_names_that_are_no_text_are_written_escaped(tmp_path):
+    pairs = [dataclasses.replace(entry("a", 1), manifest={"file": "a\udcff.IMA"})]
+    dataset.write_dataset(tmp_path / "x.npy", pairs, shares=None, description="writing")
+    (row,) = rows(tmp_path / "x.manifest.csv")
+    assert row["file"] == "a\\udcff.IMA"
+
+
 def test_a_patient_s_split_depends_on_the_names_alone():
     shares = (0.5, 0.25, 0.25)
     split_of = dataset.split_patients(["d", "a", "c", "b", "a"], shares)

@@ -120,6 +120,13 @@ def test_of_several_slices_that_fit_the_closest_kin_is_taken(kin):
     assert sum("closer normal dose" in note for note in matching.notes) == 2
 
 
+def test_what_neither_states_is_no_kinship():
+    full = series("full", acquisition="")
+    matching = match_slices(full, series("a", acquisition="", study_uid="another")
+                            + series("b", acquisition="event 9", study_uid="study full"))
+    assert {qdct.split()[0] for _, qdct in paired(matching)} == {"b"}
+
+
 @pytest.mark.parametrize(("ndct", "qdct"), [(["full"], ["a", "b"]), (["a", "b"], ["quarter"])])
 def test_slices_that_fit_equally_well_are_left_out_and_the_others_paired(ndct, qdct):
     other = {"patient_id": "P2", "acquisition": "event 2"}

@@ -42,6 +42,13 @@ def test_volumes_bring_their_own_spacing_and_scaling(tmp_path):
     np.testing.assert_allclose(read, np.where(values < -1900, -1024, values))
 
 
+def test_a_spacing_that_contradicts_the_file_is_refused(tmp_path):
+    nibabel.Nifti1Image(hu((6, 8, 3)), np.diag([0.8, 0.8, 3, 1])).to_filename(tmp_path / "a.nii")
+    with (pytest.raises(InputError, match=r"its pixel spacing is 0.8 mm, not --pixel_spacing=0.7"),
+          scan.of_volume(tmp_path / "a.nii", pixel_spacing_mm=0.7, scratch=tmp_path)):
+        pass
+
+
 @pytest.mark.parametrize(("spacing", "message"), [
     ((0.8, 0.9), "pixels are .* mm; expected square ones")])
 def test_pixels_are_square(tmp_path, spacing, message):

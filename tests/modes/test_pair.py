@@ -27,7 +27,7 @@ def write_trees(root, *, patients=("P1",), count=3, **options):
                     root / dose / patient / f"{count - index if dose == 'full' else index}.dcm",
                     stored=stored, series=f"1.2.{number}.{DOSES[dose]}", instance=index + 1,
                     position=(0, 0, 2 * index), **{
-                        "PatientID": patient, "AcquisitionDateTime": f"2020010{number}",
+                        "PatientID": patient, "AcquisitionDateTime": f"2020010{number}10000{index}",
                         "StudyInstanceUID": f"1.3.{number}", **options})
     return root / "full", root / "quarter"
 
@@ -125,6 +125,17 @@ def test_the_same_pixels_at_both_doses_are_no_pair(tmp_path):
     assert len(rows(tmp_path / "pairs.manifest.csv")) == 3
 
 
+def test_blank_slices_are_left_out(tmp_path, capsys):
+    full, quarter = write_trees(tmp_path)
+    dicom_files.write(full / "P1" / "blank.dcm", stored=np.full((16, 20), 5), series="1.2.1.1",
+                      instance=9, position=(0, 0, 50), PatientID="P1")
+    dicom_files.write(quarter / "P1" / "blank.dcm", series="1.2.1.12", instance=9,
+                      position=(0, 0, 50), PatientID="P1")
+    run(full, quarter, tmp_path / "pairs.npy")
+    assert len(rows(tmp_path / "pairs.manifest.csv")) == 3
+    assert "blank.dcm: blank, -1019 HU everywhere" in capsys.readouterr().err
+
+
 def test_several_kernels_are_pointed_out(tmp_path, capsys):
     full, quarter = write_trees(tmp_path)
     for number, noise in enumerate(DOSES.values()):
@@ -154,7 +165,8 @@ def test_training_loads_what_the_command_line_paired(tmp_path):
 def test_folders_that_are_not_given_or_not_there_are_named(tmp_path):
     for options, message in ((["--qdct=q"], "--mode=pair needs --ndct=DIR"),
                              (["--ndct=absent", "--qdct=q"],
-                              "--ndct: absent: no such folder")):
+                              "--ndct: absent: no such folder"),
+                             (["--ndct=", "--qdct=q"], "--ndct is empty; expected a path")):
         done = command.run("--mode=pair", f"--output={tmp_path / 'x.npy'}", *options)
         assert done.returncode == 1
         assert message in done.stderr

@@ -186,3 +186,17 @@ def test_cosine_brings_the_learning_rate_to_nothing():
     # Adam's update of a constant gradient is the learning rate itself.
     rate = config.optimizer.generator_learning_rate
     np.testing.assert_allclose(sizes, rate * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2, atol=1e-7)
+
+
+def test_the_same_normal_dose_in_two_splits_is_warned_of(config, tmp_path, capsys):
+    config.data.size = 32
+    config.data.train = write(tmp_path / "a.npy", (2, 64, 64), 0)
+    config.data.test = write(tmp_path / "b.npy", (2, 64, 64), 1)
+    setup.load_splits(config, ("train", "test"), refuse)
+    assert "warning" not in capsys.readouterr().err
+    train, test = (read_pairs(config.data[split]) for split in ("train", "test"))
+    write_pairs(tmp_path / "same.npy", Pairs(np.array(train.ndct), np.array(test.qdct)))
+    config.data.test = str(tmp_path / "same.npy")
+    setup.load_splits(config, ("train", "test"), refuse)
+    assert ("warning: normal doses: data.test: slice 0 is also slice 0 of data.train"
+            in capsys.readouterr().err)

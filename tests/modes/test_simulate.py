@@ -172,7 +172,17 @@ def test_patients_with_files_of_one_name_get_noise_of_their_own(tmp_path, array)
     assert [row["patient"] for row in manifest(tmp_path / "pairs.manifest.csv")] == ["p1", "p2"]
 
 
-def test_thin_slices_have_the_electronic_noise_of_fewer_detector_rows(tmp_path):
+def test_thin_slices_have_the_electronic_noise_of_fewer_detector_rows(tmp_path, monkeypatch):
+    used = []
+
+    def recorded(function):
+        def record(*arguments, **options):
+            used.append(options["electronic_noise_std"])
+            return function(*arguments, **options)
+        return record
+
+    for name in ("estimate_noise", "insert_noise"):
+        monkeypatch.setattr(simulate, name, recorded(getattr(simulate, name)))
     for thickness, expected in ((3.0, 31.0), (0.75, 15.5), (None, 31.0)):
         stored = scanned_disc(1e6) + 1024
         path = tmp_path / str(thickness) / "0.dcm"
@@ -181,6 +191,16 @@ def test_thin_slices_have_the_electronic_noise_of_fewer_detector_rows(tmp_path):
         run_scan(path.parent, output=path.with_suffix(".npy"), pixel_spacing_mm=None)
         (row,) = manifest(path.with_suffix(".manifest.csv"))
         assert float(row["electronic_noise_std"]) == expected
+        assert used == [expected, expected]
+        used.clear()
+
+
+def test_a_scan_that_goes_below_air_somewhere_is_cut_nowhere(tmp_path, array):
+    slices = np.load(array)
+    slices[0, 0, 0] = -1060
+    np.save(array, slices)
+    _, qdct = run_scan(array, output=tmp_path / "pairs.npy")
+    assert (qdct.min(axis=(1, 2)) < -1030).all()
 
 
 @pytest.mark.parametrize("order", ["npy", "nii"])
