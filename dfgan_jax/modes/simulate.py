@@ -209,7 +209,9 @@ def _kernel(kernel: str) -> str | float:
 
 def _electronic_noise_std(each: ScanSlice) -> float:
     """In photons, for the slice's thickness: readings of as many detector rows are summed."""
-    thickness = (each.header.thickness_mm if each.header else None) or REFERENCE_THICKNESS_MM
+    thickness = (each.header.thickness_mm if each.header else None) or 0.0
+    if thickness <= 0:  # not stated
+        thickness = REFERENCE_THICKNESS_MM
     return ELECTRONIC_NOISE_STD * (thickness / REFERENCE_THICKNESS_MM) ** 0.5
 
 

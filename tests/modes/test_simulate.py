@@ -183,7 +183,7 @@ def test_thin_slices_have_the_electronic_noise_of_fewer_detector_rows(tmp_path, 
 
     for name in ("estimate_noise", "insert_noise"):
         monkeypatch.setattr(simulate, name, recorded(getattr(simulate, name)))
-    for thickness, expected in ((3.0, 31.0), (0.75, 15.5), (None, 31.0)):
+    for thickness, expected in ((3.0, 31.0), (0.75, 15.5), (None, 31.0), (-1.0, 31.0)):
         stored = scanned_disc(1e6) + 1024
         path = tmp_path / str(thickness) / "0.dcm"
         dicom_files.write(path, stored=stored, thickness=thickness,
