@@ -75,7 +75,8 @@ def main(arguments: list[str]) -> None:
     mode = _MODE.value
     _refuse_unused(mode)
     # Imported now that the flags are right, since JAX takes a second.
-    importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
+    if mode != "pair":  # which computes nothing with it
+        importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
     module = importlib.import_module(f"dfgan_jax.modes.{mode}")
     run = module.run
     if mode == "denoise":
@@ -124,7 +125,7 @@ _USED = {"train": (), "evaluate": ("checkpoint",), "denoise": ("checkpoint", "in
 
 def _refuse_unused(mode: str) -> None:
     """Refuses flags that the mode would ignore."""
-    for name in {name for used in _USED.values() for name in used}:
+    for name in dict.fromkeys(name for used in _USED.values() for name in used):
         if flags.FLAGS[name].present and name not in _USED[mode]:
             hint = ("; to start from its weights, give --config.initial_checkpoint=PATH"
                     if (mode, name) == ("train", "checkpoint") else "")
