@@ -25,5 +25,7 @@ def call_ahead(calls: Iterable[Callable[[], T]]) -> Generator[Callable[[], T], N
         while pending:
             yield pending.pop(0).result
             pending += [pool.submit(call) for call in itertools.islice(calls, 1)]
-    finally:
+    except BaseException:  # also where the generator is closed
         pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
