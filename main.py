@@ -74,11 +74,11 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
     mode = _MODE.value
     _refuse_unused(mode)
+    file = "simulate_scan" if mode == "simulate" and _INPUT.value else mode
     # Imported now that the flags are right, since JAX takes a second.
-    if mode != "pair":  # which computes nothing with it
+    if file not in ("pair", "simulate_scan"):  # which compute nothing with it
         importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
-    module = importlib.import_module(f"dfgan_jax.modes.{mode}")
-    run = module.run
+    run = importlib.import_module(f"dfgan_jax.modes.{file}").run
     if mode == "denoise":
         checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
         run(checkpoint_path=checkpoint, source=pathlib.Path(source), output=_output())
@@ -87,15 +87,13 @@ def main(arguments: list[str]) -> None:
             raise InputError("--mode=convert needs --input=PATH")
         run(inputs=[pathlib.Path(path) for path in _INPUT.value], output=_output(),
             container=_CONTAINER.value, verify=_VERIFY.value)
+    elif file == "simulate_scan":
+        run([pathlib.Path(path) for path in _INPUT.value], output=_output(),
+            dose_fraction=_of_simulation("dose_fraction"), kernel=_KERNEL.value,
+            photons_per_ray=_PHOTONS_PER_RAY.value, pixel_spacing_mm=_PIXEL_SPACING.value,
+            seed=_of_simulation("seed"), split=_SPLIT.value, patients=_PATIENTS.value)
     elif mode == "simulate":
-        if not _INPUT.value:
-            run(_config(), output=_output())
-            return
-        module.run_scan([pathlib.Path(path) for path in _INPUT.value], output=_output(),
-                        dose_fraction=_of_simulation("dose_fraction"), kernel=_KERNEL.value,
-                        photons_per_ray=_PHOTONS_PER_RAY.value,
-                        pixel_spacing_mm=_PIXEL_SPACING.value, seed=_of_simulation("seed"),
-                        split=_SPLIT.value, patients=_PATIENTS.value)
+        run(_config(), output=_output())
     elif mode == "pair":
         for name, values in (("ndct", _NDCT.value), ("qdct", _QDCT.value)):
             if not values:

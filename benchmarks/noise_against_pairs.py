@@ -34,7 +34,7 @@ from dfgan_jax.ct.pairing import match_slices
 from dfgan_jax.ct.scan import of_dicom
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import written_whole
-from dfgan_jax.modes.simulate import as_stored
+from dfgan_jax.modes.simulate_scan import as_stored
 
 _NDCT = flags.DEFINE_multi_string("ndct", [], "Folder with a series' full-dose slices.")
 _QDCT = flags.DEFINE_multi_string("qdct", [], "Folder with the same slices at the lower dose.")

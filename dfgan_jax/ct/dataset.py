@@ -34,7 +34,7 @@ class Entry:
       qdct_digest: of the low dose's, or of what decides them.
       source: file that messages name.
       shape: (H, W).
-      manifest: further columns of the manifest; `read` may still fill them in.
+      manifest: further columns of the manifest.
       read: gives the normal and the low dose, (H, W) float32, HU.
     """
 

@@ -193,7 +193,7 @@ def read_slice(path: pathlib.Path) -> CTSlice:
         hu = (stored * slope + intercept).astype(np.float32)
     if not np.isfinite(hu).all():
         raise InputError(f"{path}: slope {slope:g} and intercept {intercept:g} give no finite HU")
-    outside = _outside(path, dataset, stored) | (hu < LOWEST_HU)
+    outside = _outside(dataset, stored) | (hu < LOWEST_HU)
     hu[outside] = OUTSIDE_HU
     return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu)
 
@@ -456,7 +456,7 @@ def _native_syntax(dataset: Dataset) -> uid.UID:
     return uid.ImplicitVRLittleEndian if is_implicit else uid.ExplicitVRLittleEndian
 
 
-def _outside(path: pathlib.Path, dataset: Dataset, stored: np.ndarray) -> np.ndarray:
+def _outside(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     """(H, W) bool: padding by its tags, and corners at the lowest value that can be stored.
 
     Scanners that store 12 bits fill what lies outside the field of view with 0, without a tag.

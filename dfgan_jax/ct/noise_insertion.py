@@ -113,13 +113,13 @@ class _Scan(NamedTuple):
     hu_per_mu: float
 
 
+_LOCK: Final = threading.Lock()
+
+
 def _unit_beam(size: int) -> ParallelBeam:
     """In pixels, so that slices of one size share it whatever their spacing."""
     with _LOCK:  # threads that begin together must not each build it
         return _cached_unit_beam(size)
-
-
-_LOCK: Final = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)  # 0.4 GB at 512²

@@ -290,7 +290,7 @@ def preprocess(mu: np.ndarray, *, size: int) -> np.ndarray:
     return hounsfield.normalise(hounsfield.resize(hounsfield.mu_to_hu(mu), target))
 
 
-def slice_digests(slices: np.ndarray) -> list[str]:
+def slice_digests(slices: Iterable[np.ndarray]) -> list[str]:
     """The SHA-256 of each slice of (N, H, W), in hexadecimal digits."""
     return [hashlib.sha256(np.ascontiguousarray(one).data).hexdigest() for one in slices]
 

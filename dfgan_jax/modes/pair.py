@@ -14,6 +14,7 @@ from dfgan_jax.ct.dataset import Entry
 from dfgan_jax.ct.dicom import NotACTSlice, SliceHeader
 from dfgan_jax.ct.dicom_folder import DicomFolder
 from dfgan_jax.ct.pairing import SlicePair, is_placeholder, match_slices
+from dfgan_jax.ct.pairs import slice_digests
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import file_digest
 from dfgan_jax.progress import progress
@@ -149,10 +150,11 @@ def _entry(pair: SlicePair, patient: str) -> Entry:
     if np.array_equal(ndct, qdct):
         raise InputError(f"{pair.qdct.path}: has the pixels of {pair.ndct.path}: the doses are "
                          "the same")
+    ndct_digest, qdct_digest = slice_digests([ndct, qdct])
     return Entry(
-        patient=patient, ndct_digest=hashlib.sha256(ndct.data).hexdigest(),
-        qdct_digest=hashlib.sha256(qdct.data).hexdigest(), source=str(pair.qdct.path),
-        shape=(pair.ndct.rows, pair.ndct.columns), read=functools.partial(_read, pair),
+        patient=patient, ndct_digest=ndct_digest, qdct_digest=qdct_digest,
+        source=str(pair.qdct.path), shape=(pair.ndct.rows, pair.ndct.columns),
+        read=functools.partial(_read, pair),
         manifest={**slice_columns(pair.ndct), "qdct_series_uid": pair.qdct.series_uid,
                   "ndct_file": pair.ndct.path, "ndct_sha256": file_digest(pair.ndct.path),
                   "qdct_file": pair.qdct.path, "qdct_sha256": file_digest(pair.qdct.path),
