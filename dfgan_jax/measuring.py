@@ -114,8 +114,9 @@ def count_flops(function: Callable, *arguments: Any) -> float:
     try:
         cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     except RuntimeError as error:
+        settings: Any = jax.config  # older versions declare none of its attributes
         raise InputError("operations are counted in a program for the CPU, which JAX_PLATFORMS="
-                         f"{jax.config.jax_platforms} leaves out; append ',cpu'") from error
+                         f"{settings.jax_platforms} leaves out; append ',cpu'") from error
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cpu), arguments)
     # It never runs, so that its machine code need not be good.
     compiled: Any = jax.jit(

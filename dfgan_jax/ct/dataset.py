@@ -205,6 +205,39 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
     return {str(paths[split]): len(part) for split, part in parts.items()}
 
 
+def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
+    """The patient of each slice of a file of pairs, from the manifest beside it.
+
+    That is `NAME.manifest.csv` beside `NAME.npy`, or `manifest.csv` in its folder with rows
+    whose `split` is NAME; both have the columns `index` (of the slice, from 0) and `patient`.
+
+    Args:
+      path: `.npy` file.
+      count: of its slices.
+
+    Returns:
+      A name for each slice; None where there is no manifest.
+
+    Raises:
+      InputError: the manifest has not one row for each slice.
+    """
+    for manifest, split in ((path.with_suffix(".manifest.csv"), ""),
+                            (path.parent / "manifest.csv", path.stem)):
+        if not manifest.is_file():
+            continue
+        with manifest.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if (row.get("split") or "") == split]
+        if not rows:
+            continue
+        patients = {row.get("index"): row.get("patient") for row in rows}
+        names = [patients.get(str(index)) for index in range(count)]
+        if len(rows) != count or not all(names):
+            raise InputError(f"{manifest}: {len(rows)} rows for the {count} slices of {path}; "
+                             "expected the columns index, from 0, and patient, one row for each")
+        return [str(name) for name in names]
+    return None
+
+
 def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:
     rows = [{"split": split, "index": index, "patient": entry.patient, **entry.manifest}
             for split, part in parts.items() for index, entry in enumerate(part)]

@@ -1,4 +1,4 @@
-"""Image quality metrics, by dm-pix.
+"""Image quality metrics, by dm-pix; VIF by sewar.
 
 Images are (N, H, W) float32 in HU, and every metric is per image, (N,). The data
 range is explicit everywhere: it is a choice of the protocol, in HU.
@@ -7,6 +7,8 @@ range is explicit everywhere: it is a choice of the protocol, in HU.
 import dm_pix
 import jax
 import jax.numpy as jnp
+import numpy as np
+import sewar
 
 SSIM_WINDOW = 11
 """Side of the Gaussian window [pixels], σ 1.5: the smallest image SSIM takes."""
@@ -55,6 +57,31 @@ def ssim(images: jax.Array, ndct: jax.Array, *, data_range: jax.Array | float) -
 def rmse_hu(images: jax.Array, ndct: jax.Array) -> jax.Array:
     """Root-mean-square error [HU] of (N, H, W) images, (N,)."""
     return jnp.sqrt(jnp.mean(jnp.square(images - ndct), axis=(-2, -1)))
+
+
+VIF_NOISE_VARIANCE = 2.0
+"""Of the visual noise [HU²]: ldct-benchmark's."""
+
+MIN_VIF_SIZE = 41
+"""The smallest height and width of an image that has a VIF: its four scales need them."""
+
+
+def vif(images: np.ndarray, ndct: np.ndarray) -> np.ndarray:
+    """Visual information fidelity in the pixel domain (Sheikh & Bovik, IEEE TIP 2006).
+
+    Args:
+      images: (N, H, W), HU.
+      ndct: the reference, same shape.
+
+    Returns:
+      (N,) float64: 1 for equal images, 0 where nothing of the reference is left; NaN where
+      images are smaller than `MIN_VIF_SIZE`, or the reference has one value only.
+    """
+    if min(images.shape[1:]) < MIN_VIF_SIZE:
+        return np.full(len(images), np.nan)
+    return np.array([sewar.vifp(reference, image, sigma_nsq=VIF_NOISE_VARIANCE)
+                     if np.ptp(reference) else np.nan
+                     for image, reference in zip(images, ndct, strict=True)])
 
 
 @jax.jit

@@ -201,10 +201,11 @@ def _measure(config: ml_collections.ConfigDict, state: TrainState, plan: Plan,
     first = _program(config, state, rows[0])
     compiling = _unless_too_large(first.compile_times)
     bar.advance(note="peaks")
+    settings: Any = jax.config  # older versions declare none of its attributes
     peaks: dict[str, Any] = {
         "matmul": {dtype: measuring.matmul_peak(plan.matmul_size, dtype, seconds=plan.seconds)
                    for dtype in plan.batch_sizes},
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": settings.jax_default_matmul_precision or "default",
         "memory": measuring.memory_bandwidth(plan.copy_bytes, seconds=plan.seconds)}
     bar.advance(note="input")
     waiting = _unless_too_large(functools.partial(_measure_input, first, seconds=plan.seconds))

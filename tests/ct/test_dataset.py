@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import hashlib
+import pathlib
 
 import numpy as np
 import pytest
@@ -160,3 +161,29 @@ def test_outputs_that_cannot_be_are_refused(tmp_path, name, shares, message):
     with pytest.raises(InputError, match=message):
         dataset.write_dataset(tmp_path / name, entries({"a": 3, "b": 3, "c": 3}), shares=shares,
                               description="writing")
+
+
+@pytest.mark.parametrize("shares", [None, (0.4, 0.3, 0.3)])
+def test_patients_are_read_back_from_the_manifest(tmp_path, shares):
+    output = tmp_path / ("out.npy" if shares is None else "out")
+    counts = dataset.write_dataset(output, entries({"a": 2, "b": 3, "c": 1}), shares=shares,
+                                   description="writing")
+    found = {path: dataset.read_patients(pathlib.Path(path), count)
+             for path, count in counts.items()}
+    sizes = {"a": 2, "b": 3, "c": 1}
+    assert sorted(name for names in found.values() for name in names) == sorted("aabbbc")
+    if shares is not None:
+        assert all(names == names[:1] * sizes[names[0]] for names in found.values())
+
+
+def test_patients_without_a_manifest_are_not_known(tmp_path):
+    (tmp_path / "manifest.csv").write_text("split,index,patient\ntrain,0,a\n")
+    assert dataset.read_patients(tmp_path / "test.npy", 1) is None
+    assert dataset.read_patients(tmp_path / "train.npy", 1) == ["a"]
+
+
+@pytest.mark.parametrize("rows", ["0,a\n", "0,a\n2,b\n", "0,a\n1,\n", "0,a\n1,b\n2,c\n"])
+def test_a_manifest_of_other_slices_is_refused(tmp_path, rows):
+    (tmp_path / "x.manifest.csv").write_text("index,patient\n" + rows)
+    with pytest.raises(InputError, match=r"x\.manifest\.csv: \d rows for the 2 slices"):
+        dataset.read_patients(tmp_path / "x.npy", 2)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.signal
 
 from dfgan_jax.evaluation import metrics
 
@@ -46,3 +47,41 @@ def test_equal_images_are_perfect(images):
     np.testing.assert_allclose(metrics.ssim(ndct, ndct, data_range=4095.0), 1.0, atol=1e-6)
     np.testing.assert_array_equal(metrics.rmse_hu(ndct, ndct), 0.0)
     assert np.isposinf(metrics.psnr(ndct, ndct, data_range=4095.0)).all()
+
+
+def vif_by_scipy(image, reference, noise_variance=2.0):
+    """Sheikh & Bovik (2006), pixel domain, four scales, by SciPy's correlation."""
+    numerator = denominator = 0.0
+    for scale in range(4):
+        side = 2 ** (4 - scale) + 1
+        axis = np.arange(side) - side // 2
+        window = np.exp(-(axis[:, None] ** 2 + axis ** 2) / (2 * (side / 5) ** 2))
+        window /= window.sum()
+
+        def blur(x, window=window):
+            return scipy.signal.correlate(x, window, mode="valid", method="direct")
+
+        if scale:
+            image, reference = blur(image)[::2, ::2], blur(reference)[::2, ::2]
+        variance = blur(reference**2) - blur(reference) ** 2
+        covariance = blur(reference * image) - blur(reference) * blur(image)
+        gain = np.maximum(covariance / variance, 0)
+        left = np.maximum(blur(image**2) - blur(image) ** 2 - gain * covariance, 1e-10)
+        numerator += np.log10(1 + gain**2 * variance / (left + noise_variance)).sum()
+        denominator += np.log10(1 + variance / noise_variance).sum()
+    return numerator / denominator
+
+
+def test_vif_equals_its_definition():
+    rng = np.random.default_rng(1)
+    ndct = scipy.ndimage.gaussian_filter(rng.normal(0, 900, (2, 52, 48)), (0, 2, 2))
+    images = ndct + rng.normal(0, 30, ndct.shape)
+    expected = [vif_by_scipy(*pair) for pair in zip(images, ndct, strict=True)]
+    found = metrics.vif(images.astype(np.float32), ndct.astype(np.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics.vif(ndct, ndct), 1.0, rtol=1e-9)
+
+
+def test_vif_of_what_has_none_is_undefined():
+    assert np.isnan(metrics.vif(np.ones((1, 40, 48)), np.ones((1, 40, 48)))).all()
+    assert np.isnan(metrics.vif(np.eye(48)[None], np.ones((1, 48, 48)))).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dfgan_jax.errors import InputError
-from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, PUBLISHED
+from dfgan_jax.evaluation.protocols import FULL_RANGE, METRICS, PROTOCOLS, PUBLISHED
 from tests.reference import load
 
 
@@ -26,23 +26,64 @@ def test_full_range_scores_each_slice_by_a_fixed_range():
     scores = FULL_RANGE.score(images, ndct)
     np.testing.assert_allclose(scores["psnr"], 20 * np.log10(409.5), rtol=1e-6)
     np.testing.assert_allclose(scores["rmse_hu"], 10.0, rtol=1e-6)
+    np.testing.assert_array_equal(scores["data_range_hu"], 4095.0)
 
 
 def test_published_takes_the_range_of_each_batch_of_sixteen():
     images, ndct = flat(20, 10.0, peak=1000.0)
-    psnr = PUBLISHED.score(images, ndct)["psnr"]
-    np.testing.assert_allclose(psnr[1:16], 20 * np.log10(100.0), rtol=1e-6)
-    np.testing.assert_allclose(psnr[16:], 0.0, atol=1e-5)  # the last four have a range of 10
+    scores = PUBLISHED.score(images, ndct)
+    np.testing.assert_allclose(scores["psnr"][1:16], 20 * np.log10(100.0), rtol=1e-6)
+    np.testing.assert_allclose(scores["psnr"][16:], 0.0, atol=1e-5)  # the last four: range 10
+    np.testing.assert_array_equal(scores["data_range_hu"], [1000.0] * 16 + [10.0] * 4)
 
 
 def test_published_means_weigh_a_short_batch_like_a_full_one():
-    scores = {"psnr": np.array([30.0] * 16 + [40.0] * 4)}
-    assert PUBLISHED.mean(scores)["psnr"] == 35.0
-    assert FULL_RANGE.mean(scores)["psnr"] == 32.0
+    scores = {metric: np.array([30.0] * 16 + [40.0] * 4) for metric in METRICS}
+    assert PUBLISHED.mean(scores)["psnr"] == pytest.approx(35.0)
+    assert FULL_RANGE.mean(scores)["psnr"] == pytest.approx(32.0)
+
+
+# What each project's test code clips to, and the range: FIELD.md's constants.
+WINDOWS = {"redcnn": (-160, 240, 400), "ldct_benchmark_chest": (-1350, 150, 1500),
+           "ldct_benchmark_abdomen": (-150, 250, 400), "ldct_benchmark_neuro": (0, 80, 80),
+           "dugan": (-300, 300, 600), "corediff": (-1000, 1000, 2000)}
+
+
+def test_there_are_no_others():
+    assert set(PROTOCOLS) == {"published", "full_range", *WINDOWS}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windowed_protocols_score_what_is_in_their_window(name):
+    low, high, data_range = WINDOWS[name]
+    inside = (low + high) / 2
+    ndct = np.full((1, 48, 48), inside, np.float32)
+    ndct[0, :24] = low - 500  # with its error below the window, which then counts as none
+    images = ndct + np.float32(8.0)
+    scores = PROTOCOLS[name].score(images, ndct)
+    assert scores["psnr"] == pytest.approx(20 * np.log10(data_range / (8 / 2**0.5)), rel=1e-5)
+    assert scores["data_range_hu"] == data_range
+    # ldct-benchmark's RMSE has a window of its own, -1024 to 1900, which holds both halves.
+    whole = name in ("ldct_benchmark_abdomen", "ldct_benchmark_neuro")
+    assert scores["rmse_hu"] == pytest.approx(8.0 if whole else 8 / 2**0.5, rel=1e-5)
+    assert ("vif" in scores) == name.startswith("ldct_benchmark")
+    assert str(data_range) in PROTOCOLS[name].data_range
+
+
+def test_vif_is_asked_for_under_the_error_window():
+    images = np.zeros((2, 48, 48), np.float32)
+    asked = []
+
+    def vif(window_hu):
+        asked.append(window_hu)
+        return np.array([0.25, 0.75])
+
+    scores = PROTOCOLS["ldct_benchmark_neuro"].score(images + 1, images, vif=vif)
+    assert asked == [(-1024.0, 1900.0)]
+    assert PROTOCOLS["ldct_benchmark_neuro"].mean(scores)["vif"] == 0.5
 
 
 def test_every_protocol_states_its_range():
-    assert set(PROTOCOLS) == {"published", "full_range"}
     assert all("HU" in protocol.data_range for protocol in PROTOCOLS.values())
 
 

@@ -1,0 +1,161 @@
+"""How sure a mean over a test set is, and a difference between two of them.
+
+Slices of one patient resemble each other, so that the patient is the unit wherever there
+are enough of them; `Sample` says which unit it took, in words.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+MIN_TEST_PATIENTS = 6
+"""Below it, no Wilcoxon test over patients can give p < 0.05."""
+
+
+class PairedTest(NamedTuple):
+    """A paired test between two rows of a table.
+
+    Attributes:
+      median_difference: of the first row over the second, in the metric's unit.
+      p: two-sided.
+      n: pairs.
+    """
+
+    median_difference: float
+    p: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What was drawn for a test set: slices, of patients.
+
+    Attributes:
+      patients: the patient of each slice; None where they are not known.
+      count: number of slices.
+    """
+
+    patients: Sequence[str] | None
+    count: int
+
+    @property
+    def patient_count(self) -> int | None:
+        return None if self.patients is None else len(set(self.patients))
+
+    @property
+    def interval_unit(self) -> str:
+        """What the bootstrap draws: `patients`, or `slices` where fewer than two are known."""
+        return "patients" if (self.patient_count or 0) >= 2 else "slices"
+
+    @property
+    def test_unit(self) -> str:
+        """What tests compare: `patients` from `MIN_TEST_PATIENTS` on, `slices` below."""
+        return "patients" if (self.patient_count or 0) >= MIN_TEST_PATIENTS else "slices"
+
+    def notes(self) -> list[str]:
+        """What a reader of intervals and tests has to know, in sentences."""
+        known = ("the patients of the slices are not known" if self.patients is None else
+                 f"the test set has {self.patient_count} patient"
+                 f"{'' if self.patient_count == 1 else 's'}")
+        level = f"{CONFIDENCE:.0%}"
+        notes = [f"Intervals: {level}, percentile bootstrap of the mean, {RESAMPLES} resamples of "
+                 f"{self.interval_unit} with all their slices."
+                 if self.interval_unit == "patients" else
+                 f"Intervals: {level}, percentile bootstrap of the mean, {RESAMPLES} resamples of "
+                 f"slices: {known}. Slices of one patient resemble each other, so the intervals "
+                 "are too narrow, and say nothing of other patients."]
+        if self.interval_unit == "patients" and self.test_unit == "slices":
+            notes.append(f"With {self.patient_count} patients the bootstrap has few distinct "
+                         "resamples; take its intervals as rough.")
+        notes.append(f"Tests: two-sided Wilcoxon signed-rank over {self.test_unit}"
+                     + (" (the means of their slices)" if self.test_unit == "patients" else
+                        f", since {known}, fewer than {MIN_TEST_PATIENTS}: "
+                        "slices of one patient are not independent, so p is too small"
+                        if self.patients is not None else f", since {known}: p may be too small")
+                     + "; Holm's correction over the pairs of rows of one metric.")
+        return notes
+
+    def interval(self, values: np.ndarray, weights: np.ndarray, *, seed: int = 0
+                 ) -> tuple[float, float] | None:
+        """The bootstrap interval of a weighted mean over slices (Efron & Tibshirani 1993).
+
+        Patients are drawn with all their slices (the cluster bootstrap: Davison & Hinkley
+        1997, 3.8), or slices where patients are not known.
+
+        Args:
+          values: (count,), a metric of each slice.
+          weights: (count,), what each weighs in the mean.
+
+        Returns:
+          The lower and the upper end; None where a value is not finite, or there is one unit.
+        """
+        codes = self._codes(self.interval_unit)
+        units = codes.max() + 1
+        if units < 2 or not np.isfinite(values).all():
+            return None
+        totals = np.bincount(codes, weights * values)
+        masses = np.bincount(codes, weights)
+        result = scipy.stats.bootstrap(
+            (np.arange(units),),
+            lambda drawn, axis: totals[drawn].sum(axis) / masses[drawn].sum(axis),
+            vectorized=True, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
+            method="percentile", rng=np.random.default_rng(seed))
+        return (float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+    def paired_test(self, first: np.ndarray, second: np.ndarray) -> PairedTest | None:
+        """Wilcoxon's signed-rank test of two rows, slice by slice of the same test set.
+
+        Args:
+          first: (count,), a metric of each slice.
+          second: the same of the other row.
+
+        Returns:
+          The test; None where a value is not finite.
+        """
+        if not (np.isfinite(first).all() and np.isfinite(second).all()):
+            return None
+        codes = self._codes(self.test_unit)
+        differences = np.bincount(codes, first - second) / np.bincount(codes)
+        p = scipy.stats.wilcoxon(differences).pvalue if differences.any() else 1.0
+        return PairedTest(float(np.median(differences)), float(p), len(differences))
+
+    def _codes(self, unit: str) -> np.ndarray:
+        """The number of each slice's unit, (count,), from 0."""
+        if unit == "slices":
+            return np.arange(self.count)
+        return np.unique(np.asarray(self.patients), return_inverse=True)[1]
+
+
+def evenly_spaced(count: int, *, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` slices, with the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def paired_tests(sample: Sample, rows: Mapping[str, np.ndarray]
+                 ) -> dict[tuple[str, str], PairedTest]:
+    """The tests between any two rows that can be tested; names → test."""
+    tests = {(first, second): sample.paired_test(rows[first], rows[second])
+             for first, second in itertools.combinations(rows, 2)}
+    return {names: test for names, test in tests.items() if test is not None}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the given order, at most 1."""
+    order = np.argsort(p_values)
+    factors = len(p_values) - np.arange(len(p_values))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(
+        factors * np.asarray(p_values, float)[order]), 1.0)
+    return corrected.tolist()
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of at least two runs and their standard deviation (n − 1)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1))

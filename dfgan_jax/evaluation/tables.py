@@ -1,0 +1,203 @@
+"""Tables of scores: means with intervals, tests between rows, runs over several seeds.
+
+A table belongs to one protocol, and carries its window, range and image size wherever it is
+written.
+"""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.evaluation.protocols import METRICS, Protocol, Scores
+from dfgan_jax.evaluation.statistics import Sample, holm, mean_and_sd, paired_tests
+from dfgan_jax.files import written_whole
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a table says of a row beside its scores.
+
+    Attributes:
+      kind: `input`, `baseline` or `model`.
+      parameters: of a baseline, in words.
+      run: the model's name, and what else the runs share that differ from this one by their
+        seed alone; None: there can be none.
+    """
+
+    kind: str
+    parameters: str = ""
+    run: tuple[str, str] | None = None
+
+
+def size_of(shape: tuple[int, ...]) -> int | str:
+    """The size of (N, H, W) images as tables write it: 256, or `256×192`."""
+    height, width = shape[-2:]
+    return height if height == width else f"{height}×{width}"
+
+
+def tabulate(protocol: Protocol, scores: Mapping[str, Scores], rows: Mapping[str, Row],
+             sample: Sample, *, size: int | str) -> dict[str, Any]:
+    """The table of one protocol, as `results.json` holds it.
+
+    Args:
+      scores: row → its scores of every slice, all of the same slices.
+      rows: row → what else there is to say; in the table's order.
+      sample: the slices.
+      size: `size_of` the images.
+
+    Returns:
+      The protocol's stamp, and `rows` (means and `interval`), `seeds` (runs that differ by
+      their seed: mean and standard deviation) and `tests` (paired, between any two rows).
+    """
+    weights = protocol.weights(sample.count)
+    table = []
+    for name, row in rows.items():
+        interval = {metric: sample.interval(scores[name][metric], weights)
+                    for metric in protocol.metrics}
+        table.append({"name": name, "kind": row.kind, **protocol.mean(scores[name]),
+                      "interval": interval}
+                     | ({"parameters": row.parameters} if row.parameters else {}))
+    tests = []
+    for metric in protocol.metrics:
+        found = paired_tests(sample, {name: scores[name][metric] for name in rows})
+        corrected = holm([test.p for test in found.values()])
+        tests += [{"metric": metric, "first": first, "second": second, **test._asdict(),
+                   "p_holm": p_holm}
+                  for ((first, second), test), p_holm in zip(found.items(), corrected,
+                                                             strict=True)]
+    return {
+        "description": protocol.description,
+        "data_range": protocol.data_range,
+        "data_range_hu": (protocol.data_range_hu if isinstance(protocol.data_range_hu, float)
+                          else None),
+        "window_hu": protocol.window_hu,
+        "size": size,
+        "rows": table,
+        "seeds": _seeds(table, rows, protocol.metrics),
+        "tests": tests,
+    }
+
+
+def _seeds(table: Sequence[Mapping[str, Any]], rows: Mapping[str, Row], metrics: Sequence[str]
+           ) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the rows that differ by their seed alone."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in table:
+        run = rows[line["name"]].run
+        if run is not None:
+            groups.setdefault(run, []).append(line)
+    seeds = []
+    for (model, _), members in groups.items():
+        if len(members) > 1:
+            means = {metric: mean_and_sd([member[metric] for member in members])
+                     for metric in metrics}
+            seeds.append({"name": f"{model}, {len(members)} seeds",
+                          "members": [member["name"] for member in members],
+                          **{metric: {"mean": mean, "sd": sd}
+                             for metric, (mean, sd) in means.items()}})
+    return seeds
+
+
+def as_text(results: Mapping[str, Any]) -> str:
+    """The tables of `results.json` as lines for a terminal."""
+    lines = []
+    for name, protocol in results["protocols"].items():
+        window = protocol["window_hu"]
+        clip = "" if window is None else f"clipped to {window[0]:g} to {window[1]:g} HU, "
+        lines.append(f"\n{name}: {results['slices']} slices at {protocol['size']}, {clip}data range "
+                     f"{protocol['data_range']}")
+        metrics = [metric for metric in METRICS if metric in protocol["rows"][0]]
+        width = max(len(line["name"]) for line in protocol["rows"] + protocol["seeds"])
+        lines.append(f"  {'':{width}}" + "".join(f"  {_HEADS[metric]:>25}" for metric in metrics))
+        for line in protocol["rows"]:
+            cells = (_cell(line[metric], line["interval"][metric], metric) for metric in metrics)
+            lines.append(f"  {line['name']:{width}}" + "".join(f"  {cell:>25}" for cell in cells))
+        for line in protocol["seeds"]:
+            cells = (f"{line[metric]['mean']:.{_DIGITS[metric]}f} ± "
+                     f"{line[metric]['sd']:.{_DIGITS[metric]}f}" for metric in metrics)
+            lines.append(f"  {line['name']:{width}}" + "".join(f"  {cell:>25}" for cell in cells))
+    return "\n".join([*lines, "", *results["statistics"]["notes"]])
+
+
+_HEADS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "rmse_hu": "RMSE [HU]", "vif": "VIF"}
+_DIGITS = {"psnr": 3, "ssim": 4, "rmse_hu": 2, "vif": 4}
+
+
+def _cell(value: float, interval: tuple[float, float] | None, metric: str) -> str:
+    digits = _DIGITS[metric]
+    if interval is None:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
+
+
+def write_slices_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Scores]],
+                     protocols: Sequence[Protocol], sample: Sample, *, size: int | str) -> None:
+    """Writes a line for each protocol, row and slice.
+
+    Args:
+      scores: protocol → row → scores.
+    """
+    def lines() -> Iterator[dict[str, Any]]:
+        for protocol in protocols:
+            for name, values in scores[protocol.name].items():
+                for index in range(sample.count):
+                    yield {"slice": index,
+                           "patient": sample.patients[index] if sample.patients else "",
+                           **_stamp(protocol, values["data_range_hu"][index], size), "name": name,
+                           **{metric: _number(values[metric][index])
+                              for metric in protocol.metrics}}
+
+    _write_csv(path, ["slice", "patient", *_STAMP, "name", *METRICS], lines())
+
+
+def write_patients_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Scores]],
+                       protocols: Sequence[Protocol], sample: Sample, *, size: int | str) -> None:
+    """Writes a line for each protocol, row and patient: the mean over the patient's slices.
+
+    Where patients are not known, there is none, and what an earlier evaluation wrote is removed.
+
+    Args:
+      scores: protocol → row → scores.
+    """
+    if sample.patients is None:
+        path.unlink(missing_ok=True)
+        return
+    slices_of = {patient: np.flatnonzero(np.asarray(sample.patients) == patient)
+                 for patient in dict.fromkeys(sample.patients)}
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for protocol in protocols:
+            for name, values in scores[protocol.name].items():
+                for patient, slices in slices_of.items():
+                    yield {"patient": patient, "slices": len(slices),
+                           **_stamp(protocol, values["data_range_hu"][slices].mean(), size),
+                           "name": name,
+                           **{metric: _number(values[metric][slices].mean())
+                              for metric in protocol.metrics}}
+
+    _write_csv(path, ["patient", "slices", *_STAMP, "name", *METRICS], lines())
+
+
+_STAMP = ("protocol", "window_low_hu", "window_high_hu", "data_range_hu", "size")
+
+
+def _stamp(protocol: Protocol, data_range_hu: float, size: int | str) -> dict[str, Any]:
+    low, high = protocol.window_hu or ("", "")
+    return dict(zip(_STAMP, (protocol.name, low, high, f"{data_range_hu:g}", size), strict=True))
+
+
+def _number(value: float) -> str:
+    return f"{value:.6f}" if np.isfinite(value) else ""
+
+
+def _write_csv(path: pathlib.Path, columns: Sequence[str], lines: Iterator[dict[str, Any]]
+               ) -> None:
+    with (written_whole(path) as temporary,
+          temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file):
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(lines)
