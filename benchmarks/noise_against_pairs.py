@@ -33,6 +33,15 @@ from dfgan_jax.ct.noise_insertion import ScanNoise, estimate_noise, insert_noise
 from dfgan_jax.ct.pairing import match_slices
 from dfgan_jax.ct.scan import of_dicom
 from dfgan_jax.errors import InputError
+from dfgan_jax.evaluation.noise_power_spectrum import (
+    PATCH,
+    frequency_axes,
+    mean_frequency,
+    patches_within,
+    power_spectrum,
+    radial_mean,
+)
+from dfgan_jax.evaluation.tissues import body_mask
 from dfgan_jax.files import written_whole
 from dfgan_jax.modes.simulate_scan import as_stored
 
@@ -45,7 +54,6 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the simulated noise.", lower_bound=0
 _DOSE_FRACTION = flags.DEFINE_float("dose_fraction", 0.25, "Lower dose over full dose.")
 
 TOLERANCE = 0.15
-PATCH = 64
 
 _REAL, _SIMULATED = "#0072b2", "#d55e00"
 
@@ -84,53 +92,15 @@ def read_series(ndct_folder: str, qdct_folder: str) -> list[Slice]:
     return slices
 
 
-def body_mask(hu: np.ndarray, *, margin: int = 8) -> np.ndarray:
-    """The largest thing denser than fat, filled, without `margin` pixels of its edge."""
-    dense = scipy.ndimage.binary_opening(scipy.ndimage.gaussian_filter(hu, 2) > -300, iterations=4)
-    labels, count = scipy.ndimage.label(dense)
-    if not count:
-        raise InputError("a slice has no body in it")
-    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return scipy.ndimage.binary_erosion(scipy.ndimage.binary_fill_holes(largest),
-                                        iterations=margin)
-
-
-def power_spectrum(noise: np.ndarray, body: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """(PATCH, PATCH) noise power spectrum [HU² mm²] of half-overlapping patches in the body."""
-    windows = (np.lib.stride_tricks.sliding_window_view(image, (PATCH, PATCH))[
-        ::PATCH // 2, ::PATCH // 2] for image in (noise, body))
-    values, inside = windows
-    chosen = values[inside.all(axis=(2, 3))]
-    if not len(chosen):
-        raise InputError(f"a slice has no {PATCH}×{PATCH} patch within the body")
-    hann = np.hanning(PATCH + 1)[:-1]
-    taper = hann * hann[:, None]
-    spectra = np.abs(np.fft.fft2((chosen - chosen.mean(axis=(1, 2), keepdims=True)) * taper)) ** 2
-    return spectra.mean(axis=0) * spacing_mm ** 2 / (taper ** 2).sum()
-
-
-def frequencies(spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """(PATCH, 1) vertical and (1, PATCH) horizontal frequencies [lp/cm]."""
-    axis = np.fft.fftfreq(PATCH, spacing_mm / 10)
-    return axis[:, None], axis[None]
-
-
-def radial(spectrum: np.ndarray, spacing_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies [lp/cm] up to the axes' Nyquist, and the spectrum's mean over directions."""
-    ring = np.rint(np.hypot(*frequencies(spacing_mm)) * PATCH * spacing_mm / 10).astype(int)
-    mean = np.bincount(ring.ravel(), spectrum.ravel()) / np.bincount(ring.ravel())
-    return np.arange(PATCH // 2) * 10 / spacing_mm / PATCH, mean[:PATCH // 2]
-
-
 def measure(noise: np.ndarray, body: np.ndarray, spectrum: np.ndarray,
             spacing_mm: float) -> Noise:
-    vertical, horizontal = frequencies(spacing_mm)
+    vertical, horizontal = frequency_axes(len(spectrum), pixel_spacing_mm=spacing_mm)
     # Of the body's area, the half that is farthest from the skin is the centre.
     depth = scipy.ndimage.distance_transform_edt(body)
     centre = depth > np.median(depth[body])
     return Noise(
         std=float(noise[body].std()), std_whole=float(noise.std()),
-        mean_frequency=float((np.hypot(vertical, horizontal) * spectrum).sum() / spectrum.sum()),
+        mean_frequency=mean_frequency(spectrum, pixel_spacing_mm=spacing_mm),
         centre_over_rest=float(noise[centre].std() / noise[body & ~centre].std()),
         horizontal_over_vertical=float(spectrum[abs(horizontal) + 0 * vertical
                                                 > abs(vertical)].sum()
@@ -160,7 +130,10 @@ def compare(one: Slice, *, rng: np.random.Generator, dose_fraction: float) -> Co
         one.ndct_hu, limits=(one.ndct_hu.min(), one.ndct_hu.max()))
     body = body_mask(one.ndct_hu)
     differences = (one.qdct_hu - one.ndct_hu, simulated_hu - one.ndct_hu)
-    real, simulated = (power_spectrum(each, body, one.spacing_mm) for each in differences)
+    patches = [patches_within(each, body) for each in differences]
+    if not len(patches[0]):
+        raise InputError(f"{one.name} has no {PATCH}×{PATCH} patch within the body")
+    real, simulated = (power_spectrum(each, pixel_spacing_mm=one.spacing_mm) for each in patches)
     return Compared(one, simulated_hu, estimate,
                     measure(differences[0], body, real, one.spacing_mm),
                     measure(differences[1], body, simulated, one.spacing_mm), (real, simulated))
@@ -210,7 +183,8 @@ def figure(all_series: dict[str, list[Compared]]) -> Figure:
     for (upper, lower), (name, series) in zip(axes.T, all_series.items(), strict=True):
         spacing_mm = series[0].slice.spacing_mm
         for colour, label, which in ((_REAL, "real", 0), (_SIMULATED, "simulated", 1)):
-            curves = [radial(each.spectra[which], spacing_mm) for each in series]
+            curves = [radial_mean(each.spectra[which], pixel_spacing_mm=spacing_mm)
+                      for each in series]
             for f, curve in curves:
                 upper.plot(f, curve, color=colour, alpha=0.2, linewidth=0.8)
             upper.plot(curves[0][0], np.mean([curve for _, curve in curves], axis=0),

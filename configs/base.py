@@ -1,6 +1,6 @@
 """Every field of a configuration, with its unit and its default at paper scale.
 
-`attn.py` and `dfgan.py` start from this; it is not a configuration of its own.
+`attn.py`, `dfgan.py` and `redcnn.py` start from this; it is not a configuration of its own.
 Any field can be changed on the command line: `--config.batch_size=32`.
 """
 
@@ -44,9 +44,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.simulation.dose_fraction = 0.25
 
     config.generator = ml_collections.ConfigDict()
-    # Channels of the U-Net's first stage.
+    # unet; or redcnn, which takes no attention.
+    config.generator.architecture = "unet"
+    # Channels of the U-Net's first stage, or of every layer of RED-CNN.
     config.generator.width = 32
-    # CBAM after every down and up stage: AttnDFGAN.
+    # CBAM after every down and up stage of the U-Net: AttnDFGAN.
     config.generator.attention = False
 
     # pair: one on the image, one on the difference map; joint: one on both, as two
@@ -100,6 +102,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.validation.select_by = "psnr"
     # First epoch that may be the best.
     config.validation.first_epoch = 1
+
+    config.evaluation = ml_collections.ConfigDict()
+    # Tables beside that of full_range, separated by commas: published, redcnn,
+    # ldct_benchmark_chest, ldct_benchmark_abdomen, ldct_benchmark_neuro, dugan, corediff; empty:
+    # all. VIF, which takes longest, is in those of ldct_benchmark.
+    config.evaluation.protocols = ""
+    # Classical denoisers in the tables, tuned on slices of the validation split: gaussian,
+    # bilateral, nlm, tv; empty: none.
+    config.evaluation.baselines = "gaussian,bilateral,nlm,tv"
+    # Noise, transfer, detectability, HU by tissue, structure removed; on simulated objects and on
+    # the test slices.
+    config.evaluation.physics = True
+    # Pixel pitch of the test slices as they are scored, after the resize [mm]; 0: not known, so
+    # that their spectra are in cycles a pixel. Simulated slices have their own.
+    config.evaluation.pixel_spacing_mm = 0.0
 
     # Steps between two rows of metrics.jsonl.
     config.log_every_steps = 20

@@ -211,25 +211,34 @@ def log_transform(rng: np.random.Generator, counts: np.ndarray, *,
     return np.log(photons_per_ray / signal).astype(np.float32)
 
 
-def scan(rng: np.random.Generator, hu: np.ndarray, *,
-         protocol: ScanProtocol | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Scans a noise-free slice at the normal and at the low dose.
+def project(hu: np.ndarray, *, protocol: ScanProtocol | None = None) -> np.ndarray:
+    """Line integrals of a noise-free slice, for `scan_projected`.
 
     Args:
       hu: (size, size) float32; what lies outside the field of view is ignored.
 
     Returns:
-      ndct and qdct, each (size, size) float32 in HU.
+      (1, views, bins) float32, without unit.
     """
     if hu.ndim != 2 or hu.shape[0] != hu.shape[1]:
         raise InputError(f"the slice has shape {hu.shape}, expected (size, size)")
     size = hu.shape[0]
     scaled = (protocol or ScanProtocol()).at_size(size)
     beam = _parallel_beam(size, scaled.views, scaled.field_of_view_mm)
+    return beam.project(hu_to_mu(hu)[None])
+
+
+def scan_projected(rng: np.random.Generator, line_integrals: np.ndarray, *, size: int,
+                   protocol: ScanProtocol | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """`scan` from the line integrals of `project` at that size and protocol.
+
+    Of many scans of one object the projection, half of the work, is done once.
+    """
+    scaled = (protocol or ScanProtocol()).at_size(size)
+    beam = _parallel_beam(size, scaled.views, scaled.field_of_view_mm)
     offset = (np.arange(beam.bins) + 0.5) / (beam.bins / 2) - 1
     photons = incident_photons(offset, photons_per_ray=scaled.photons_per_ray,
                                bowtie_attenuation=scaled.bowtie_attenuation)
-    line_integrals = beam.project(hu_to_mu(hu)[None])
     photons = photons * modulate_tube_current(
         line_integrals, tube_current_modulation=scaled.tube_current_modulation)
     counts = count_photons(rng, line_integrals, photons_per_ray=photons)
@@ -243,6 +252,20 @@ def scan(rng: np.random.Generator, hu: np.ndarray, *,
     slices = np.where(beam.field_of_view, np.maximum(mu_to_hu(mu), OUTSIDE_HU), OUTSIDE_HU)
     ndct, qdct = slices.astype(np.float32)
     return ndct, qdct
+
+
+def scan(rng: np.random.Generator, hu: np.ndarray, *,
+         protocol: ScanProtocol | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Scans a noise-free slice at the normal and at the low dose.
+
+    Args:
+      hu: (size, size) float32; what lies outside the field of view is ignored.
+
+    Returns:
+      ndct and qdct, each (size, size) float32 in HU.
+    """
+    return scan_projected(rng, project(hu, protocol=protocol), size=hu.shape[0],
+                          protocol=protocol)
 
 
 def simulate_pair(index: int, *, size: int, seed: int, split: str,

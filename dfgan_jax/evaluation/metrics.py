@@ -54,7 +54,7 @@ def ssim(images: jax.Array, ndct: jax.Array, *, data_range: jax.Array | float) -
     return jax.lax.map(lambda pair: one(*pair), (images, ndct))
 
 
-def rmse_hu(images: jax.Array, ndct: jax.Array) -> jax.Array:
+def rmse_hu(images: jax.Array | np.ndarray, ndct: jax.Array | np.ndarray) -> jax.Array:
     """Root-mean-square error [HU] of (N, H, W) images, (N,)."""
     return jnp.sqrt(jnp.mean(jnp.square(images - ndct), axis=(-2, -1)))
 

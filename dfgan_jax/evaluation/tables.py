@@ -108,8 +108,8 @@ def as_text(results: Mapping[str, Any]) -> str:
     for name, protocol in results["protocols"].items():
         window = protocol["window_hu"]
         clip = "" if window is None else f"clipped to {window[0]:g} to {window[1]:g} HU, "
-        lines.append(f"\n{name}: {results['slices']} slices at {protocol['size']}, {clip}data range "
-                     f"{protocol['data_range']}")
+        lines.append(f"\n{name}: {results['slices']} slices at {protocol['size']}, {clip}data "
+                     f"range {protocol['data_range']}")
         metrics = [metric for metric in METRICS if metric in protocol["rows"][0]]
         width = max(len(line["name"]) for line in protocol["rows"] + protocol["seeds"])
         lines.append(f"  {'':{width}}" + "".join(f"  {_HEADS[metric]:>25}" for metric in metrics))

@@ -1,31 +1,81 @@
-"""`--mode=evaluate`: one table over checkpoints, on the test split."""
+"""`--mode=evaluate`: one table over the input, classical denoisers and checkpoints."""
 
-import csv
+import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
 import pathlib
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.dataset import read_patients
 from dfgan_jax.ct.pairs import Pairs
+from dfgan_jax.ct.quality_phantom import MIN_SIZE, QualityScans, scan_repeats
 from dfgan_jax.errors import InputError
-from dfgan_jax.evaluation import published
-from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Scores
-from dfgan_jax.evaluation.report import Example, write_report
+from dfgan_jax.evaluation import baselines, metrics, published, tables
+from dfgan_jax.evaluation.physics import measure_phantom, measure_slices
+from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol, Scores, Window
+from dfgan_jax.evaluation.report.examples import Example
+from dfgan_jax.evaluation.report.page import write_report
+from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
+from dfgan_jax.evaluation.statistics import Sample, evenly_spaced
+from dfgan_jax.files import written_whole
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import setup, simulate
-from dfgan_jax.progress import progress
+from dfgan_jax.progress import Progress, progress
 from dfgan_jax.training import checkpoints, parallel, writers
 
 INPUT_ROW = "QDCT"
+REFERENCE_ROW = "NDCT"
+
+REPEATS = 16
+"""Scans of each simulated object."""
+
+_PHANTOM_SEED = 0
+"""Of their noise: the same in every evaluation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A row of the tables, and how its images come about.
+
+    Attributes:
+      table: what the tables say of it.
+      denoise: ((N, H, W) HU, a progress that it advances by each slice) → the same shape.
+      denoiser: of a checkpoint; None otherwise.
+    """
+
+    table: tables.Row
+    denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
+    denoiser: Denoiser | None = None
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses what `config.evaluation` cannot be.
+
+    Raises:
+      InputError: naming the field, its value and what was expected.
+    """
+    for name, known in (("protocols", PROTOCOLS), ("baselines", baselines.BASELINES)):
+        wrong = [each for each in _listed(config.evaluation[name]) if each not in known]
+        if wrong:
+            raise InputError(f"config.evaluation.{name} has {wrong[0]!r}; expected some of "
+                             f"{', '.join(known)}, separated by commas")
+    if not config.evaluation.pixel_spacing_mm >= 0:
+        raise InputError(f"config.evaluation.pixel_spacing_mm is "
+                         f"{config.evaluation.pixel_spacing_mm}; expected 0 or more")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
@@ -36,48 +86,200 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
       InputError: a checkpoint or the data cannot be used.
     """
     setup.check(config)
+    check(config)
     if (workdir / setup.CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
     denoisers = [Denoiser.load(path) for path in checkpoint_paths]
-    test = setup.load_splits(config, ("test",), simulate.cached)["test"]
-    score_and_report(config, workdir=workdir, denoisers=denoisers, test=test)
+    splits = ("valid", "test") if _listed(config.evaluation.baselines) else ("test",)
+    score_and_report(config, workdir=workdir, denoisers=denoisers,
+                     data=setup.load_splits(config, splits, simulate.cached))
 
 
 def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
-                     denoisers: Sequence[Denoiser], test: Pairs) -> None:
-    """Writes `results.json`, `slices.csv` and `report.html`, and prints the table.
+                     denoisers: Sequence[Denoiser], data: Mapping[str, Pairs]) -> None:
+    """Writes `results.json`, `slices.csv`, `patients.csv` and `report.html`; prints the tables.
 
     Args:
-      config: names the data.
+      config: names the data, and in `evaluation` what is measured.
       workdir: folder to write into.
-      denoisers: loaded from checkpoints, a row each.
-      test: pairs in normalised HU.
+      denoisers: loaded from checkpoints, a row each, at least one.
+      data: pairs in normalised HU: `test`, and where there are baselines `valid`.
+
+    Raises:
+      InputError: the manifest of the test slices is wrong, or a row cannot be made.
     """
-    ndct, qdct = hounsfield.denormalise(test.ndct), hounsfield.denormalise(test.qdct)
-    images = {INPUT_ROW: qdct}
-    named = {}
+    ndct, qdct = (hounsfield.denormalise(each) for each in (data["test"].ndct, data["test"].qdct))
+    sample = Sample(_patients(config, len(ndct)), len(ndct))
+    protocols = [PROTOCOLS[name] for name in dict.fromkeys(
+        [FULL_RANGE.name, *(_listed(config.evaluation.protocols) or PROTOCOLS)])]
+    rows = {INPUT_ROW: _Row(table=tables.Row(kind="input"), denoise=lambda hu, bar: hu)}
+    if _listed(config.evaluation.baselines):
+        rows |= _baseline_rows(config, data["valid"])
     for denoiser in denoisers:
-        name = _row_name(denoiser, taken=images)
-        named[name] = denoiser
+        rows[_row_name(denoiser, taken=rows)] = _model_row(config, denoiser)
+    headline = next(name for name, row in rows.items() if row.denoiser)
+    physics = _Physics(config, ndct, qdct) if config.evaluation.physics else None
+
+    scores: dict[str, dict[str, Scores]] = {protocol.name: {} for protocol in protocols}
+    kept = evenly_spaced(len(ndct), most=MOST_SLICES)
+    viewed = {REFERENCE_ROW: ndct[kept]}
+    examples: list[Example] = []
+    for name, row in rows.items():
         with progress(f"denoising with {name}", total=len(qdct), unit="slices") as bar:
-            images[name] = denoiser(qdct, batch_size=config.batch_size, progress=bar)
+            images = row.denoise(qdct, bar)
+        with progress(f"scoring {name}", total=len(protocols), unit="protocols") as bar:
+            for protocol, scored in _score(images, ndct, protocols):
+                scores[protocol.name][name] = scored
+                bar.advance()
+        if physics is not None:
+            physics.measure(name, row, images)
+        viewed[name] = images[kept]
+        if name == headline:
+            examples = _examples(name, images, ndct, qdct)
+        del images  # else it would stand in memory beside the next row's
 
-    scores = {protocol.name: {name: protocol.score(image, ndct) for name, image in images.items()}
-              for protocol in PROTOCOLS.values()}
-    results = _results(config, named, scores, shape=ndct.shape)
-
+    size = tables.size_of(ndct.shape)
+    results = {
+        "model": headline,
+        "protocols": {protocol.name: tables.tabulate(
+            protocol, scores[protocol.name], {name: row.table for name, row in rows.items()},
+            sample, size=size) for protocol in protocols},
+        "statistics": {"interval_unit": sample.interval_unit, "test_unit": sample.test_unit,
+                       "patients": sample.patient_count, "slices": sample.count,
+                       "notes": [*sample.notes(), *_notes_on_data(config, data)]},
+        **({"physics": physics.results} if physics is not None else {}),
+        **_provenance(config, {name: row.denoiser for name, row in rows.items() if row.denoiser}),
+        "slices": sample.count,
+    }
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "results.json").write_text(
-        json.dumps(_finite_or_null(results), indent=2, allow_nan=False) + "\n")
-    _write_slices(workdir / "slices.csv", scores)
-    history = writers.read_history(_home(denoisers[0])) if len(denoisers) == 1 else []
+    with written_whole(workdir / "results.json") as temporary:
+        temporary.write_text(json.dumps(_finite_or_null(results), indent=2, allow_nan=False) + "\n")
+    tables.write_slices_csv(workdir / "slices.csv", scores, protocols, sample, size=size)
+    tables.write_patients_csv(workdir / "patients.csv", scores, protocols, sample, size=size)
     report = write_report(
-        workdir, title=f"{', '.join(named)} on {setup.data_source(config, 'test')}",
-        results=results, history=history,
-        examples=_examples(images, ndct, scores[FULL_RANGE.name]))
-    print(table(results))
+        workdir,
+        title=f"{', '.join(name for name, row in rows.items() if row.denoiser)} on "
+              f"{setup.data_source(config, 'test')}",
+        results=results, examples=examples,
+        history=writers.read_history(_home(denoisers[0])) if len(denoisers) == 1 else [],
+        slices=Slices([f"Slice {index}" for index in kept], viewed),
+        pictures=None if physics is None else physics.pictures)
+    print(tables.as_text(results))
     print(f"Report: {report}", flush=True)
+
+
+def _patients(config: ml_collections.ConfigDict, count: int) -> list[str] | None:
+    """The patient of each test slice; every phantom is one; None where the file's are unknown."""
+    if not config.data.test:
+        return [f"phantom {index}" for index in range(count)]
+    return read_patients(pathlib.Path(config.data.test), count)
+
+
+def _notes_on_data(config: ml_collections.ConfigDict, data: Mapping[str, Pairs]) -> list[str]:
+    """What a reader of the tables has to know of the slices, in sentences."""
+    notes = []
+    if not config.data.test:
+        notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")
+    if _listed(config.evaluation.baselines):
+        count = len(data["valid"])
+        notes.append(f"Classical denoisers: tuned on {min(count, baselines.MAX_TUNING_SLICES)} of "
+                     f"{count} validation slices ({setup.data_source(config, 'valid')}).")
+    return notes
+
+
+def _baseline_rows(config: ml_collections.ConfigDict, valid: Pairs) -> dict[str, _Row]:
+    """The classical denoisers, tuned on validation slices."""
+    chosen = evenly_spaced(len(valid), most=baselines.MAX_TUNING_SLICES)
+    ndct, qdct = (hounsfield.denormalise(each[chosen]) for each in (valid.ndct, valid.qdct))
+    rows = {}
+    names = _listed(config.evaluation.baselines)
+    with progress("tuning classical denoisers", total=len(names), unit="denoisers") as bar:
+        for each in names:
+            baseline = baselines.BASELINES[each]
+            parameters = baselines.tune(baseline, qdct, ndct)
+            rows[baseline.name] = _Row(
+                table=tables.Row(kind="baseline", parameters=baseline.describe(parameters)),
+                denoise=functools.partial(_each_slice, functools.partial(
+                    baseline.denoise, **parameters)))
+            bar.advance()
+    return rows
+
+
+def _each_slice(denoise: Callable[[np.ndarray], np.ndarray], hu: np.ndarray, bar: Progress | None
+                ) -> np.ndarray:
+    denoised = np.empty_like(hu)
+    for index, image in enumerate(hu):
+        denoised[index] = denoise(image)
+        if bar is not None:
+            bar.advance()
+    return denoised
+
+
+def _model_row(config: ml_collections.ConfigDict, denoiser: Denoiser) -> _Row:
+    trained = denoiser.meta["config"]
+    run = ((setup.model_name(trained), setup.shared_by_seeds(trained)) if "seed" in trained
+           else None)
+    return _Row(
+        table=tables.Row(kind="model", run=run), denoiser=denoiser,
+        denoise=lambda hu, bar: denoiser(hu, batch_size=config.batch_size, progress=bar))
+
+
+def _score(images: np.ndarray, ndct: np.ndarray, protocols: Sequence[Protocol]
+           ) -> Iterator[tuple[Protocol, Scores]]:
+    """The scores of one row's images under each protocol; VIF, which is slow, once a window."""
+    @functools.cache
+    def vif(window_hu: Window) -> np.ndarray:
+        return metrics.vif(np.clip(images, *window_hu), np.clip(ndct, *window_hu))
+
+    for protocol in protocols:
+        yield protocol, protocol.score(images, ndct, vif=vif)
+
+
+class _Physics:
+    """The physics of each row: numbers for `results.json`, pictures for the report."""
+
+    def __init__(self, config: ml_collections.ConfigDict, ndct: np.ndarray, qdct: np.ndarray):
+        self._ndct, self._qdct = ndct, qdct
+        protocol = simulate.protocol(config)
+        size = max(min(ndct.shape[1:]), MIN_SIZE)
+        with progress("scanning test objects", total=3 * REPEATS, unit="scans") as bar:
+            normal_dose, self._low_dose = scan_repeats(
+                size=size, seed=_PHANTOM_SEED, repeats=REPEATS, protocol=protocol, progress=bar)
+        self._pixel_spacing_mm = (config.evaluation.pixel_spacing_mm or None if config.data.test
+                                  else protocol.field_of_view_mm / size)
+        self._slice = len(ndct) // 2
+        self.results: dict[str, Any] = {
+            "phantom": {
+                "description": "A simulated water cylinder, whatever the test slices are: "
+                               f"{protocol.photons_per_ray:g} photons a ray at the normal dose "
+                               f"and 256², {protocol.dose_fraction:g} of them at the low dose, "
+                               f"kernel {protocol.kernel}.",
+                "size": size, "pixel_spacing_mm": protocol.field_of_view_mm / size,
+                "repeats": REPEATS, "rows": {}},
+            "slices": {"rows": {}}}
+        self.pictures: dict[str, Any] = {"spectra": {}, "structure": {},
+                                         "structure_slice": f"Slice {self._slice}"}
+        self._add(REFERENCE_ROW, normal_dose, lambda hu: hu, ndct)
+
+    def measure(self, name: str, row: _Row, images: np.ndarray) -> None:
+        """Adds a row; `images` are its test slices."""
+        self._add(name, self._low_dose, lambda hu: row.denoise(hu, None), images)
+
+    def _add(self, name: str, scans: QualityScans, denoise: Callable[[np.ndarray], np.ndarray],
+             images: np.ndarray) -> None:
+        with progress(f"measuring {name}", total=2, unit="parts") as bar:
+            phantom = measure_phantom(scans, denoise)
+            bar.advance()
+            slices = measure_slices(images, self._ndct, self._qdct, structure_slice=self._slice,
+                                    pixel_spacing_mm=self._pixel_spacing_mm)
+            bar.advance()
+        self.results["phantom"]["rows"][name] = phantom.as_json()
+        self.results["slices"]["rows"][name] = slices.as_json()
+        self.results["slices"]["frequency_unit"] = slices.frequency_unit
+        self.pictures["spectra"][name] = phantom.spectrum
+        if slices.structure_map is not None:
+            self.pictures["structure"][name] = (slices.removed_map, slices.structure_map)
 
 
 def _home(denoiser: Denoiser) -> pathlib.Path:
@@ -96,34 +298,26 @@ def _row_name(denoiser: Denoiser, *, taken: dict[str, Any]) -> str:
     return name
 
 
-def _results(config: ml_collections.ConfigDict, denoisers: dict[str, Denoiser],
-             scores: dict[str, dict[str, Scores]], *, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The content of `results.json`."""
-    count, height, width = shape
-    protocols = {
-        protocol.name: {
-            "data_range": protocol.data_range,
-            "description": protocol.description,
-            "size": height if height == width else f"{height}×{width}",
-            "rows": [{"name": name, **protocol.mean(image_scores)}
-                     for name, image_scores in scores[protocol.name].items()]}
-        for protocol in PROTOCOLS.values()}
-    first, meta = next((name, each.meta) for name, each in denoisers.items())
+def _provenance(config: ml_collections.ConfigDict, denoisers: Mapping[str, Denoiser]
+                ) -> dict[str, Any]:
+    """What `results.json` says of where its numbers are from."""
+    first = next(iter(denoisers.values())).meta
     return {
-        "model": first,
-        "protocols": protocols,
-        "slices": count,
-        "data": {"test": setup.data_source(config, "test")},
+        "data": {split: setup.data_source(config, split)
+                 for split in (("valid", "test") if _listed(config.evaluation.baselines)
+                               else ("test",))},
         "checkpoints": {name: {"path": str(each.path), "step": each.meta["step"],
-                               "epoch": each.meta["epoch"]}
+                               "epoch": each.meta["epoch"],
+                               "seed": each.meta["config"].get("seed")}
                         for name, each in denoisers.items()},
-        "checkpoint": {"step": meta["step"], "epoch": meta["epoch"]},
-        "config": meta["config"],
+        "checkpoint": {"step": first["step"], "epoch": first["epoch"]},
+        "config": first["config"],
         "command": " ".join(sys.argv),
         "device": parallel.describe_devices(),
         "versions": {"python": platform.python_version()} | {
             name: importlib.metadata.version(name)
-            for name in ("jax", "flax", "optax", "orbax-checkpoint", "dm-pix", "numpy")},
+            for name in ("jax", "flax", "optax", "orbax-checkpoint", "dm-pix", "numpy",
+                         "scikit-image", "sewar", "scipy")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "published": published.RESULTS,
     }
@@ -138,44 +332,14 @@ def _finite_or_null(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def _write_slices(path: pathlib.Path, scores: dict[str, dict[str, Scores]]) -> None:
-    """One row for each slice, protocol and image."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["slice", "protocol", "name", "psnr", "ssim", "rmse_hu"])
-        for protocol, by_name in scores.items():
-            for name, values in by_name.items():
-                for index in range(len(values["psnr"])):
-                    writer.writerow([index, protocol, name,
-                                     *(f"{values[m][index]:.6f}"
-                                       for m in ("psnr", "ssim", "rmse_hu"))])
-
-
-def _examples(images: dict[str, np.ndarray], ndct: np.ndarray, scores: dict[str, Scores]
+def _examples(name: str, images: np.ndarray, ndct: np.ndarray, qdct: np.ndarray
               ) -> list[Example]:
     """Slices for the report: evenly spaced, and the one where the model helps least.
 
     Chosen by position and by the smallest gain, so that the report cannot flatter.
     """
-    models = [name for name in images if name != INPUT_ROW]
-    gain = scores[models[0]]["psnr"] - scores[INPUT_ROW]["psnr"]
-    worst = int(np.argmin(gain))
+    worst = int(np.argmax(metrics.rmse_hu(images, ndct) / metrics.rmse_hu(qdct, ndct)))
     chosen = {int(index): "" for index in np.linspace(0, len(ndct) - 1, 5)[1:-1].round()}
     chosen[worst] = ", smallest gain of all slices"
-    return [Example(name=f"Slice {index}{' with ' + model if len(models) > 1 else ''}{remark}",
-                    ndct=ndct[index], qdct=images[INPUT_ROW][index],
-                    denoised=images[model][index])
-            for index, remark in sorted(chosen.items()) for model in models]
-
-
-def table(results: dict[str, Any]) -> str:
-    """The results as lines of text, a table for each protocol."""
-    lines = []
-    for name, protocol in results["protocols"].items():
-        lines.append(f"\n{name}: {results['slices']} slices at {protocol['size']}, data range "
-                     f"{protocol['data_range']}")
-        width = max(len(row["name"]) for row in protocol["rows"])
-        lines.append(f"  {'':{width}}  PSNR [dB]     SSIM  RMSE [HU]")
-        lines += [f"  {row['name']:{width}}  {row['psnr']:9.3f}  {row['ssim']:7.4f}  "
-                  f"{row['rmse_hu']:9.2f}" for row in protocol["rows"]]
-    return "\n".join(lines)
+    return [Example(name=f"Slice {index}, {name}{remark}", ndct=ndct[index], qdct=qdct[index],
+                    denoised=images[index]) for index, remark in sorted(chosen.items())]

@@ -4,7 +4,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,15 +15,20 @@ from dfgan_jax.ct.pairs import Pairs, check_no_overlap
 from dfgan_jax.ct.pairs_cache import read_preprocessed
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import user_cache, written_whole
+from dfgan_jax.models.generators import ARCHITECTURES, build_generator
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
-from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
+from dfgan_jax.models.unet import SIZE_MULTIPLE
 from dfgan_jax.training import parallel
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.state import CHANNELS, Networks, Optimizers, TrainState, create_state
 
 CONFIG_FILE = "config.json"
 
+_MEANT = {"generator.architecture": "unet"}
+"""What configurations from before a field was added meant by it."""
+
 _CHOICES = {
+    "generator.architecture": ARCHITECTURES,
     "discriminators": tuple(CHANNELS),
     "parallel": ("auto", "pmap", "jit"),
     "dtype": ("float32", "bfloat16"),
@@ -65,6 +70,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("seed", "simulation.seed"):
         if not 0 <= _field(config, name) < 2**32:
             raise InputError(f"config.{name} is {_field(config, name)}; expected 0 to 2**32 - 1")
+    if (config.generator.architecture, config.generator.attention) == ("redcnn", True):
+        raise InputError("config.generator.attention is True; expected False, since RED-CNN has no "
+                         "attention")
     size = _field(config, "data.size")
     if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
         raise InputError(f"config.data.size is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
@@ -73,8 +81,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def build_networks(config: ml_collections.ConfigDict) -> Networks:
     return Networks(
-        generator=UNet(width=config.generator.width, attention=config.generator.attention,
-                       dtype=config.dtype),
+        generator=build_generator(**config.generator, dtype=config.dtype),
         discriminator=PatchDiscriminator(width=config.discriminator.width, dtype=config.dtype),
         discriminators=config.discriminators)
 
@@ -104,10 +111,17 @@ def build_weights(config: ml_collections.ConfigDict) -> LossWeights:
 
 
 def model_name(config: Any) -> str:
-    """The name of a table's row: AttnDFGAN, DFGAN, or the U-Net alone without an adversary."""
+    """The name of a table's row.
+
+    AttnDFGAN, DFGAN, or the U-Net alone without an adversary; RED-CNN, or its name with one.
+    """
+    options = config["generator"]
+    if options.get("architecture") == "redcnn":
+        # A file of weights alone tells of no discriminators; the published ones had none.
+        return "RED-CNN" if config["discriminators"] in ("none", None) else "RED-CNN GAN"
     if config["discriminators"] == "none":
-        return "AttnU-Net" if config["generator"]["attention"] else "U-Net"
-    return "AttnDFGAN" if config["generator"]["attention"] else "DFGAN"
+        return "AttnU-Net" if options["attention"] else "U-Net"
+    return "AttnDFGAN" if options["attention"] else "DFGAN"
 
 
 def data_source(config: ml_collections.ConfigDict, split: str) -> str:
@@ -163,8 +177,8 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ where the learning rate is constant, so that a finished run can
-    go on for longer. Where pairs and when checkpoints are kept, and what is computed twice,
-    may differ, since all of it changes no more than rounding.
+    go on for longer. Where pairs and when checkpoints are kept, what is computed twice and what
+    is evaluated may differ, since none of it changes training by more than rounding.
 
     Raises:
       InputError: naming the first field that differs.
@@ -177,21 +191,35 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
                                  "which run; choose another --workdir")
         return
     try:
-        there = _flatten(json.loads(path.read_text()))
+        there = _MEANT | _flatten(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = _flatten(json.loads(config.to_json()))
-    free = {"data.cache_dir", "data.on_device", "checkpoint_after_seconds", "remat"}
-    if config.optimizer.schedule == "constant":
-        free.add("epochs")
+    free = {"epochs"} if config.optimizer.schedule == "constant" else set()
     differing = sorted(name for name in there.keys() | here.keys()
-                       if there.get(name) != here.get(name) and name not in free)
+                       if there.get(name) != here.get(name)
+                       and not (name in free or _changes_no_training(name)))
     if differing:
         name = differing[0]
         raise InputError(
             f"{workdir}: belongs to a run of another configuration: {len(differing)} fields "
             f"differ, the first {name}: {there.get(name)!r} there, {here.get(name)!r} here; "
             "choose another --workdir")
+
+
+def _changes_no_training(name: str) -> bool:
+    return (name in ("data.cache_dir", "data.on_device", "checkpoint_after_seconds", "remat")
+            or name.startswith("evaluation."))
+
+
+def shared_by_seeds(config: Mapping[str, Any]) -> str:
+    """Names what runs have in common that differ by their seed alone.
+
+    Args:
+      config: that a checkpoint holds.
+    """
+    return json.dumps({name: value for name, value in (_MEANT | _flatten(dict(config))).items()
+                       if name != "seed" and not _changes_no_training(name)}, sort_keys=True)
 
 
 def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

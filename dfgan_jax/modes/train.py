@@ -158,6 +158,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         the same command goes on from there.
     """
     setup.check(config)
+    evaluate.check(config)
     if config.batch_size % config.accumulate:
         raise InputError(f"config.batch_size is {config.batch_size}: expected a multiple of "
                          f"accumulate ({config.accumulate})")
@@ -217,7 +218,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         print("No epoch could be the best one (config.validation.first_epoch is "
               f"{config.validation.first_epoch}): evaluating the last", flush=True)
     evaluate.score_and_report(config, workdir=workdir, denoisers=[Denoiser.load(workdir)],
-                              test=data["test"])
+                              data=data)
 
 
 def _start_from(path: str, state: TrainState) -> TrainState:

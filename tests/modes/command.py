@@ -34,7 +34,8 @@ def make_pairs(folder: pathlib.Path, *, train=8, valid=3, test=3, size=32) -> li
 
 TINY = ["--config=configs/dfgan.py", "--config.data.size=0", "--config.generator.width=2",
         "--config.discriminator.width=2", "--config.batch_size=2", "--config.log_every_steps=1",
-        "--config.checkpoint_after_seconds=0"]
+        "--config.checkpoint_after_seconds=0", "--config.evaluation.protocols=published",
+        "--config.evaluation.baselines=", "--config.evaluation.physics=False"]
 
 
 _ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

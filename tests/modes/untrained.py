@@ -10,14 +10,15 @@ from dfgan_jax.training import checkpoints, parallel
 from dfgan_jax.training.state import create_state
 
 
-def untrained(workdir, module, *, discriminators="pair", step=0, epoch=0):
+def untrained(workdir, module, *, discriminators="pair", step=0, epoch=0, seed=0):
     """Saves the first state of a narrow model; returns its configuration and the state."""
     config = module.get_config()
     config.generator.width = config.discriminator.width = 2
     config.discriminators = discriminators
+    config.seed = seed
     state = parallel.run_once(functools.partial(
         create_state, networks=setup.build_networks(config),
-        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(0))
+        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(seed))
     with checkpoints.Checkpoints(workdir) as kept:
         kept.save(state, {"step": step, "epoch": epoch, "config": json.loads(config.to_json())})
         kept.wait()

@@ -1,0 +1,156 @@
+"""How well a lesion can be told from the background around it, in repeated scans.
+
+Two measures: the contrast-to-noise ratio, which knows nothing of the noise's texture,
+and the detectability d′ of a channelised Hotelling observer, the best linear observer
+that sees an image through ten channels (Myers & Barrett 1987), here dense differences
+of Gaussians (Abbey & Barrett 2001). A linear filter raises the former at will and hardly
+changes the latter, unless it removes what it cannot bring back.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.ct.quality_phantom import Disc
+from dfgan_jax.errors import InputError
+
+CHANNELS = 10
+REGION_MM = 40.0
+"""Side of the square about a lesion that the observer sees."""
+
+_FIRST_FREQUENCY, _RATIO, _WIDTH = 0.005, 1.4, 1.67
+
+
+@dataclasses.dataclass(frozen=True)
+class Detectability:
+    """Of lesions of one diameter and contrast.
+
+    Attributes:
+      contrast_hu: as painted.
+      diameter_mm: as painted.
+      cnr: measured contrast over the noise of a pixel; None without noise.
+      d_prime: of the observer; None where the channels do not all hold noise.
+      d_prime_se: its standard error, from leaving out one repeat at a time.
+    """
+
+    contrast_hu: float
+    diameter_mm: float
+    cnr: float | None
+    d_prime: float | None
+    d_prime_se: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def channel_templates(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Ten dense differences of Gaussians, round about (0, 0), each of norm 1.
+
+    In frequency [1/pixel] channel j is exp(−½(f / 1.67σ)²) − exp(−½(f / σ)²) with
+    σ = 0.005·1.4^j, j = 1 … 10 (Abbey & Barrett, JOSA A 2001); here as its Fourier
+    transform, so that its centre may lie between pixels.
+
+    Args:
+      columns: (W,) distance of the pixels from the centre [pixels].
+      rows: (H,).
+
+    Returns:
+      (10, H, W) float64.
+    """
+    squared = columns ** 2 + rows[:, None] ** 2
+    sigma = (_FIRST_FREQUENCY * _RATIO ** np.arange(1, CHANNELS + 1))[:, None, None]
+    wide, narrow = (width ** 2 * np.exp(-2 * (np.pi * width) ** 2 * squared)
+                    for width in (sigma, _WIDTH * sigma))
+    templates = narrow - wide
+    return templates / np.sqrt((templates ** 2).sum(axis=(1, 2), keepdims=True))
+
+
+def channel_outputs(repeats: np.ndarray, lesions: Sequence[Disc], *,
+                    pixel_spacing_mm: float) -> np.ndarray:
+    """What the channels give at each lesion, (K, H, W) HU to (K, lesions, 10)."""
+    half = round(REGION_MM / 2 / pixel_spacing_mm)
+    outputs = np.empty((len(repeats), len(lesions), CHANNELS))
+    for number, lesion in enumerate(lesions):
+        rows, columns = (np.arange(round(centre) - half, round(centre) + half + 1)
+                         for centre in (lesion.y, lesion.x))
+        templates = channel_templates(columns - lesion.x, rows - lesion.y)
+        region = repeats[:, rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+        outputs[:, number] = np.einsum("khw,chw->kc", region.astype(np.float64), templates)
+    return outputs
+
+
+def _squared_detectability(present: np.ndarray, absent: np.ndarray) -> float:
+    """d′² of the Hotelling observer, without bias for Gaussian channel outputs.
+
+    With Δ the difference of the means and S the covariance of n samples of each class,
+    ν degrees of freedom and p channels, Δᵀ S⁻¹ Δ is on average ν / (ν − p − 1)·(d′² + 2p / n),
+    since it judges the samples that made it; this is undone (Lachenbruch & Mickey 1968;
+    Wunderlich & Noo 2009). May be negative near d′ = 0.
+    """
+    repeats, places, channels = present.shape
+    residuals = np.concatenate([each - each.mean(axis=0) for each in (present, absent)])
+    residuals = residuals.reshape(-1, channels)
+    freedom = 2 * places * (repeats - 1)
+    difference = present.mean(axis=(0, 1)) - absent.mean(axis=(0, 1))
+    squared = difference @ np.linalg.solve(residuals.T @ residuals / freedom, difference)
+    return (freedom - channels - 1) / freedom * squared - 2 * channels / (repeats * places)
+
+
+def hotelling(present: np.ndarray, absent: np.ndarray) -> tuple[float, float]:
+    """d′ of the Hotelling observer and its standard error.
+
+    Place and background are known to the observer: the covariance is that about the
+    mean of each place. The error is a jackknife over repeats, taken on d′², and given as
+    the way from d′ to √(d′² + error), which stays finite at 0.
+
+    Args:
+      present: (K, places, C) channel outputs with the lesion, K repeats.
+      absent: same shape, without it; noise independent of that of `present`.
+
+    Raises:
+      InputError: if shapes differ, or repeats are too few for so many channels.
+      numpy.linalg.LinAlgError: if the covariance is singular.
+    """
+    if present.shape != absent.shape or present.ndim != 3:
+        raise InputError(f"channel outputs have shapes {present.shape} and {absent.shape}, "
+                         "expected (repeats, places, channels) twice")
+    repeats, places, channels = present.shape
+    if 2 * places * (repeats - 2) <= channels + 1:
+        raise InputError(f"{repeats} repeats of {places} places, expected more for "
+                         f"{channels} channels")
+    squared = _squared_detectability(present, absent)
+    left_out = np.array([_squared_detectability(*(np.delete(each, repeat, axis=0)
+                                                  for each in (present, absent)))
+                         for repeat in range(repeats)])
+    error = np.sqrt((repeats - 1) * left_out.var())
+    squared = max(squared, 0.0)
+    return float(np.sqrt(squared)), float(np.sqrt(squared + error) - np.sqrt(squared))
+
+
+def detectability(with_lesions: np.ndarray, without: np.ndarray, lesions: Sequence[Disc], *,
+                  pixel_spacing_mm: float) -> Detectability:
+    """Measures both for lesions of one diameter and contrast.
+
+    CNR: the mean difference between slices with and without within the lesions, over
+    the standard deviation of a pixel there from repeat to repeat.
+
+    Args:
+      with_lesions: (K, H, W) HU, repeats.
+      without: same shape, the same object without lesions, with noise of its own.
+    """
+    inside = np.stack([lesion.distance(without.shape[1:]) < lesion.radius for lesion in lesions])
+    inside = inside.any(axis=0)
+    contrast = with_lesions[:, inside].mean(dtype=np.float64) - without[:, inside].mean(
+        dtype=np.float64)
+    noise = np.sqrt(without[:, inside].var(axis=0, ddof=1).mean())
+    outputs = (channel_outputs(repeats, lesions, pixel_spacing_mm=pixel_spacing_mm)
+               for repeats in (with_lesions, without))
+    d_prime: tuple[float | None, float | None]
+    try:
+        d_prime = hotelling(*outputs)
+    except np.linalg.LinAlgError:  # a denoiser that leaves no noise at all
+        d_prime = None, None
+    return Detectability(lesions[0].contrast_hu, 2 * lesions[0].radius * pixel_spacing_mm,
+                         float(contrast / noise) if noise else None, *d_prime)

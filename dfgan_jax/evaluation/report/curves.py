@@ -1,0 +1,254 @@
+"""Curves as figures, each in both colour schemes: training, noise spectra, transfer.
+
+A figure is PNG on a transparent ground. Rows of a table are told apart by colour and
+dashes; their names are not in the figure but in the page, see `line_style`.
+"""
+
+import functools
+import io
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
+from dfgan_jax.evaluation.report import pictures
+
+
+class Theme(NamedTuple):
+    """Colours of the curves in one colour scheme."""
+
+    suffix: str
+    ink: str
+    grid: str
+    lines: tuple[str, ...]
+
+
+THEMES: Final = (
+    Theme("", "#3b434e", "#dfe3e8", ("#0a6fb8", "#d4570a", "#5b8a12", "#8a4fc0", "#a8802a")),
+    Theme("_dark", "#c3cad3", "#2f3741", ("#58b4f5", "#ff9a56", "#a3d14f", "#c79bf2", "#e3c374")),
+)
+
+_DASHES: Final = ("solid", "dashed", "dotted")
+"""Words that both CSS and matplotlib know."""
+
+
+class Curve(NamedTuple):
+    """Values over steps, or over frequencies: (N,) each."""
+
+    label: str
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def line_style(order: int) -> tuple[int, str]:
+    """Number of the colour in a theme, and the dashes, of the row at a place in the table."""
+    colours = len(THEMES[0].lines)
+    return order % colours, _DASHES[order // colours % len(_DASHES)]
+
+
+def _save(figures: pathlib.Path, name: str, title: str, draw: Callable[..., Figure]
+          ) -> dict[str, str]:
+    """Writes a figure in both schemes; `draw` takes a `theme`."""
+    light, dark = (pictures.save(figures, name + theme.suffix, _png(draw(theme=theme)))
+                   for theme in THEMES)
+    return {"name": name, "title": title, "light": light, "dark": dark}
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure on a transparent ground; without pyplot, PNG goes through Agg."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150, transparent=True)
+    return file.getvalue()
+
+
+def _style(axes, theme: Theme, xlabel: str) -> None:
+    axes.set_xlabel(xlabel, color=theme.ink, fontsize=12)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.tick_params(which="both", colors=theme.ink, labelsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[:].set_color(theme.ink)
+
+
+# Training.
+
+
+def history_curve(history, kind: str, field: str, label: str) -> Curve:
+    """The finite values of one field over the steps; possibly none."""
+    points = [(row["step"], row[field]) for row in history
+              if row["kind"] == kind and field in row and math.isfinite(row[field])]
+    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return Curve(label, steps, values)
+
+
+def write_training(figures: pathlib.Path, history: Sequence[Mapping[str, Any]], *,
+                   chosen_step: int | None) -> list[dict[str, str]]:
+    """One figure for each quantity that the rows of `metrics.jsonl` hold."""
+    fields = sorted({f for row in history if row["kind"] == "train" for f in row
+                     if f.endswith("_loss") and f != "generator_loss"})
+    judges = [f for f in fields if f.endswith("discriminator_loss")]
+    terms = [f for f in fields if f not in judges]
+
+    def training(names):
+        return [history_curve(history, "train", f, f.removesuffix("_loss").replace("_", " "))
+                for f in names]
+
+    wanted = {
+        "validation_psnr": (f"Validation PSNR [dB], range {FULL_RANGE_HU:g} HU",
+                            [history_curve(history, "valid", "psnr", "validation")]),
+        "validation_ssim": (f"Validation SSIM, range {FULL_RANGE_HU:g} HU",
+                            [history_curve(history, "valid", "ssim", "validation")]),
+        "generator_loss": ("Generator loss", [
+            history_curve(history, "train", "generator_loss", "training"),
+            history_curve(history, "valid", "generator_loss", "validation")]),
+        "loss_terms": ("Generator loss by term, training", training(terms)),
+        "discriminator_loss": ("Discriminator loss, training", training(judges)),
+    }
+    shown = []
+    for name, (title, curves) in wanted.items():
+        curves = [curve for curve in curves if curve.values.any()]
+        if curves:
+            shown.append(_save(figures, name, title, functools.partial(
+                draw_training, curves, loss="loss" in name, chosen_step=chosen_step,
+                level=0.25 if name == "discriminator_loss" else None)))
+    return shown
+
+
+def running_mean(values: np.ndarray, *, width: int) -> np.ndarray:
+    """(N,) to (N,); at both ends over the values that there are."""
+    kernel = np.ones(width)
+    total = np.convolve(values, kernel, "same")
+    return total / np.convolve(np.ones_like(values), kernel, "same")
+
+
+def draw_training(
+    curves: Sequence[Curve],
+    *,
+    theme: Theme,
+    loss: bool,
+    chosen_step: int | None,
+    level: float | None,
+) -> Figure:
+    """Curves over the step.
+
+    Losses get a logarithmic axis where all are positive. `chosen_step` is marked:
+    by a line, and on each validation curve that has the step by its value.
+    `level` draws a horizontal line.
+    """
+    figure = Figure(figsize=(6.0, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for order, (curve, colour) in enumerate(zip(curves, theme.lines, strict=False)):
+        count = curve.values.size
+        line: dict[str, Any] = {"color": colour, "label": curve.label,
+                                "linewidth": 3.4 if order == 0 and len(curves) > 2 else 1.7}
+        if count > 400:  # the logged values behind, their running mean in front
+            axes.plot(curve.steps, curve.values, color=colour, alpha=0.3, linewidth=0.7)
+            axes.plot(curve.steps, running_mean(curve.values, width=count // 100), **line)
+        else:
+            axes.plot(curve.steps, curve.values, marker="o" if count < 30 else None,
+                      markersize=4, **line)
+        chosen = curve.steps == chosen_step
+        at_chosen = curve.values[chosen]
+        if at_chosen.size and not loss:
+            axes.plot(curve.steps[chosen][:1], at_chosen[:1], "o", color=colour, markersize=9,
+                      markerfacecolor="none", markeredgewidth=2,
+                      label=f"chosen: {at_chosen[0]:.4g}")
+    if chosen_step is not None:
+        axes.axvline(chosen_step, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)))
+    if level is not None:
+        axes.axhline(level, color=theme.ink, linewidth=1, linestyle=":",
+                     label=f"{level:g}: cannot tell")
+    if loss and all((curve.values > 0).all() for curve in curves):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    _style(axes, theme, "step")
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        figure.legend(loc="outside upper left", ncols=3, fontsize=11, frameon=False,
+                      labelcolor=theme.ink)
+    return figure
+
+
+# Rows of a table, over the frequency.
+
+
+def write_spectra(figures: pathlib.Path, name: str, spectra: Mapping[str, Any], *,
+                  frequency_unit: str) -> dict[str, str] | None:
+    """Radial noise power spectra on a logarithmic axis; None where no row has one.
+
+    Args:
+      figures: folder of the PNG files.
+      name: of the file.
+      spectra: row → `frequencies` and `radial` (lists of one length), or None.
+      frequency_unit: `lp/cm` or `1/pixel`.
+    """
+    curves = [_row_curve(row, spectrum, "frequencies", "radial")
+              for row, spectrum in spectra.items()]
+    values = np.concatenate([curve.values for curve in curves]) if curves else np.empty(0)
+    highest = float(max(values[np.isfinite(values)], default=0.0))
+    if highest == 0:
+        return None
+    area = "HU² mm²" if frequency_unit == "lp/cm" else "HU² pixel²"
+    # Where a blur leaves nothing, a curve may fall as far as it likes.
+    return _save(figures, name, f"Noise power spectrum [{area}]", functools.partial(
+        draw_rows, curves, xlabel=f"spatial frequency [{frequency_unit}]", size=(6.0, 3.5),
+        limits=(highest / 1e4, 2 * highest), scale="log"))
+
+
+def write_transfer(figures: pathlib.Path, transfers: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Task transfer functions, one figure for each contrast.
+
+    Args:
+      figures: folder of the PNG files.
+      transfers: row → a list of `contrast_hu`, `frequencies` and `ttf`, or None.
+    """
+    contrasts = dict.fromkeys(each["contrast_hu"] for row in transfers.values()
+                              for each in row or ())
+    shown = []
+    for number, contrast in enumerate(contrasts, start=1):
+        curves = [_row_curve(row, next((each for each in found or ()
+                                        if each["contrast_hu"] == contrast), None),
+                             "frequencies", "ttf") for row, found in transfers.items()]
+        title = f"Transfer at {contrast:+g} HU".replace("-", "−")
+        shown.append(_save(figures, f"transfer_{number}", title, functools.partial(
+            draw_rows, curves, xlabel="spatial frequency [lp/cm]", size=(4.6, 3.2),
+            limits=(0, 1.3), levels=(0.5, 0.1))))
+    return shown
+
+
+def _row_curve(row: str, found: Mapping[str, Any] | None, over: str, field: str) -> Curve:
+    """A row's curve; empty where nothing was found, and NaN where a value is None."""
+    found = found or {over: [], field: []}
+    return Curve(row, np.array(found[over] or [], np.float64),
+                 np.array(found[field] or [], np.float64))
+
+
+def draw_rows(curves: Sequence[Curve], *, theme: Theme, xlabel: str, size: tuple[float, float],
+              limits: tuple[float, float], scale: str = "linear", levels: Sequence[float] = ()
+              ) -> Figure:
+    """One line for each row of a table, styled by its place; without a legend.
+
+    Args:
+      size: of the figure, in inches.
+      limits: ends of the vertical axis.
+      scale: of the vertical axis, `linear` or `log`.
+      levels: draws a horizontal line at each.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    for order, curve in enumerate(curves):
+        colour, dashes = line_style(order)
+        axes.plot(curve.steps, curve.values, color=theme.lines[colour], linestyle=dashes,
+                  linewidth=1.8)
+    for level in levels:
+        axes.axhline(level, color=theme.ink, linewidth=1, linestyle=":")
+    axes.set_yscale(scale)
+    axes.set_ylim(limits)
+    axes.set_xlim(left=0)
+    _style(axes, theme, xlabel)
+    return figure

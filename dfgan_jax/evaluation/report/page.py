@@ -1,0 +1,159 @@
+"""The report of a run: one HTML file that stands alone, and its figures as PNG.
+
+Images are (H, W) in HU throughout. Numbers and labels are HTML, so that they stay
+readable on a phone and in either colour scheme; tables, figures and examples need no
+script, the viewer does.
+"""
+
+import base64
+import functools
+import hashlib
+import importlib.resources
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import jinja2
+import markupsafe
+
+from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
+from dfgan_jax.evaluation.report import curves, tables, viewer
+from dfgan_jax.evaluation.report.examples import Example, write_example
+from dfgan_jax.evaluation.report.physics import physics_section
+from dfgan_jax.evaluation.report.pictures import colour_bar_css
+from dfgan_jax.evaluation.report.viewer import Slices
+
+HEADLINE_PROTOCOL: Final = "full_range"
+
+_NUMBERED_FIGURE: Final = re.compile(
+    r"(example_\d+_(abdomen|lung|qdct_minus|denoised_minus)_\w+|spectrum_\d+"
+    r"|structure_\d+_(removed|explained)|transfer_\d+(_dark)?|noise_power_(phantom|slices)(_dark)?"
+    r")\.png")
+
+_MARK_SCRIPTED: Final = 'document.documentElement.classList.add("js");'
+"""Runs before anything is drawn, so that nothing jumps when the other scripts come."""
+
+
+def write_report(
+    workdir: str | pathlib.Path,
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+    slices: Slices | None = None,
+    pictures: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes `workdir/report.html` and `workdir/figures/*.png`.
+
+    The page holds its figures, slices and scripts itself and loads nothing.
+
+    Args:
+      workdir: folder of the run; made if missing.
+      title: heading of the page; plain text.
+      results: what `results.json` holds. Needed: `slices` and `protocols`, with
+        `full_range` among them and a `QDCT` row in each. Optional: `model` (the
+        row for the headline; otherwise the one with the highest PSNR), `statistics`,
+        `physics`, `checkpoint`, `data`, `published`, `config`, `device`, `versions`,
+        `command`, `created`. A protocol may have `window_hu`, `seeds` and `tests`, a row
+        `kind`, `parameters`, `interval` and `vif`; see `tables.py`. A number may be None.
+      history: rows of `metrics.jsonl`; fields that are missing get no curve.
+      examples: slices to show as still pictures.
+      slices: for the viewer; None leaves it out.
+      pictures: of the physics, each optional: `spectra` (row → (P, P) noise power, frequency
+        0 in the middle), `structure` (row → the removed map, image − QDCT, and what of it is
+        anatomy, (H, W) HU both) and `structure_slice` (the name of that slice).
+
+    Returns:
+      The path of `report.html`.
+
+    Raises:
+      InputError: images that belong together differ in shape.
+    """
+    workdir = pathlib.Path(workdir)
+    figures = workdir / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for stale in figures.glob("*.png"):  # of a report with more examples or rows
+        if _NUMBERED_FIGURE.fullmatch(stale.name):
+            stale.unlink()
+    protocols = {name: _protocol(name, protocol)
+                 for name, protocol in results["protocols"].items()}
+    headline = protocols[HEADLINE_PROTOCOL]
+    model = tables.headline_row(headline["rows"], results.get("model"))
+    names = [row["name"] for row in headline["rows"]]
+    scripts = [_MARK_SCRIPTED, _source("report.js"), *([_source("viewer.js")] if slices else [])]
+    page = _environment().get_template("page.html.jinja").render(
+        title=title,
+        results=results,
+        protocols={HEADLINE_PROTOCOL: headline} | protocols,  # its tab first
+        headline=headline,
+        baseline=tables.find_row(headline["rows"], tables.BASELINE),
+        model=model,
+        published_table=tables.published_table(results.get("published") or {}),
+        physics=physics_section(figures, results.get("physics") or {}, shown=pictures or {},
+                                names=names),
+        curves=curves.write_training(
+            figures, history, chosen_step=(results.get("checkpoint") or {}).get("step")),
+        examples=[write_example(figures, i, e) for i, e in enumerate(examples, start=1)],
+        viewer=slices and _viewer(slices, model=model["name"], names=names),
+        picture_range_hu=FULL_RANGE_HU,
+        colour_bar=colour_bar_css(),
+        themes=curves.THEMES,
+        style=markupsafe.Markup(_source("report.css")),
+        scripts=[markupsafe.Markup(script) for script in scripts],
+        config=json.dumps(results.get("config"), indent=2, default=str, ensure_ascii=False),
+    )
+    path = workdir / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _protocol(name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol with its tables."""
+    rows = tables.score_rows(protocol["rows"])
+    return {
+        **protocol,
+        "rows": rows,
+        "table": tables.score_table(name, rows),
+        "seed_table": protocol.get("seeds") and tables.seed_table(name, protocol["seeds"]),
+        "comparison_table": (protocol.get("tests")
+                             and tables.comparison_table(name, protocol["tests"])),
+    }
+
+
+def _viewer(slices: Slices, *, model: str, names: Sequence[str]) -> dict[str, Any]:
+    """The viewer, with the rows of the table that it leaves out."""
+    return {**viewer.embed(slices, model=model),
+            "left_out": [name for name in names if name not in slices.images]}
+
+
+# The page.
+
+
+def _source(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """What the page's policy names a script by that it lets run."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return "sha256-" + base64.b64encode(digest).decode("ascii")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dfgan_jax.evaluation.report", package_path=""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": tables.format_number, "data_range": tables.format_range,
+        "size": tables.format_size, "window": tables.format_window,
+        "count": tables.format_count, "hash": _hash,
+    }
+    return environment
