@@ -64,6 +64,8 @@ class Sample:
         known = ("the patients of the slices are not known" if self.patients is None else
                  f"the test set has {self.patient_count} patient"
                  f"{'' if self.patient_count == 1 else 's'}")
+        if self.count < 2:
+            return ["One slice: no interval, and no test that says anything."]
         level = f"{CONFIDENCE:.0%}"
         notes = [f"Intervals: {level}, percentile bootstrap of the mean, {RESAMPLES} resamples of "
                  f"{self.interval_unit} with all their slices."

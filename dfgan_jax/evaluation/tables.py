@@ -26,11 +26,13 @@ class Row:
       parameters: of a baseline, in words.
       run: the model's name, and what else the runs share that differ from this one by their
         seed alone; None: there can be none.
+      seed: of the run.
     """
 
     kind: str
     parameters: str = ""
     run: tuple[str, str] | None = None
+    seed: int | None = None
 
 
 def size_of(shape: tuple[int, ...]) -> int | str:
@@ -85,13 +87,15 @@ def tabulate(protocol: Protocol, scores: Mapping[str, Scores], rows: Mapping[str
 def _seeds(table: Sequence[Mapping[str, Any]], rows: Mapping[str, Row], metrics: Sequence[str]
            ) -> list[dict[str, Any]]:
     """Mean and standard deviation over the rows that differ by their seed alone."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], dict[int | None, Mapping[str, Any]]] = {}
     for line in table:
-        run = rows[line["name"]].run
-        if run is not None:
-            groups.setdefault(run, []).append(line)
+        row = rows[line["name"]]
+        if row.run is not None:
+            # The same seed again, in another file say, is no further run.
+            groups.setdefault(row.run, {}).setdefault(row.seed, line)
     seeds = []
-    for (model, _), members in groups.items():
+    for (model, _), by_seed in groups.items():
+        members = list(by_seed.values())
         if len(members) > 1:
             means = {metric: mean_and_sd([member[metric] for member in members])
                      for metric in metrics}

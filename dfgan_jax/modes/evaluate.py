@@ -221,7 +221,7 @@ def _model_row(config: ml_collections.ConfigDict, denoiser: Denoiser) -> _Row:
     run = ((setup.model_name(trained), setup.shared_by_seeds(trained)) if "seed" in trained
            else None)
     return _Row(
-        table=tables.Row(kind="model", run=run), denoiser=denoiser,
+        table=tables.Row(kind="model", run=run, seed=trained.get("seed")), denoiser=denoiser,
         denoise=lambda hu, bar: denoiser(hu, batch_size=config.batch_size, progress=bar))
 
 

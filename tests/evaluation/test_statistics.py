@@ -77,6 +77,7 @@ def test_unknown_patients_are_said():
     assert sum("patients of the slices are not known" in note
                for note in Sample(None, 9).notes()) == 2
     assert "1 patient." in Sample(["a"] * 9, 9).notes()[0]
+    assert Sample(None, 1).notes()[0].startswith("One slice: no interval")
 
 
 def test_equal_rows_differ_by_chance_only():

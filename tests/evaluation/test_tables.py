@@ -19,8 +19,8 @@ def scores(psnr):
 
 SCORES = {"QDCT": scores([30, 31, 33, 34]), "A": scores([32, 33, 35, 36]),
           "B": scores([33, 34, 36, 37])}
-ROWS = {"QDCT": Row(kind="input"), "A": Row(kind="model", run=("Net", "same")),
-        "B": Row(kind="model", run=("Net", "same"))}
+ROWS = {"QDCT": Row(kind="input"), "A": Row(kind="model", run=("Net", "same"), seed=1),
+        "B": Row(kind="model", run=("Net", "same"), seed=2)}
 
 
 def table():
@@ -42,8 +42,11 @@ def test_seeds_by_hand():
     assert seeds["psnr"] == {"mean": 34.5, "sd": pytest.approx(0.5**0.5)}
 
 
-def test_a_model_of_its_own_has_no_seeds():
-    rows = {**ROWS, "B": Row(kind="model", run=("Net", "other"))}
+@pytest.mark.parametrize("other", [
+    Row(kind="model", run=("Net", "other"), seed=2), Row(kind="model", run=("Net", "same"), seed=1),
+    Row(kind="model")])
+def test_a_model_of_its_own_has_no_seeds(other):
+    rows = {**ROWS, "B": other}
     assert tables.tabulate(FULL_RANGE, SCORES, rows, SAMPLE, size=64)["seeds"] == []
 
 
