@@ -11,7 +11,14 @@ import numpy as np
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.errors import InputError
-from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
+from dfgan_jax.models.generators import (
+    MIN_SIZE,
+    Generator,
+    build_generator,
+    initial_variables,
+)
+from dfgan_jax.models.redcnn import REDCNN
+from dfgan_jax.models.unet import SIZE_MULTIPLE
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.progress import Progress
 from dfgan_jax.training import checkpoints, parallel
@@ -25,7 +32,8 @@ class Denoiser:
 
     Args:
       generator: the module.
-      variables: {"params": …, "batch_stats": …}.
+      variables: {"params": …, "batch_stats": …}; the second is empty for a generator that
+        normalises nothing.
       meta: what the checkpoint holds beside them: `config`, `step`, `epoch`.
       path: of the checkpoint.
 
@@ -34,11 +42,13 @@ class Denoiser:
       path: as given; None where there is no checkpoint.
     """
 
-    def __init__(self, generator: UNet, variables: Any, *, meta: dict[str, Any] | None = None,
-                 path: str | os.PathLike | None = None):
+    def __init__(self, generator: Generator, variables: Any, *,
+                 meta: dict[str, Any] | None = None, path: str | os.PathLike | None = None):
         self.meta = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
+        # All of RED-CNN's layers are as large as the image: thrice the U-Net's activations.
+        self._share = 4 if isinstance(generator, REDCNN) else 1
         self._apply = parallel.inference(
             lambda variables, qdct: generator.apply(variables, qdct, train=False),
             dtype=generator.dtype)
@@ -54,16 +64,14 @@ class Denoiser:
 
         Raises:
           InputError: there is no checkpoint, it is broken or refused, or it is not that
-            of a generator of DFGAN.
+            of a known generator.
         """
         if pathlib.Path(path).is_file():
             return cls._load_file(path)
         folder = checkpoints.locate(path)
         meta = checkpoints.read_meta(folder)
         generator = _generator(folder, meta)
-        like = jax.eval_shape(lambda: generator.init(
-            jax.random.key(0), np.zeros((1, SIZE_MULTIPLE, SIZE_MULTIPLE, 1), np.float32),
-            train=False))
+        like = jax.eval_shape(lambda: initial_variables(generator, jax.random.key(0)))
         return cls(generator, checkpoints.restore_generator(folder, like), meta=meta, path=folder)
 
     @classmethod
@@ -86,13 +94,15 @@ class Denoiser:
                  out: np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
         """Denoises slices.
 
-        Heights and widths that are no multiples of 16 are padded by reflection, and
-        cropped afterwards. Values that no measurement has (below `hounsfield.LOWEST_HU`, such
-        as −2000 outside the field of view) stand as they were; the network sees air there.
+        Heights and widths that are no multiples of 16, or less than 32, are padded by
+        reflection, and cropped afterwards. Values that no measurement has (below
+        `hounsfield.LOWEST_HU`, such as −2000 outside the field of view) stand as they were; the
+        network sees air there.
 
         Args:
           qdct_hu: (H, W) or (N, H, W), HU.
-          batch_size: slices at a time; by default as many as `MAX_BATCH_PIXELS` holds.
+          batch_size: slices at a time; by default as many as `MAX_BATCH_PIXELS` holds, and a
+            quarter of them for RED-CNN.
           out: float32 of the same shape, to put the result into: with memory-mapped
             arrays, no more than a batch is in memory.
           progress: advanced by each slice.
@@ -110,7 +120,8 @@ class Denoiser:
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
         # By default a power of two, so that the last batches of many calls share few shapes.
         batch_size = (min(batch_size, len(slices)) if batch_size else
-                      min(batch_size_of(slices.shape[1:]), 1 << (len(slices) - 1).bit_length()))
+                      min(max(batch_size_of(slices.shape[1:]) // self._share, 1),
+                          1 << (len(slices) - 1).bit_length()))
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
@@ -128,7 +139,7 @@ class Denoiser:
         count, height, width = hu.shape
         outside = hu < hounsfield.LOWEST_HU
         batch = hounsfield.normalise(np.where(outside, hounsfield.OUTSIDE_HU, hu))
-        batch = np.pad(batch, [(0, 0), (0, -height % SIZE_MULTIPLE), (0, -width % SIZE_MULTIPLE)],
+        batch = np.pad(batch, [(0, 0), (0, _missing(height)), (0, _missing(width))],
                        mode="symmetric")
         # The last batch is filled, so that one shape is compiled.
         batch = np.pad(batch, [(0, batch_size - count), (0, 0), (0, 0)], mode="edge")
@@ -143,11 +154,14 @@ def batch_size_of(shape: tuple[int, ...]) -> int:
     return max(MAX_BATCH_PIXELS // max(int(np.prod(shape)), 1), 1)
 
 
-def _generator(path: str | os.PathLike, meta: dict[str, Any]) -> UNet:
+def _missing(length: int) -> int:
+    """Pixels to add to a height or width, so that every generator takes it."""
+    return max(-length % SIZE_MULTIPLE, MIN_SIZE - length)
+
+
+def _generator(path: str | os.PathLike, meta: dict[str, Any]) -> Generator:
     """The module that a checkpoint's metadata tell of."""
     try:
-        options = meta["config"]["generator"]
-        return UNet(width=options["width"], attention=options["attention"],
-                    dtype=meta["config"]["dtype"])
-    except (KeyError, TypeError) as error:
+        return build_generator(**meta["config"]["generator"], dtype=meta["config"]["dtype"])
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its configuration names no generator ({error!r})") from error

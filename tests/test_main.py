@@ -47,7 +47,7 @@ def test_unknown_field_lists_what_there_is():
     done = command.run("--config=configs/attn.py", "--config.generator.depth=3")
     assert done.returncode != 0
     assert done.stderr.strip() == (
-        "error: config.generator has no field 'depth'; there are attention, width")
+        "error: config.generator has no field 'depth'; there are architecture, attention, width")
 
 
 def test_evaluate_takes_a_model_of_another_config(tmp_path):

@@ -28,7 +28,7 @@ from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.protocols import FULL_RANGE
 from dfgan_jax.files import written_whole
 from dfgan_jax.inference import Denoiser
-from dfgan_jax.models.unet import UNet
+from dfgan_jax.models.generators import Generator, build_generator
 from dfgan_jax.modes import setup, simulate
 from dfgan_jax.progress import Progress, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
@@ -94,7 +94,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     generator, variables = setup.build_networks(config).generator, state.generator
     if checkpoint_path is not None:
         weights = checkpoints.load_weights([checkpoint_path]).weights
-        generator = UNet(width=weights.width, attention=weights.attention)
+        generator = build_generator(**weights.options)
         variables = weights.generator_variables
     workdir.mkdir(parents=True, exist_ok=True)  # rather now than after minutes
 
@@ -276,8 +276,8 @@ def _measure_input(program: _Program, *, seconds: float) -> dict[str, Any]:
             "pipeline_over_step": images_per_s / (count * waiting["steps"] / waiting["seconds"])}
 
 
-def _compare_dtypes(config: ml_collections.ConfigDict, plan: Plan, generator: UNet, variables: Any
-                    ) -> dict[str, Any]:
+def _compare_dtypes(config: ml_collections.ConfigDict, plan: Plan, generator: Generator,
+                    variables: Any) -> dict[str, Any]:
     """Denoises the same simulated slices in float32 and in bfloat16."""
     size = simulate.size(config)
     ndct, qdct = low_dose.simulate_pairs(plan.slices, size=size, seed=config.simulation.seed,

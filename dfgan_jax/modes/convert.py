@@ -10,7 +10,8 @@ from dfgan_jax.ct import hounsfield, low_dose
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import refuse_existing
 from dfgan_jax.inference import Denoiser
-from dfgan_jax.models.unet import UNet
+from dfgan_jax.models import redcnn
+from dfgan_jax.models.generators import build_generator
 from dfgan_jax.modes import setup
 from dfgan_jax.porting import torch_layout, weight_file
 from dfgan_jax.porting.weights import Weights
@@ -99,17 +100,16 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path]) -> None:
         print("  Warning: the generator does no better than with height and width of every kernel "
               "exchanged.\n  Was it trained, and were its kernels saved in PyTorch's layout?")
     path = _comparison(written[0])
-    np.savez(path, qdct=hounsfield.normalise(qdct)[:, None],
-             denoised=hounsfield.normalise(denoised)[:, None])
+    scale = redcnn.scaled if weights.architecture == "redcnn" else hounsfield.normalise
+    np.savez(path, qdct=scale(qdct)[:, None], denoised=scale(denoised)[:, None])
     print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "
           "PyTorch's model.eval() must give the one from the other.", flush=True)
 
 
 def _with_exchanged_kernels(weights: Weights) -> Denoiser:
     """The same generator with height and width exchanged in every convolution."""
-    layout = torch_layout.generator_layout(attention=weights.attention, width=weights.width)
     tensors = {key: np.swapaxes(array, 2, 3) if array.ndim == 4 else array
                for key, array in weights.state_dicts()["generator"].items()}
-    exchanged = Weights(generator=torch_layout.from_state_dict(tensors, layout), discriminators={})
-    return Denoiser(UNet(width=weights.width, attention=weights.attention),
-                    exchanged.generator_variables)
+    variables = torch_layout.from_state_dict(tensors, weights.layouts()["generator"])
+    return Denoiser(build_generator(**weights.options),
+                    {**weights.generator_variables, "params": variables["params"]})

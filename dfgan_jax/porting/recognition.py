@@ -1,4 +1,4 @@
-"""DFGAN's networks among the tensors of a file, recognised by their keys.
+"""Known networks among the tensors of a file, recognised by their keys.
 
 The tensors of a network may lie in a *container* (`state_dict`, `model.generator`, …:
 the keys that lead to it, joined by dots), and their keys may share a *prefix*
@@ -26,8 +26,9 @@ _MAX_CANDIDATES = 16
 _GENERATOR_NAMES = {True: "AttnDFGAN's U-Net with CBAM", False: "DFGAN's U-Net"}
 _GENERATORS = {attention: torch_layout.generator_layout(attention=attention)
                for attention in (True, False)}
+_REDCNN = torch_layout.redcnn_layout()
 _DISCRIMINATOR = torch_layout.discriminator_layout()
-_WORDS = max(key.count(".") for key in [*_GENERATORS[True], *_DISCRIMINATOR]) + 1
+_WORDS = max(key.count(".") for key in [*_GENERATORS[True], *_REDCNN, *_DISCRIMINATOR]) + 1
 
 
 class Container(NamedTuple):
@@ -135,7 +136,10 @@ def _size(tensors: Mapping[str, np.ndarray], key: str, axis: int, *, default: in
 
 
 def find_generators(places: Sequence[Container]) -> list[Network]:
-    """Networks that have a key of the U-Net, those with the most keys first."""
+    """Networks that have a key of the U-Net, or half of RED-CNN's: those with the most keys first.
+
+    Many other networks, too, have a `conv1`.
+    """
     found = []
     for container, prefix in _candidates(places, _GENERATORS[True]):
         tensors = _behind(container, prefix)
@@ -145,6 +149,13 @@ def find_generators(places: Sequence[Container]) -> list[Network]:
         found.append(Network(container, prefix, tensors,
                              f"{_GENERATOR_NAMES[attention]}, width {width}",
                              torch_layout.generator_layout(attention=attention, width=width)))
+    for container, prefix in _candidates(places, _REDCNN):
+        tensors = _behind(container, prefix)
+        width = _size(tensors, "conv1.weight", 0, default=96)
+        network = Network(container, prefix, tensors, f"RED-CNN, width {width}",
+                          torch_layout.redcnn_layout(width=width))
+        if is_whole_enough(network):
+            found.append(network)
     return sorted(found, key=Network.matches, reverse=True)
 
 
@@ -173,7 +184,8 @@ def describe_foreign(places: Sequence[Container]) -> str:
     known = " and ".join(f"the {len(_needed(layout))} of {_GENERATOR_NAMES[attention]}"
                          for attention, layout in _GENERATORS.items())
     return (f"{largest}: not a DFGAN generator: it holds {len(largest.tensors)} tensors ({keys}, "
-            f"…), none of whose keys is among {known} (inc.conv.conv.0.weight, …)")
+            f"…), none of whose keys is among {known} (inc.conv.conv.0.weight, …), nor half the "
+            f"{len(_REDCNN)} of RED-CNN (conv1.weight, …, tconv5.bias)")
 
 
 def _to_float32(array: np.ndarray) -> np.ndarray:

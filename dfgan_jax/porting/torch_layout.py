@@ -38,6 +38,7 @@ class Axes(NamedTuple):
 _CONV = Axes((2, 3, 1, 0), "oihw", "hwio")
 _DENSE = Axes((1, 0), "oi", "io")
 _UP_CONV = Axes((0, 2, 3, 1), "iohw", "ihwo")
+_TRANSPOSED_CONV = Axes((2, 3, 0, 1), "iohw", "hwio")
 
 
 class Entry(NamedTuple):
@@ -136,6 +137,22 @@ def generator_layout(*, attention: bool, width: int = 32) -> Layout:
     return layout
 
 
+def redcnn_layout(*, width: int = 96) -> Layout:
+    """The layout of RED-CNN, as in its PyTorch code (github.com/SSinyu/RED-CNN).
+
+    Args:
+      width: channels of every layer but the last.
+    """
+    layout: dict[str, Entry] = {}
+    for i in (1, 2, 3, 4, 5):
+        layout |= _conv(f"conv{i}", f"conv{i}", width if i > 1 else 1, width, 5)
+    for i in (1, 2, 3, 4, 5):
+        features = width if i < 5 else 1
+        layout |= _kernel(f"tconv{i}", f"tconv{i}", (width, features, 5, 5), _TRANSPOSED_CONV)
+        layout |= _bias(f"tconv{i}", f"tconv{i}", features)
+    return layout
+
+
 def discriminator_layout(*, channels: int = 2, width: int = 128) -> Layout:
     """The layout of a discriminator.
 
@@ -157,7 +174,7 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dic
 
     Args:
       state_dict: key → array; must hold every key of the layout.
-      layout: from `generator_layout` or `discriminator_layout`.
+      layout: from `generator_layout`, `redcnn_layout` or `discriminator_layout`.
 
     Returns:
       {"params": …, "batch_stats": …, "batches_tracked": …}, nested, those of them
@@ -173,7 +190,7 @@ def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> dict[str, np.
 
     Args:
       variables: any of {"params": …, "batch_stats": …, "batches_tracked": …}, nested.
-      layout: from `generator_layout` or `discriminator_layout`.
+      layout: from `generator_layout`, `redcnn_layout` or `discriminator_layout`.
 
     Returns:
       key → array in PyTorch's axes.

@@ -19,7 +19,8 @@ class Weights:
     """Networks as Flax variables, nested, float32.
 
     Attributes:
-      generator: {"params": …, "batch_stats": …, "batches_tracked": …}.
+      generator: {"params": …, "batch_stats": …, "batches_tracked": …}; the last two are empty
+        for RED-CNN, which normalises nothing.
       discriminators: name (`image` and `difference`, or `joint`) → {"params": …}.
     """
 
@@ -28,8 +29,13 @@ class Weights:
 
     @property
     def generator_variables(self) -> dict[str, Any]:
-        """What the U-Net is applied with: its variables without the counts."""
+        """What the generator is applied with: its variables without the counts."""
         return {name: self.generator[name] for name in ("params", "batch_stats")}
+
+    @property
+    def architecture(self) -> str:
+        """`unet` or `redcnn`."""
+        return "redcnn" if "tconv1" in self.generator["params"] else "unet"
 
     @property
     def attention(self) -> bool:
@@ -38,13 +44,22 @@ class Weights:
 
     @property
     def width(self) -> int:
-        """Channels of the generator's first stage."""
-        return self.generator["params"]["inc"]["conv1"]["kernel"].shape[-1]
+        """Channels of the U-Net's first stage, or of RED-CNN's layers."""
+        params = self.generator["params"]
+        first = params if self.architecture == "redcnn" else params["inc"]
+        return first["conv1"]["kernel"].shape[-1]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `build_generator` makes the generator's module from."""
+        return {"architecture": self.architecture, "attention": self.attention,
+                "width": self.width}
 
     def layouts(self) -> dict[str, Layout]:
         """The layout of `generator`, and of each discriminator by its name."""
-        result = {"generator": torch_layout.generator_layout(
-            attention=self.attention, width=self.width)}
+        result = {"generator": torch_layout.redcnn_layout(width=self.width)
+                  if self.architecture == "redcnn" else
+                  torch_layout.generator_layout(attention=self.attention, width=self.width)}
         for name, variables in self.discriminators.items():
             *_, channels, width = variables["params"]["conv1"]["kernel"].shape
             result[name] = torch_layout.discriminator_layout(channels=channels, width=width)
@@ -108,14 +123,15 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     if unused:
         explanation.append("Not used: " + ", ".join(f"{name} ({count} tensors)"
                                                     for name, count in unused.items()))
-    weights = Weights(generator=recognition.to_variables(generator),
+    weights = Weights(generator={"batch_stats": {}, torch_layout.COUNTS: {},
+                                 **recognition.to_variables(generator)},
                       discriminators={name: recognition.to_variables(network)
                                       for name, network in roles.items()})
     epochs = [tree["epoch"] for tree in trees.values()
               if isinstance(tree, dict) and type(tree.get("epoch")) is int
               and 0 <= tree["epoch"] < 2**63]
     meta = {"step": None, "epoch": epochs[0] if epochs else None,
-            "config": {"generator": {"attention": weights.attention, "width": weights.width},
+            "config": {"generator": weights.options,
                        "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
                        "dtype": "float32"},
             "source": [{"file": pathlib.Path(path).name, "sha256": sha256(path)}

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from dfgan_jax.errors import InputError
+from dfgan_jax.models.generators import Generator, initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
-from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting.weights import Weights
 
 Discriminators = Literal["pair", "joint", "none"]
@@ -34,7 +34,7 @@ class Networks(NamedTuple):
       discriminators: the layout.
     """
 
-    generator: UNet
+    generator: Generator
     discriminator: PatchDiscriminator
     discriminators: Discriminators = "pair"
 
@@ -53,7 +53,8 @@ class TrainState:
     Attributes:
       step: () int32, updates made.
       key: (2,) uint32, raw data of the run's PRNG key.
-      generator: {"params": …, "batch_stats": …}.
+      generator: {"params": …, "batch_stats": …}; the second is empty for a generator that
+        normalises nothing.
       generator_opt_state: of the generator's optimizer.
       discriminators: name → {"params": …}.
       discriminator_opt_state: of the discriminators' optimizer.
@@ -70,8 +71,7 @@ class TrainState:
 def create_state(key: jax.Array, networks: Networks, optimizers: Optimizers) -> TrainState:
     """Initial weights and optimizer states, a function of the key alone."""
     generator_key, discriminator_key, run_key = jax.random.split(key, 3)
-    # Parameters do not depend on the image size: initialise at the smallest.
-    generator = networks.generator.init(generator_key, jnp.zeros((1, 32, 32, 1)), train=False)
+    generator = initial_variables(networks.generator, generator_key)
     channels = CHANNELS[networks.discriminators]
     keys = jax.random.split(discriminator_key, max(len(channels), 1))
     discriminators = {
@@ -102,7 +102,7 @@ def with_weights(state: TrainState, weights: Weights) -> TrainState:
     if shapes(generator) != shapes(state.generator):
         raise InputError(f"its generator has width {weights.width} and "
                          f"{'' if weights.attention else 'no '}attention, which is not that of "
-                         "the configuration")
+                         f"the configuration; its architecture is {weights.architecture}")
     same = shapes(weights.discriminators) == shapes(state.discriminators)
     taken = {"generator": generator} | ({"discriminators": weights.discriminators} if same else {})
     return dataclasses.replace(state, **jax.tree.map(jnp.asarray, taken))

@@ -3,8 +3,9 @@ import json
 import jax
 import numpy as np
 import pytest
+import safetensors
 
-from configs import attn, dfgan
+from configs import attn, dfgan, redcnn
 from dfgan_jax.errors import InputError
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import convert
@@ -13,6 +14,7 @@ from dfgan_jax.porting.weights import read_weights
 from tests.modes import command
 from tests.modes.untrained import untrained
 from tests.porting.test_weights import assert_equal, discriminator, generator, save
+from tests.porting.test_weights import redcnn as redcnn_state_dict
 
 
 def files(folder):
@@ -73,6 +75,39 @@ def test_a_run_without_discriminators_gives_one_file(tmp_path):
     untrained(tmp_path / "run", dfgan, discriminators="none")
     convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pt")
     assert files(tmp_path) == ["run", "x.pt"]
+
+
+def test_red_cnn_goes_there_and_back_and_denoises_alike(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(convert, "VERIFY_SIZE", 32)
+    source = redcnn_state_dict()
+    given = save(tmp_path / "red.pth", source)
+    convert.run(inputs=[given], output=tmp_path / "checkpoint")
+    convert.run(inputs=[tmp_path / "checkpoint"], output=tmp_path / "back.safetensors", verify=True)
+    assert "Read back: 20 tensors, equal bit for bit." in capsys.readouterr().out
+    back = read_weight_file(tmp_path / "back.safetensors")
+    assert_equal({key: back[key] for key in source}, source)
+    with safetensors.safe_open(tmp_path / "back.safetensors", "numpy") as file:
+        assert file.metadata()["model"] == "RED-CNN"
+    compared = np.load(tmp_path / "back.safetensors.verify.npz")
+    qdct_hu, denoised_hu = (compared[name][:, 0] * 4096 - 1024 for name in ("qdct", "denoised"))
+    np.testing.assert_allclose(Denoiser.load(given)(qdct_hu), denoised_hu, atol=0.01)
+    # Smaller than what five convolutions without padding take away.
+    hu = np.random.default_rng(0).normal(0, 300, (2, 9, 16)).astype(np.float32)
+    denoised = Denoiser.load(given)(hu)
+    np.testing.assert_array_equal(denoised, Denoiser.load(tmp_path / "checkpoint")(hu))
+    assert denoised.shape == hu.shape
+    assert np.abs(denoised - hu).max() > 1
+
+
+def test_a_run_of_red_cnn_is_converted(tmp_path):
+    _, state = untrained(tmp_path / "run", redcnn, discriminators="none", step=40)
+    convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.pth")
+    read = read_weights([tmp_path / "x.pth"]).weights
+    jax.tree.map(np.testing.assert_array_equal, read.generator_variables,
+                 jax.tree.map(np.asarray, state.generator))
+    from_run, from_file = Denoiser.load(tmp_path / "run"), Denoiser.load(tmp_path / "x.pth")
+    assert from_run.weights_sha256 == from_file.weights_sha256
+    assert from_run.meta["config"]["generator"] == from_file.meta["config"]["generator"]
 
 
 def test_verify_reads_back_and_shows_what_the_generator_does(tmp_path, capsys, monkeypatch):
@@ -167,6 +202,7 @@ def test_the_command_line_converts_and_evaluates(tmp_path):
     assert done.stderr == ""
     done = command.run("--config=configs/attn.py", "--config.data.size=0", *pairs,
                        "--mode=evaluate", f"--checkpoint={tmp_path / 'gan'},{given}",
+                       "--config.evaluation.baselines=", "--config.evaluation.physics=False",
                        f"--workdir={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -1,12 +1,14 @@
 import importlib
+import json
 import pathlib
 
 import numpy as np
 import pytest
 
-from configs import attn, dfgan
+from configs import attn, dfgan, redcnn
 from dfgan_jax.ct.pairs import Pairs, read_pairs, write_pairs
 from dfgan_jax.errors import InputError
+from dfgan_jax.models.redcnn import REDCNN
 from dfgan_jax.modes import setup
 
 
@@ -20,6 +22,8 @@ from dfgan_jax.modes import setup
     ({"data.size": 100}, "config.data.size is 100; expected a multiple of 16"),
     ({"data.size": 16}, "config.data.size is 16; expected a multiple of 16, at least 32"),
     ({"seed": -1}, "config.seed is -1; expected 0 to"),
+    ({"generator.architecture": "resnet"}, "architecture is 'resnet'; expected one of unet, red"),
+    ({"generator.architecture": "redcnn"}, "attention is True; expected False, since RED-CNN"),
     ({"optimizer.generator_learning_rate": -1.0}, "generator_learning_rate is -1.0"),
 ])
 def test_values_that_no_run_could_use_are_named(change, message):
@@ -38,6 +42,48 @@ def test_every_variant_is_usable(module, variant):
     networks = setup.build_networks(config)
     assert networks.discriminators == ("joint" if variant == "published" else "pair")
     assert setup.build_weights(config).gradient_image == (1.0 if variant == "published" else 0.0)
+
+
+@pytest.mark.parametrize("variant", ["", "demo"])
+def test_red_cnn_is_trained_without_an_adversary(variant):
+    config = redcnn.get_config(variant)
+    setup.check(config)
+    networks = setup.build_networks(config)
+    assert networks.discriminators == "none"
+    assert networks.generator == REDCNN(width=config.generator.width, dtype="float32")
+    assert config.generator.width == (16 if variant else 96)
+    assert setup.model_name(config) == "RED-CNN"
+
+
+def test_red_cnn_has_no_published_variant():
+    with pytest.raises(ValueError, match="no variant 'published' of RED-CNN: there is demo"):
+        redcnn.get_config("published")
+
+
+@pytest.mark.parametrize(("generator", "discriminators", "name"), [
+    ({"attention": True, "width": 2}, "pair", "AttnDFGAN"),
+    ({"attention": False, "width": 2, "architecture": "unet"}, None, "DFGAN"),
+    ({"attention": True, "width": 2}, "none", "AttnU-Net"),
+    ({"attention": False, "width": 2}, "none", "U-Net"),
+    ({"attention": False, "width": 2, "architecture": "redcnn"}, "none", "RED-CNN"),
+    ({"attention": False, "width": 2, "architecture": "redcnn"}, None, "RED-CNN"),
+    ({"attention": False, "width": 2, "architecture": "redcnn"}, "joint", "RED-CNN GAN"),
+])
+def test_rows_are_named_by_generator_and_adversary(generator, discriminators, name):
+    config = {"generator": generator, "discriminators": discriminators}
+    assert setup.model_name(config) == name
+
+
+def test_a_run_from_before_architectures_were_a_choice_is_a_unets(tmp_path):
+    config = attn.get_config()
+    older = json.loads(config.to_json())
+    del older["generator"]["architecture"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    setup.check_workdir(tmp_path, config)
+    assert setup.shared_by_seeds(older) == setup.shared_by_seeds(config.to_dict())
+    config.generator.architecture = "redcnn"
+    with pytest.raises(InputError, match=r"generator\.architecture: 'unet' there, 'redcnn' here"):
+        setup.check_workdir(tmp_path, config)
 
 
 def test_unknown_variant_lists_what_there_is():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.redcnn import REDCNN
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
 from tests.reference import load
@@ -40,6 +41,14 @@ def test_generators_of_any_width_have_the_shapes_of_flax(attention, width):
         jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))
     layout = torch_layout.generator_layout(attention=attention, width=width)
     assert flax_shapes(layout) == jax.tree.map(jnp.shape, variables)
+
+
+def test_red_cnns_of_any_width_have_the_shapes_of_flax():
+    for width in (2, 96):
+        variables = jax.eval_shape(lambda w=width: REDCNN(width=w).init(
+            jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False))
+        layout = torch_layout.redcnn_layout(width=width)
+        assert flax_shapes(layout) == jax.tree.map(jnp.shape, variables)
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -25,6 +25,10 @@ def generator(*, attention=False, width=2, seed=7):
     return filled(torch_layout.generator_layout(attention=attention, width=width), seed)
 
 
+def redcnn(*, width=2, seed=7):
+    return filled(torch_layout.redcnn_layout(width=width), seed)
+
+
 def discriminator(*, channels=2, width=2, seed=7):
     return filled(torch_layout.discriminator_layout(channels=channels, width=width), seed)
 
@@ -73,11 +77,43 @@ def test_the_keys_tell_the_model(tmp_path, attention, width):
     assert (read.weights.attention, read.weights.width) == (attention, width)
     assert read.weights.discriminators == {}
     assert read.meta["config"] == {
-        "generator": {"attention": attention, "width": width}, "discriminators": None,
-        "dtype": "float32"}
+        "generator": {"architecture": "unet", "attention": attention, "width": width},
+        "discriminators": None, "dtype": "float32"}
     assert read.meta["source"] == [
         {"file": "x.pth", "sha256": weight_file.sha256(tmp_path / "x.pth")}]
     assert_equal(read.weights.state_dicts()["generator"], state_dict)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_red_cnn_is_told_by_its_published_keys(tmp_path, prefix):
+    state_dict = redcnn(width=4)
+    read = read_weights([save(tmp_path / "REDCNN_43000iter.ckpt", with_prefix(prefix, state_dict))])
+    assert read.meta["config"] == {
+        "generator": {"architecture": "redcnn", "attention": False, "width": 4},
+        "discriminators": None, "dtype": "float32"}
+    assert read.weights.generator_variables.keys() == {"params", "batch_stats"}
+    assert_equal(read.weights.state_dicts()["generator"], state_dict)
+    assert read.explanation[0].startswith("RED-CNN, width 4, from ")
+    params = read.weights.generator["params"]
+    assert params["conv2"]["kernel"][3, 1, 0, 2] == state_dict["conv2.weight"][2, 0, 3, 1]
+    assert params["tconv2"]["kernel"][3, 1, 0, 2] == state_dict["tconv2.weight"][0, 2, 3, 1]
+
+
+def test_a_red_cnn_that_lacks_something_is_told_tensor_by_tensor(tmp_path):
+    state_dict = redcnn()
+    state_dict["deconv1.weight"] = state_dict.pop("tconv1.weight")
+    with pytest.raises(InputError, match=r"closest known model is RED-CNN, width 2:\n  missing "
+                                         r"\(1\): tconv1\.weight\n  left over \(1\): deconv1"):
+        read_weights([save(tmp_path / "x.pth", state_dict)])
+
+
+def test_a_first_convolution_makes_no_red_cnn(tmp_path):
+    """Many networks have one; a list of all that it lacks would help nobody."""
+    state_dict = {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32),
+                  "fc.weight": np.zeros((10, 64), np.float32)}
+    with pytest.raises(InputError, match=r"holds 2 tensors \(conv1\.weight, fc\.weight, …\), none "
+                                         r"of whose keys .* nor half the 20 of RED-CNN"):
+        read_weights([save(tmp_path / "x.pth", state_dict)])
 
 
 def test_kernels_lie_as_flax_has_them(tmp_path):
@@ -134,6 +170,10 @@ def test_variables_are_explained_on_the_way_back(tmp_path):
         "(2, 1, 3, 3), hwio → oihw"]
     assert lines.count("joint:") == 1
     assert len(lines) == 2 + sum(map(len, weights.layouts().values()))
+    weights = read_weights([save(tmp_path / "red.pth", redcnn())]).weights
+    told = {line.split()[0]: line for line in explain_state_dicts(weights)}
+    assert told["params/tconv5/kernel"].split(maxsplit=1)[1] == (
+        "(5, 5, 2, 1) float32       → tconv5.weight (2, 1, 5, 5), hwio → iohw")
 
 
 def test_half_precision_becomes_float32_exactly(tmp_path):
