@@ -225,15 +225,23 @@ def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
                             (path.parent / "manifest.csv", path.stem)):
         if not manifest.is_file():
             continue
-        with manifest.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if (row.get("split") or "") == split]
+        try:
+            with manifest.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if (row.get("split") or "") == split]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{manifest}: not in UTF-8 ({error})") from error
+        missing = {"index", "patient"} - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(f"{manifest}: has the columns {', '.join(reader.fieldnames or ())}, "
+                             "separated by commas; expected index and patient among them")
         if not rows:
             continue
         patients = {row.get("index"): row.get("patient") for row in rows}
         names = [patients.get(str(index)) for index in range(count)]
         if len(rows) != count or not all(names):
             raise InputError(f"{manifest}: {len(rows)} rows for the {count} slices of {path}; "
-                             "expected the columns index, from 0, and patient, one row for each")
+                             "expected one for each, with its index, from 0, and a patient")
         return [str(name) for name in names]
     return None
 

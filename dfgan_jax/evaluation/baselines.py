@@ -1,14 +1,13 @@
 """Classical denoisers of scikit-image, each with the parameters that validation slices ask for.
 
-Images are (H, W) float32 in HU, and so are the parameters that have a unit.
+Images are (H, W) float32 in HU, and so are the parameters that have a unit. scikit-image is
+imported where it is used: training would wait for it.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import scipy.optimize
-from skimage import filters, restoration
 
 from dfgan_jax.errors import InputError
 from dfgan_jax.progress import Progress
@@ -46,10 +45,14 @@ class Baseline:
 
 
 def _gaussian(image: np.ndarray, *, sigma: float) -> np.ndarray:
+    from skimage import filters
+
     return filters.gaussian(image, sigma, mode="reflect", preserve_range=True)
 
 
 def _bilateral(image: np.ndarray, *, sigma_spatial: float, sigma_color: float) -> np.ndarray:
+    from skimage import restoration
+
     # Its table of differences reaches from 0 to the greatest value, so negative HU are lifted.
     # The neighbourhood is fixed: its default grows with sigma_spatial, and its time as the square.
     lowest = image.min()
@@ -59,11 +62,15 @@ def _bilateral(image: np.ndarray, *, sigma_spatial: float, sigma_color: float) -
 
 
 def _nl_means(image: np.ndarray, *, h: float, sigma: float) -> np.ndarray:
+    from skimage import restoration
+
     return restoration.denoise_nl_means(image, patch_size=5, patch_distance=6, h=h, sigma=sigma,
                                         fast_mode=True, preserve_range=True)
 
 
 def _total_variation(image: np.ndarray, *, weight: float) -> np.ndarray:
+    from skimage import restoration
+
     return restoration.denoise_tv_chambolle(image, weight=weight)
 
 
@@ -101,6 +108,8 @@ def tune(baseline: Baseline, qdct: np.ndarray, ndct: np.ndarray, *,
     Raises:
       InputError: the slices are equal to their references.
     """
+    import scipy.optimize
+
     noise = float(np.sqrt(np.mean(np.square(qdct - ndct, dtype=np.float64))))
     if noise == 0:
         raise InputError("validation slices equal their references: nothing to tune baselines on")

@@ -8,7 +8,8 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sewar
+
+from dfgan_jax.progress import Progress
 
 SSIM_WINDOW = 11
 """Side of the Gaussian window [pixels], σ 1.5: the smallest image SSIM takes."""
@@ -66,22 +67,30 @@ MIN_VIF_SIZE = 41
 """The smallest height and width of an image that has a VIF: its four scales need them."""
 
 
-def vif(images: np.ndarray, ndct: np.ndarray) -> np.ndarray:
+def vif(images: np.ndarray, ndct: np.ndarray, *, window_hu: tuple[float, float],
+        progress: Progress | None = None) -> np.ndarray:
     """Visual information fidelity in the pixel domain (Sheikh & Bovik, IEEE TIP 2006).
 
     Args:
       images: (N, H, W), HU.
       ndct: the reference, same shape.
+      window_hu: what both are clipped to.
+      progress: advanced by each image.
 
     Returns:
       (N,) float64: 1 for equal images, 0 where nothing of the reference is left; NaN where
       images are smaller than `MIN_VIF_SIZE`, or the reference has one value only.
     """
-    if min(images.shape[1:]) < MIN_VIF_SIZE:
-        return np.full(len(images), np.nan)
-    return np.array([sewar.vifp(reference, image, sigma_nsq=VIF_NOISE_VARIANCE)
-                     if np.ptp(reference) else np.nan
-                     for image, reference in zip(images, ndct, strict=True)])
+    import sewar  # here, since training would wait for it
+
+    values = np.full(len(images), np.nan)
+    for index in range(len(images)):
+        image, reference = (np.clip(each[index], *window_hu) for each in (images, ndct))
+        if min(reference.shape) >= MIN_VIF_SIZE and np.ptp(reference):
+            values[index] = sewar.vifp(reference, image, sigma_nsq=VIF_NOISE_VARIANCE)
+        if progress is not None:
+            progress.advance()
+    return values
 
 
 @jax.jit

@@ -59,8 +59,12 @@ class Sample:
         """What tests compare: `patients` from `MIN_TEST_PATIENTS` on, `slices` below."""
         return "patients" if (self.patient_count or 0) >= MIN_TEST_PATIENTS else "slices"
 
-    def notes(self) -> list[str]:
-        """What a reader of intervals and tests has to know, in sentences."""
+    def notes(self, *, rows: int) -> list[str]:
+        """What a reader of intervals and tests has to know, in sentences.
+
+        Args:
+          rows: of the table, any two of which are tested.
+        """
         known = ("the patients of the slices are not known" if self.patients is None else
                  f"the test set has {self.patient_count} patient"
                  f"{'' if self.patient_count == 1 else 's'}")
@@ -82,6 +86,12 @@ class Sample:
                         "slices of one patient are not independent, so p is too small"
                         if self.patients is not None else f", since {known}: p may be too small")
                      + "; Holm's correction over the pairs of rows of one metric.")
+        units = self.patient_count if self.test_unit == "patients" else self.count
+        pairs = rows * (rows - 1) // 2
+        lowest = min(1.0, pairs * 2 / 2 ** (units or 0))
+        if lowest > 1 - CONFIDENCE:
+            notes.append(f"With {units} {self.test_unit} and {pairs} pairs of rows no corrected p "
+                         f"can be below {lowest:.2g}: a large p is no sign of equal rows.")
         return notes
 
     def interval(self, values: np.ndarray, weights: np.ndarray, *, seed: int = 0

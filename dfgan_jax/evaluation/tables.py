@@ -133,6 +133,8 @@ _DIGITS = {"psnr": 3, "ssim": 4, "rmse_hu": 2, "vif": 4}
 
 def _cell(value: float, interval: tuple[float, float] | None, metric: str) -> str:
     digits = _DIGITS[metric]
+    if not np.isfinite(value):
+        return "–"
     if interval is None:
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"

@@ -50,12 +50,10 @@ class _Row:
     Attributes:
       table: what the tables say of it.
       denoise: ((N, H, W) HU, a progress that it advances by each slice) → the same shape.
-      denoiser: of a checkpoint; None otherwise.
     """
 
     table: tables.Row
     denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
-    denoiser: Denoiser | None = None
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -69,6 +67,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         if wrong:
             raise InputError(f"config.evaluation.{name} has {wrong[0]!r}; expected some of "
                              f"{', '.join(known)}, separated by commas")
+    if (_listed(config.evaluation.baselines) and config.data.test and not config.data.valid):
+        raise InputError(f"config.data.test is {config.data.test}, and config.data.valid empty: "
+                         "classical denoisers would be tuned on simulated slices, to their "
+                         "disadvantage. Expected data.valid, of other patients than data.test; or "
+                         "--config.evaluation.baselines= for a table without them")
     if not config.evaluation.pixel_spacing_mm >= 0:
         raise InputError(f"config.evaluation.pixel_spacing_mm is "
                          f"{config.evaluation.pixel_spacing_mm}; expected 0 or more")
@@ -113,31 +116,37 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     sample = Sample(_patients(config, len(ndct)), len(ndct))
     protocols = [PROTOCOLS[name] for name in dict.fromkeys(
         [FULL_RANGE.name, *(_listed(config.evaluation.protocols) or PROTOCOLS)])]
-    rows = {INPUT_ROW: _Row(table=tables.Row(kind="input"), denoise=lambda hu, bar: hu)}
-    if _listed(config.evaluation.baselines):
-        rows |= _baseline_rows(config, data["valid"])
-    for denoiser in denoisers:
-        rows[_row_name(denoiser, taken=rows)] = _model_row(config, denoiser)
-    headline = next(name for name, row in rows.items() if row.denoiser)
+    input_rows = {INPUT_ROW: _Row(table=tables.Row(kind="input"), denoise=lambda hu, bar: hu)}
+    model_rows = _model_rows(denoisers)
+    headline = next(iter(model_rows))
     physics = _Physics(config, ndct, qdct) if config.evaluation.physics else None
 
     scores: dict[str, dict[str, Scores]] = {protocol.name: {} for protocol in protocols}
     kept = evenly_spaced(len(ndct), most=MOST_SLICES)
     viewed = {REFERENCE_ROW: ndct[kept]}
     examples: list[Example] = []
-    for name, row in rows.items():
+
+    def measure(name: str, row: _Row) -> None:
         with progress(f"denoising with {name}", total=len(qdct), unit="slices") as bar:
             images = row.denoise(qdct, bar)
-        with progress(f"scoring {name}", total=len(protocols), unit="protocols") as bar:
-            for protocol, scored in _score(images, ndct, protocols):
-                scores[protocol.name][name] = scored
-                bar.advance()
+        for protocol, scored in _score(name, images, ndct, protocols):
+            scores[protocol.name][name] = scored
         if physics is not None:
             physics.measure(name, row, images)
         viewed[name] = images[kept]
         if name == headline:
-            examples = _examples(name, images, ndct, qdct)
-        del images  # else it would stand in memory beside the next row's
+            gain = [scores[FULL_RANGE.name][each]["psnr"] for each in (headline, INPUT_ROW)]
+            examples.extend(_examples(name, images, ndct, qdct, worst=int(np.argmin(np.subtract(
+                *gain)))))
+
+    # Models first: a broken one is told before minutes of classical denoisers.
+    for name, row in (input_rows | model_rows).items():
+        measure(name, row)
+    baseline_rows = (_baseline_rows(config, data["valid"])
+                     if _listed(config.evaluation.baselines) else {})
+    for name, row in baseline_rows.items():
+        measure(name, row)
+    rows = input_rows | baseline_rows | model_rows
 
     size = tables.size_of(ndct.shape)
     results = {
@@ -147,9 +156,9 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
             sample, size=size) for protocol in protocols},
         "statistics": {"interval_unit": sample.interval_unit, "test_unit": sample.test_unit,
                        "patients": sample.patient_count, "slices": sample.count,
-                       "notes": [*sample.notes(), *_notes_on_data(config, data)]},
+                       "notes": [*sample.notes(rows=len(rows)), *_notes_on_data(config, data)]},
         **({"physics": physics.results} if physics is not None else {}),
-        **_provenance(config, {name: row.denoiser for name, row in rows.items() if row.denoiser}),
+        **_provenance(config, dict(zip(model_rows, denoisers, strict=True))),
         "slices": sample.count,
     }
     workdir.mkdir(parents=True, exist_ok=True)
@@ -159,11 +168,11 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     tables.write_patients_csv(workdir / "patients.csv", scores, protocols, sample, size=size)
     report = write_report(
         workdir,
-        title=f"{', '.join(name for name, row in rows.items() if row.denoiser)} on "
-              f"{setup.data_source(config, 'test')}",
+        title=f"{', '.join(model_rows)} on {setup.data_source(config, 'test')}",
         results=results, examples=examples,
         history=writers.read_history(_home(denoisers[0])) if len(denoisers) == 1 else [],
-        slices=Slices([f"Slice {index}" for index in kept], viewed),
+        slices=Slices([f"Slice {index}" for index in kept],
+                      {name: viewed[name] for name in (REFERENCE_ROW, *rows)}),
         pictures=None if physics is None else physics.pictures)
     print(tables.as_text(results))
     print(f"Report: {report}", flush=True)
@@ -179,6 +188,10 @@ def _patients(config: ml_collections.ConfigDict, count: int) -> list[str] | None
 def _notes_on_data(config: ml_collections.ConfigDict, data: Mapping[str, Pairs]) -> list[str]:
     """What a reader of the tables has to know of the slices, in sentences."""
     notes = []
+    equal = int((data["test"].qdct == data["test"].ndct).all((1, 2)).sum())
+    if equal:
+        notes.append(f"{equal} of {len(data['test'])} slices equal their references: their PSNR is "
+                     "infinite, and rows with such slices have no mean.")
     if not config.data.test:
         notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")
     if _listed(config.evaluation.baselines):
@@ -216,21 +229,33 @@ def _each_slice(denoise: Callable[[np.ndarray], np.ndarray], hu: np.ndarray, bar
     return denoised
 
 
-def _model_row(config: ml_collections.ConfigDict, denoiser: Denoiser) -> _Row:
-    trained = denoiser.meta["config"]
-    run = ((setup.model_name(trained), setup.shared_by_seeds(trained)) if "seed" in trained
-           else None)
-    return _Row(
-        table=tables.Row(kind="model", run=run, seed=trained.get("seed")), denoiser=denoiser,
-        denoise=lambda hu, bar: denoiser(hu, batch_size=config.batch_size, progress=bar))
+def _model_rows(denoisers: Sequence[Denoiser]) -> dict[str, _Row]:
+    """A row for each checkpoint; where several are of one model, their folders name them, too."""
+    models = [setup.model_name(denoiser.meta["config"]) for denoiser in denoisers]
+    rows: dict[str, _Row] = {}
+    for model, denoiser in zip(models, denoisers, strict=True):
+        label = model if models.count(model) == 1 else f"{model} ({_home(denoiser).name})"
+        name, number = label, 2
+        while name in rows:
+            name, number = f"{label} ({number})", number + 1
+        trained = denoiser.meta["config"]
+        run = (model, setup.shared_by_seeds(trained)) if "seed" in trained else None
+        rows[name] = _Row(table=tables.Row(kind="model", run=run, seed=trained.get("seed")),
+                          denoise=functools.partial(_denoise, denoiser))
+    return rows
 
 
-def _score(images: np.ndarray, ndct: np.ndarray, protocols: Sequence[Protocol]
+def _denoise(denoiser: Denoiser, hu: np.ndarray, bar: Progress | None) -> np.ndarray:
+    return denoiser(hu, progress=bar)
+
+
+def _score(name: str, images: np.ndarray, ndct: np.ndarray, protocols: Sequence[Protocol]
            ) -> Iterator[tuple[Protocol, Scores]]:
-    """The scores of one row's images under each protocol; VIF, which is slow, once a window."""
+    """The scores of a row's images under each protocol; VIF, which is slow, once a window."""
     @functools.cache
     def vif(window_hu: Window) -> np.ndarray:
-        return metrics.vif(np.clip(images, *window_hu), np.clip(ndct, *window_hu))
+        with progress(f"VIF of {name}", total=len(images), unit="slices") as bar:
+            return metrics.vif(images, ndct, window_hu=window_hu, progress=bar)
 
     for protocol in protocols:
         yield protocol, protocol.score(images, ndct, vif=vif)
@@ -257,7 +282,7 @@ class _Physics:
                                f"kernel {protocol.kernel}.",
                 "size": size, "pixel_spacing_mm": protocol.field_of_view_mm / size,
                 "repeats": REPEATS, "rows": {}},
-            "slices": {"rows": {}}}
+            "slices": {"pixel_spacing_mm": self._pixel_spacing_mm, "rows": {}}}
         self.pictures: dict[str, Any] = {"spectra": {}, "structure": {},
                                          "structure_slice": f"Slice {self._slice}"}
         self._add(REFERENCE_ROW, normal_dose, lambda hu: hu, ndct)
@@ -286,16 +311,6 @@ def _home(denoiser: Denoiser) -> pathlib.Path:
     """The workdir of a denoiser, or the file it was loaded from."""
     assert denoiser.path is not None
     return denoiser.path if denoiser.path.is_file() else checkpoints.workdir_of(denoiser.path)
-
-
-def _row_name(denoiser: Denoiser, *, taken: dict[str, Any]) -> str:
-    model = setup.model_name(denoiser.meta["config"])
-    name, number = model, 2
-    if name in taken:
-        name = f"{model} ({_home(denoiser).name})"
-    while name in taken:
-        name, number = f"{model} ({number})", number + 1
-    return name
 
 
 def _provenance(config: ml_collections.ConfigDict, denoisers: Mapping[str, Denoiser]
@@ -332,13 +347,12 @@ def _finite_or_null(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def _examples(name: str, images: np.ndarray, ndct: np.ndarray, qdct: np.ndarray
+def _examples(name: str, images: np.ndarray, ndct: np.ndarray, qdct: np.ndarray, *, worst: int
               ) -> list[Example]:
     """Slices for the report: evenly spaced, and the one where the model helps least.
 
     Chosen by position and by the smallest gain, so that the report cannot flatter.
     """
-    worst = int(np.argmax(metrics.rmse_hu(images, ndct) / metrics.rmse_hu(qdct, ndct)))
     chosen = {int(index): "" for index in np.linspace(0, len(ndct) - 1, 5)[1:-1].round()}
     chosen[worst] = ", smallest gain of all slices"
     return [Example(name=f"Slice {index}, {name}{remark}", ndct=ndct[index], qdct=qdct[index],

@@ -73,6 +73,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (config.generator.architecture, config.generator.attention) == ("redcnn", True):
         raise InputError("config.generator.attention is True; expected False, since RED-CNN has no "
                          "attention")
+    for name in ("protocols", "baselines", "physics", "pixel_spacing_mm"):
+        _field(config, f"evaluation.{name}")
     size = _field(config, "data.size")
     if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
         raise InputError(f"config.data.size is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
@@ -149,7 +151,7 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
 
     Raises:
       InputError: a file cannot be used, the cache cannot be written, a slice stands in
-        two splits, or the size does not fit the networks.
+        two splits, or the size does not fit the training of the networks.
     """
     preprocessed = {
         split: read_preprocessed(config.data[split] or simulated(config, split),
@@ -164,8 +166,9 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
         # Phantoms may be the same on purpose; scans are the same patient.
         print(f"warning: normal doses: {error}", file=sys.stderr, flush=True)
     pairs = {split: each.pairs for split, each in preprocessed.items()}
-    for split, loaded in pairs.items():
-        height, width = loaded.ndct.shape[1:]
+    # What is denoised only may have any size.
+    for split in pairs.keys() - {"test"} if "train" in pairs else ():
+        height, width = pairs[split].ndct.shape[1:]
         if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MIN_SIZE:
             raise InputError(f"data.{split} ({data_source(config, split)}) has slices of "
                              f"{height}×{width}; the networks take multiples of {SIZE_MULTIPLE}, "
@@ -219,7 +222,9 @@ def shared_by_seeds(config: Mapping[str, Any]) -> str:
       config: that a checkpoint holds.
     """
     return json.dumps({name: value for name, value in (_MEANT | _flatten(dict(config))).items()
-                       if name != "seed" and not _changes_no_training(name)}, sort_keys=True)
+                       if name not in ("seed", "name", "log_every_steps", "parallel",
+                                       "checkpoint_every_minutes")
+                       and not _changes_no_training(name)}, sort_keys=True)
 
 
 def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -187,3 +187,17 @@ def test_a_manifest_of_other_slices_is_refused(tmp_path, rows):
     (tmp_path / "x.manifest.csv").write_text("index,patient\n" + rows)
     with pytest.raises(InputError, match=r"x\.manifest\.csv: \d rows for the 2 slices"):
         dataset.read_patients(tmp_path / "x.npy", 2)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"index;patient\n0;a\n", "has the columns index;patient, separated by commas"),
+    (b"index,patient\n0,M\xfcller\n", "not in UTF-8")])
+def test_a_manifest_that_cannot_be_read_is_refused(tmp_path, content, message):
+    (tmp_path / "x.manifest.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        dataset.read_patients(tmp_path / "x.npy", 1)
+
+
+def test_a_manifest_written_by_a_spreadsheet_is_read(tmp_path):
+    (tmp_path / "x.manifest.csv").write_bytes("\ufeffindex,patient\r\n0,Müller\r\n".encode())
+    assert dataset.read_patients(tmp_path / "x.npy", 1) == ["Müller"]

@@ -77,11 +77,22 @@ def test_vif_equals_its_definition():
     ndct = scipy.ndimage.gaussian_filter(rng.normal(0, 900, (2, 52, 48)), (0, 2, 2))
     images = ndct + rng.normal(0, 30, ndct.shape)
     expected = [vif_by_scipy(*pair) for pair in zip(images, ndct, strict=True)]
-    found = metrics.vif(images.astype(np.float32), ndct.astype(np.float32))
+    found = metrics.vif(images.astype(np.float32), ndct.astype(np.float32),
+                        window_hu=(-9e3, 9e3))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    np.testing.assert_allclose(metrics.vif(ndct, ndct), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(metrics.vif(ndct, ndct, window_hu=(-1e3, 1e3)), 1.0, rtol=1e-9)
 
 
 def test_vif_of_what_has_none_is_undefined():
-    assert np.isnan(metrics.vif(np.ones((1, 40, 48)), np.ones((1, 40, 48)))).all()
-    assert np.isnan(metrics.vif(np.eye(48)[None], np.ones((1, 48, 48)))).all()
+    window = (-1e3, 1e3)
+    small = np.random.default_rng(0).normal(0, 9, (1, 40, 48))
+    assert np.isnan(metrics.vif(small, small, window_hu=window)).all()
+    assert np.isnan(metrics.vif(np.eye(48)[None], np.ones((1, 48, 48)), window_hu=window)).all()
+
+
+def test_vif_sees_what_is_in_its_window():
+    rng = np.random.default_rng(2)
+    ndct = rng.normal(0, 30, (1, 48, 48))
+    far = np.where(rng.random(ndct.shape) < 0.1, 5000.0, 0.0)
+    np.testing.assert_allclose(
+        metrics.vif(np.clip(ndct, -50, 50) + far, ndct + far, window_hu=(-50, 50)), 1.0)

@@ -29,22 +29,29 @@ def test_white_noise_is_flat(white):
     # Of frequency 0 the mean takes (Σ w)² / (N Σ w²) = 1 / 1.5² of a Hann window w.
     assert power.radial[0] == pytest.approx((1 - 1 / 2.25) * 400 * SPACING_MM**2, rel=0.15)
     assert power.noise_std_hu == pytest.approx(20, rel=0.01)
-    # The mean distance from the middle of a square of side 1 is 0.38260.
-    assert power.mean_frequency == pytest.approx(0.3826 * 10 / SPACING_MM, rel=0.005)
+    # Half way to the last ring, and to Nyquist nearly.
+    assert power.mean_frequency == pytest.approx(31 / 64 / 2 * 10 / SPACING_MM, rel=0.03)
+    # Over the plane: the mean distance from the middle of a square of side 1 is 0.38260.
+    assert nps.mean_frequency(spectrum, pixel_spacing_mm=SPACING_MM) == pytest.approx(
+        0.3826 * 10 / SPACING_MM, rel=0.005)
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0])
 def test_smoothed_noise_has_the_filters_spectrum(white, sigma):
     smooth = scipy.ndimage.gaussian_filter(white, (0, sigma, sigma), mode="wrap")
-    power = nps.noise_power(spectrum_of(smooth), pixel_spacing_mm=SPACING_MM)
+    spectrum = spectrum_of(smooth)
+    power = nps.noise_power(spectrum, pixel_spacing_mm=SPACING_MM)
     f = power.frequencies / 10  # 1/mm
     expected = 400 * SPACING_MM**2 * np.exp(-(2 * np.pi * sigma * SPACING_MM * f) ** 2)
     strong = (expected > 0.02 * expected[0]) & (f > 3 / 64 / SPACING_MM)
     assert strong.sum() > 5
     np.testing.assert_allclose(power.radial[strong], expected[strong], rtol=0.1)
     # ∫ f²·exp(−a f²) df / ∫ f·exp(−a f²) df with a = (2πσ)².
-    assert power.mean_frequency == pytest.approx(
+    assert nps.mean_frequency(spectrum, pixel_spacing_mm=SPACING_MM) == pytest.approx(
         10 / (4 * np.pi**0.5 * sigma * SPACING_MM), rel=0.03)
+    # ∫ f·exp(−a f²) df / ∫ exp(−a f²) df, but for what the patches' means take at 0.
+    assert power.mean_frequency == pytest.approx(
+        10 / (2 * np.pi**1.5 * sigma * SPACING_MM), rel=0.1)
     assert power.noise_std_hu == pytest.approx(20 / (2 * np.pi**0.5 * sigma), rel=0.03)
 
 

@@ -69,15 +69,15 @@ def test_five_patients_are_tested_slice_by_slice_and_that_is_said():
     assert (test.n, test.p) == (7, pytest.approx(exact_wilcoxon(differences)))
     assert sample.test_unit == "slices"
     assert sample.interval_unit == "patients"
-    assert any("has 5 patients, fewer than 6" in note for note in sample.notes())
-    assert any("rough" in note for note in sample.notes())
+    assert any("has 5 patients, fewer than 6" in note for note in sample.notes(rows=3))
+    assert any("rough" in note for note in sample.notes(rows=3))
 
 
 def test_unknown_patients_are_said():
     assert sum("patients of the slices are not known" in note
-               for note in Sample(None, 9).notes()) == 2
-    assert "1 patient." in Sample(["a"] * 9, 9).notes()[0]
-    assert Sample(None, 1).notes()[0].startswith("One slice: no interval")
+               for note in Sample(None, 9).notes(rows=3)) == 2
+    assert "1 patient." in Sample(["a"] * 9, 9).notes(rows=3)[0]
+    assert Sample(None, 1).notes(rows=3)[0].startswith("One slice: no interval")
 
 
 def test_equal_rows_differ_by_chance_only():
@@ -105,3 +105,11 @@ def test_seeds_have_the_sd_of_a_sample():
 def test_evenly_spaced_has_both_ends():
     assert evenly_spaced(9, most=3).tolist() == [0, 4, 8]
     assert evenly_spaced(2, most=50).tolist() == [0, 1]
+
+
+def test_too_few_patients_for_so_many_rows_is_said():
+    patients = [str(i) for i in range(10)]
+    # 28 pairs of 8 rows, of which each has p ≥ 2 / 2¹⁰.
+    assert any("no corrected p can be below 0.055" in note
+               for note in Sample(patients, 10).notes(rows=8))
+    assert not any("no corrected p" in note for note in Sample(patients, 10).notes(rows=3))

@@ -167,11 +167,22 @@ def test_the_cache_is_in_the_users_cache_unless_it_is_named(config, tmp_path, mo
     assert setup.cache_folder(config) == pathlib.Path("/home/one/.cache/dfgan_jax")
 
 
-def test_native_sizes_that_do_not_fit_are_refused(config, tmp_path):
+@pytest.mark.parametrize("odd", ["train", "valid"])
+def test_native_sizes_that_do_not_fit_are_refused_in_training(config, tmp_path, odd):
     config.data.size = 0
-    config.data.test = write(tmp_path / "a.npy", (2, 40, 64), 0)
-    with pytest.raises(InputError, match="slices of 40×64; the networks take multiples of 16"):
-        setup.load_splits(config, ("test",), refuse)
+    for number, split in enumerate(("train", "valid")):
+        config.data[split] = write(tmp_path / f"{split}.npy",
+                                   (2, 40 if split == odd else 48, 64), number)
+    with pytest.raises(InputError, match=rf"data\.{odd} .* slices of 40×64; the networks take"):
+        setup.load_splits(config, ("train", "valid"), refuse)
+
+
+def test_what_is_denoised_only_may_have_any_size(config, tmp_path):
+    config.data.size = 0
+    for number, split in enumerate(("valid", "test")):
+        config.data[split] = write(tmp_path / f"{split}.npy", (2, 41, 64), number)
+    loaded = setup.load_splits(config, ("valid", "test"), refuse)
+    assert loaded["test"].ndct.shape == (2, 41, 64)
 
 
 @pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"data.on_device": "never"},

@@ -24,12 +24,14 @@ from dfgan_jax.evaluation.report.examples import Example, write_example
 from dfgan_jax.evaluation.report.physics import physics_section
 from dfgan_jax.evaluation.report.pictures import colour_bar_css
 from dfgan_jax.evaluation.report.viewer import Slices
+from dfgan_jax.files import written_whole
 
 HEADLINE_PROTOCOL: Final = "full_range"
 
-_NUMBERED_FIGURE: Final = re.compile(
+_FIGURE: Final = re.compile(
     r"(example_\d+_(abdomen|lung|qdct_minus|denoised_minus)_\w+|spectrum_\d+"
     r"|structure_\d+_(removed|explained)|transfer_\d+(_dark)?|noise_power_(phantom|slices)(_dark)?"
+    r"|validation_(psnr|ssim)(_dark)?|(generator|discriminator)_loss(_dark)?|loss_terms(_dark)?"
     r")\.png")
 
 _MARK_SCRIPTED: Final = 'document.documentElement.classList.add("js");'
@@ -75,8 +77,8 @@ def write_report(
     workdir = pathlib.Path(workdir)
     figures = workdir / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    for stale in figures.glob("*.png"):  # of a report with more examples or rows
-        if _NUMBERED_FIGURE.fullmatch(stale.name):
+    for stale in figures.glob("*.png"):  # of an earlier report
+        if _FIGURE.fullmatch(stale.name):
             stale.unlink()
     protocols = {name: _protocol(name, protocol)
                  for name, protocol in results["protocols"].items()}
@@ -106,7 +108,8 @@ def write_report(
         config=json.dumps(results.get("config"), indent=2, default=str, ensure_ascii=False),
     )
     path = workdir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    with written_whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

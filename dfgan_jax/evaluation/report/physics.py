@@ -87,6 +87,7 @@ def _slice_physics(figures: pathlib.Path, slices: Mapping[str, Any], shown: Mapp
     unit = slices["frequency_unit"]
     maps = shown.get("structure") or {}
     return {
+        "pixel_spacing_mm": slices.get("pixel_spacing_mm"),
         "noise": tables.noise_table("Noise on the test slices", rows, frequency_unit=unit),
         "spectra": curves.write_spectra(
             figures, "noise_power_slices",

@@ -1,5 +1,5 @@
 "use strict";
-// The viewer of slices; dfgan_jax/evaluation/viewer.py says how they are packed.
+// The viewer of slices; dfgan_jax/evaluation/report/viewer.py says how they are packed.
 (() => {
   const viewer = document.getElementById("slice-viewer");
   const data = JSON.parse(document.getElementById("viewer-data").textContent);
