@@ -15,6 +15,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the first one's
     _cache = tempfile.mkdtemp(prefix="dfgan_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # small ones are many
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 

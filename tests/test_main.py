@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -48,18 +47,3 @@ def test_unknown_field_lists_what_there_is():
     assert done.returncode != 0
     assert done.stderr.strip() == (
         "error: config.generator has no field 'depth'; there are architecture, attention, width")
-
-
-def test_evaluate_takes_a_model_of_another_config(tmp_path):
-    """The checkpoint brings its own architecture; the config brings the data."""
-    pairs = command.make_pairs(tmp_path)
-    tiny = [*command.TINY, *pairs, "--config.epochs=1"]
-    trained = command.run(*tiny, f"--workdir={tmp_path / 'a'}")
-    assert trained.returncode == 0, trained.stderr
-    done = command.run("--config=configs/attn.py", "--config.data.size=0", *pairs,
-                       "--mode=evaluate", f"--checkpoint={tmp_path / 'a'}",
-                       f"--workdir={tmp_path / 'b'}")
-    assert done.returncode == 0, done.stderr
-    ours, theirs = (json.loads((tmp_path / name / "results.json").read_text())["protocols"]
-                    for name in "ab")
-    assert ours == theirs

@@ -107,9 +107,9 @@ def _seeds(table: Sequence[Mapping[str, Any]], rows: Mapping[str, Row], metrics:
 
 
 def as_text(results: Mapping[str, Any]) -> str:
-    """The tables of `results.json` as lines for a terminal."""
+    """The tables of `results.json` as lines for a terminal: the first comes last, in view."""
     lines = []
-    for name, protocol in results["protocols"].items():
+    for name, protocol in reversed(results["protocols"].items()):
         window = protocol["window_hu"]
         clip = "" if window is None else f"clipped to {window[0]:g} to {window[1]:g} HU, "
         lines.append(f"\n{name}: {results['slices']} slices at {protocol['size']}, {clip}data "

@@ -9,6 +9,7 @@ import numpy as np
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.pairs import Pairs, write_pairs
+from dfgan_jax.memory import HUGE_PAGES
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -32,10 +33,12 @@ def make_pairs(folder: pathlib.Path, *, train=8, valid=3, test=3, size=32) -> li
     return options
 
 
+SCORES_ONLY = ["--config.evaluation.protocols=published", "--config.evaluation.baselines=",
+               "--config.evaluation.physics=False"]
+
 TINY = ["--config=configs/dfgan.py", "--config.data.size=0", "--config.generator.width=2",
         "--config.discriminator.width=2", "--config.batch_size=2", "--config.log_every_steps=1",
-        "--config.checkpoint_after_seconds=0", "--config.evaluation.protocols=published",
-        "--config.evaluation.baselines=", "--config.evaluation.physics=False"]
+        "--config.checkpoint_after_seconds=0", *SCORES_ONLY]
 
 
 _ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
@@ -57,5 +60,7 @@ def start(*options: str, log: pathlib.Path | None = None) -> subprocess.Popen:
 
 
 def run(*options: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, env=_ENVIRONMENT,
+    # Where this is set, the command does not start twice.
+    environment = {"GLIBC_TUNABLES": HUGE_PAGES, **_ENVIRONMENT}
+    return subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, env=environment,
                           capture_output=True, text=True, timeout=300, check=False)

@@ -202,7 +202,7 @@ def test_the_command_line_converts_and_evaluates(tmp_path):
     assert done.stderr == ""
     done = command.run("--config=configs/attn.py", "--config.data.size=0", *pairs,
                        "--mode=evaluate", f"--checkpoint={tmp_path / 'gan'},{given}",
-                       "--config.evaluation.baselines=", "--config.evaluation.physics=False",
+                       *command.SCORES_ONLY,
                        f"--workdir={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())

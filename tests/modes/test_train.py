@@ -108,6 +108,19 @@ def test_a_second_start_only_evaluates_again(finished):
     assert json.loads((workdir / "results.json").read_text())["protocols"] == before
 
 
+def test_evaluate_takes_a_model_of_another_config(finished, tmp_path):
+    """The checkpoint brings its own architecture; the config brings the data."""
+    options, workdir, _ = finished
+    same = [option for option in options
+            if option.startswith(("--config.data.", "--config.evaluation."))]
+    done = command.run("--config=configs/attn.py", *same, "--mode=evaluate",
+                       f"--checkpoint={workdir}", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (json.loads((folder / "results.json").read_text())["protocols"]
+                    for folder in (workdir, tmp_path))
+    assert ours == theirs
+
+
 def stop(options, workdir, number, after_step):
     """Starts a run, signals it once a step is written; returns its exit status and output."""
     log = workdir.parent / "log"
@@ -121,19 +134,23 @@ def stop(options, workdir, number, after_step):
     return process.wait(timeout=120), log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_stopped_and_started_again_ends_bit_identical(finished, tmp_path, number):
+def test_stopped_and_started_again_ends_bit_identical(finished, tmp_path):
+    """By each signal in turn, the one that saves nothing last."""
     options, undisturbed, _ = finished
     workdir = tmp_path / "run"
-    status, output = stop(options, workdir, number, 30)
-    if number == signal.SIGKILL:
-        assert status == -signal.SIGKILL
-    else:
-        assert status == 128 + number
-        stopped_at = re.search(rf"Stopped by {number.name} at step (\d+), which is saved", output)
-        assert stopped_at is not None, output
-        assert 30 <= int(stopped_at.group(1)) < STEPS
-        assert (workdir / "checkpoints" / stopped_at.group(1)).is_dir()
+    reached = 0
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        status, output = stop(options, workdir, number, reached + 10)
+        assert ("Going on from step" in output) == (reached > 0)
+        if number == signal.SIGKILL:
+            assert status == -signal.SIGKILL
+        else:
+            assert status == 128 + number
+            stopped = re.search(rf"Stopped by {number.name} at step (\d+), which is saved", output)
+            assert stopped is not None, output
+            assert reached + 10 <= int(stopped.group(1)) < STEPS
+            assert (workdir / "checkpoints" / stopped.group(1)).is_dir()
+            reached = int(stopped.group(1))
     again = command.run(*options, f"--workdir={workdir}")
     assert again.returncode == 0, again.stderr
     assert "Going on from step" in again.stdout
@@ -206,6 +223,7 @@ def test_a_divergence_leaves_the_epoch_that_waits(finished_on_device, tmp_path, 
     monkeypatch.setattr(train, "_validate", diverges_in_the_third_epoch)
     config = setup.ml_collections.ConfigDict(json.loads(
         (finished_on_device[1] / "config.json").read_text()))
+    config.discriminators = "none"  # the step that compiles fastest
     with pytest.raises(DivergenceError, match="after epoch 3"):
         train.run(config, workdir=tmp_path)
     saved = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
@@ -261,25 +279,25 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
     assert "SIGTERM: saving first" in done.stderr
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path):
-    pairs = command.make_pairs(tmp_path)
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(
+        finished, tmp_path):
+    options, undisturbed, _ = finished
     workdir = tmp_path / "run"
-    options = [*command.TINY, *pairs, f"--workdir={workdir}", "--config.discriminators=none"]
-    good = command.run(*options, "--config.epochs=1")
-    assert good.returncode == 0, good.stderr
+    shutil.copytree(undisturbed, workdir)
     # The saved state is finite; the loss of its next steps cannot be.
-    folder = checkpoints.locate(workdir)
-    state = final_state(workdir, 4)
+    folder = workdir / "checkpoints" / str(STEPS)
+    state = final_state(workdir, STEPS)
     state.generator["params"]["outc"]["kernel"] = np.full((3, 3, 2, 1), 3e38, np.float32)
     meta = checkpoints.read_meta(folder)
     with checkpoints.Checkpoints(workdir) as kept:
-        kept.save(state.replace(step=np.int32(5)), {**meta, "step": 5})
+        kept.save(state.replace(step=np.int32(STEPS + 1)), {**meta, "step": STEPS + 1})
         kept.wait()
-    bad = command.run(*options, "--config.epochs=9")
+    bad = command.run(*options, f"--workdir={workdir}", f"--config.epochs={EPOCHS + 8}")
     assert bad.returncode == 1
-    assert re.search(r"error: at step [67], .*generator_loss is (inf|nan)", bad.stderr)
+    assert re.search(rf"error: at step ({STEPS + 2}|{STEPS + 3}), .*generator_loss is (inf|nan)",
+                     bad.stderr)
     assert "Traceback" not in bad.stderr
-    assert checkpoints.read_meta(workdir / "checkpoints" / "5")["step"] == 5
+    assert checkpoints.read_meta(workdir / "checkpoints" / str(STEPS + 1))["step"] == STEPS + 1
 
 
 def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
@@ -292,42 +310,50 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
     assert (workdir / "config.json").read_bytes() == before
 
 
-def test_the_published_variant_runs_with_its_quirks(tmp_path):
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A run of the published variant from a file of weights: that file's content, workdir, output.
+
+    With a learning rate that moves nothing, it ends with the weights it was given.
+    """
+    folder = tmp_path_factory.mktemp("published")
+    given = {"G": generator(attention=True), "D": discriminator()}
     done = command.run("--config=configs/attn.py:published", *command.TINY[1:],
-                       *command.make_pairs(tmp_path), f"--workdir={tmp_path / 'run'}",
-                       "--config.epochs=2", "--config.validation.first_epoch=2")
+                       *command.make_pairs(folder), f"--workdir={folder / 'run'}",
+                       "--config.epochs=2", "--config.validation.first_epoch=2",
+                       f"--config.initial_checkpoint={save(folder / 'gan.pth', given)}",
+                       "--config.optimizer.generator_learning_rate=1e-30",
+                       "--config.optimizer.discriminator_learning_rate=1e-30")
     assert done.returncode == 0, done.stderr
-    history = read_history(tmp_path / "run")
+    return given, folder / "run", done
+
+
+def test_the_published_variant_runs_with_its_quirks(published):
+    _, workdir, _ = published
+    history = read_history(workdir)
     assert {"gradient_image_loss", "gradient_difference_loss"} <= set(history[0])
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = json.loads((workdir / "results.json").read_text())
     assert results["model"] == "AttnDFGAN"
     assert results["checkpoint"]["epoch"] == 2
     assert all(math.isfinite(row["psnr"]) for row in results["protocols"]["published"]["rows"])
-    state = final_state(tmp_path / "run", 8)
+    state = final_state(workdir, 8)
     assert list(state.discriminators) == ["joint"]
 
 
-def test_starts_from_a_file_of_weights(tmp_path):
-    """With a learning rate that moves nothing, the run ends with the weights it was given."""
-    generator_given, discriminator_given = generator(), discriminator()
-    given = save(tmp_path / "gan.pth", {"G": generator_given, "D": discriminator_given})
-    options = [*command.TINY, *command.make_pairs(tmp_path), "--config.epochs=1",
-               f"--config.initial_checkpoint={given}", "--config.discriminators=joint",
-               "--config.optimizer.generator_learning_rate=1e-30",
-               "--config.optimizer.discriminator_learning_rate=1e-30"]
-    done = command.run(*options, f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
-    assert f"Starting from {given}: the generator and the discriminators" in done.stdout
-    weights = checkpoints.load_weights([tmp_path / "run"]).weights.state_dicts()
-    for name, there in (("generator", generator_given), ("joint", discriminator_given)):
+def test_starts_from_a_file_of_weights(published):
+    given, workdir, done = published
+    path = workdir.parent / "gan.pth"
+    assert f"Starting from {path}: the generator and the discriminators" in done.stdout
+    weights = checkpoints.load_weights([workdir]).weights.state_dicts()
+    for name, there in (("generator", given["G"]), ("joint", given["D"])):
         for key, array in there.items():
             if "running" not in key and "num_batches" not in key:
                 np.testing.assert_array_equal(weights[name][key], array)
-    # Its statistics moved on from those given: 4 steps keep 0.9⁴ of them.
+    # Its statistics moved on from those given: each step keeps 0.9 of them.
     key = "inc.conv.conv.1.running_mean"
-    assert not np.array_equal(weights["generator"][key], generator_given[key])
-    there = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert there["initial_checkpoint"] == str(given)
+    assert not np.array_equal(weights["generator"][key], given["G"][key])
+    there = json.loads((workdir / "config.json").read_text())
+    assert there["initial_checkpoint"] == str(path)
 
 
 @pytest.mark.parametrize(("options", "message"), [

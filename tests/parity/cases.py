@@ -56,8 +56,7 @@ class Training:
 
 
 _NARROW = {"width": 16, "discriminator_width": 32}
-# XLA's convolutions in float64 are slow loops: one case has the published width, and
-# smaller images, the others are narrower.
+# One case has the published width, and smaller images; the others are narrower.
 TRAINING_CASES = (
     Training(attention=False, variant="slides", **_NARROW),
     Training(attention=False, variant="code", **_NARROW),

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from configs import dfgan
 from dfgan_jax.evaluation.protocols import PUBLISHED
@@ -21,6 +20,7 @@ from tests.parity import cases
 from tests.parity.cases import Precision, Quantities, Tensors, Training
 from tests.reference.fill import tensor
 from tests.reference.load import SEED, nhwc
+from tests.training.recording import recording
 
 CONFIG_VARIANTS = {"slides": "", "code": "published"}
 
@@ -153,18 +153,6 @@ def loss_functions(precision: Precision) -> Quantities:
         values[name] = array(value, precision)
         slopes |= {f"{name} {i}": array(each, precision) for i, each in enumerate(gradients)}
     return {"losses": values, "gradients of the losses": slopes}
-
-
-def recording(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer, whose state also holds the last gradients."""
-    def init(params):
-        return optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
-
-    def update(gradients, state, params=None):
-        updates, inner = optimizer.update(gradients, state[0], params)
-        return updates, (inner, gradients)
-
-    return optax.GradientTransformation(init, update)
 
 
 def training(case: Training, precision: Precision) -> Quantities:

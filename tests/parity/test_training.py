@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -85,6 +86,9 @@ def test_the_twins_loop_gives_the_published_numbers(attention, variant):
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("case", cases.TRAINING_CASES, ids=str)
 def test_twenty_steps(case, precision):
+    if precision == "float64":
+        # XLA's convolutions in float64 are slow loops; test_discriminator has the published width.
+        case = dataclasses.replace(case, discriminator_width=32, size=32)
     differences = cases.differences(our_runs.training(case, precision),
                                     runs.training(case, precision))
     bounds = TRAINING_FLOAT32 if precision == "float32" else dict.fromkeys(differences, FLOAT64)
