@@ -26,7 +26,7 @@ def test_interval_of_many_patients_is_that_of_the_normal_distribution():
     values = np.repeat(rng.normal(40, 2, 100), 4)
     low, high = Sample(patients, 400).interval(values, np.full(400, 1 / 400))
     error = 1.96 * values.std() / 100**0.5
-    assert (low, high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.08)
+    assert (low, high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.04)
 
 
 def test_interval_weighs_slices_as_the_mean_does():

@@ -67,6 +67,15 @@ def test_text_shows_each_number_with_its_interval():
     assert text.endswith("A note.")
 
 
+def test_text_ends_with_the_first_protocol_and_writes_no_infinity():
+    infinite = {**table(), "rows": [{**row, "psnr": np.inf} for row in table()["rows"]]}
+    text = tables.as_text({"slices": 4, "protocols": {"full_range": table(), "dugan": infinite},
+                           "statistics": {"notes": []}})
+    assert text.index("dugan: 4 slices") < text.index("full_range: 4 slices")
+    assert "inf" not in text
+    assert "–" in text.split("full_range")[0]
+
+
 def read(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -207,7 +207,8 @@ def test_the_command_line_converts_and_evaluates(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     rows = results["protocols"]["full_range"]["rows"]
-    assert [row.pop("name") for row in rows] == ["QDCT", "AttnDFGAN", "AttnDFGAN (gan.pth)"]
+    assert [row.pop("name") for row in rows] == [
+        "QDCT", "AttnDFGAN (gan)", "AttnDFGAN (gan.pth)"]
     assert rows[1] == rows[2]
     assert "step None" not in (tmp_path / "out" / "report.html").read_text()
 

@@ -186,8 +186,9 @@ def test_what_is_denoised_only_may_have_any_size(config, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"data.on_device": "never"},
-                                    {"checkpoint_after_seconds": 0.0}])
-def test_where_and_when_things_are_kept_may_change_while_a_run_goes_on(config, tmp_path, change):
+                                    {"checkpoint_after_seconds": 0.0},
+                                    {"evaluation.baselines": ""}])
+def test_where_and_when_things_are_kept_and_what_is_evaluated_may_change_while_a_run_goes_on(config, tmp_path, change):
     setup.claim_workdir(tmp_path, config)
     config.update_from_flattened_dict(change)
     setup.check_workdir(tmp_path, config)
@@ -257,3 +258,20 @@ def test_the_same_normal_dose_in_two_splits_is_warned_of(config, tmp_path, capsy
     setup.load_splits(config, ("train", "test"), refuse)
     assert ("warning: normal doses: data.test: slice 0 is also slice 0 of data.train"
             in capsys.readouterr().err)
+
+
+def test_runs_that_differ_in_their_seed_share_all_else(config):
+    def shared(**changes):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(changes)
+        return setup.shared_by_seeds(json.loads(changed.to_json()))
+
+    assert shared(seed=7, name="seven", log_every_steps=1,
+                  **{"evaluation.physics": False}) == shared()
+    assert shared(batch_size=7) != shared()
+
+
+def test_a_configuration_from_before_there_was_an_evaluation_is_told(config):
+    del config.evaluation
+    with pytest.raises(InputError, match=r"config\.evaluation\.protocols is missing"):
+        setup.check(config)
