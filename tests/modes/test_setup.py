@@ -188,7 +188,7 @@ def test_what_is_denoised_only_may_have_any_size(config, tmp_path):
 @pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"data.on_device": "never"},
                                     {"checkpoint_after_seconds": 0.0},
                                     {"evaluation.baselines": ""}])
-def test_where_and_when_things_are_kept_and_what_is_evaluated_may_change_while_a_run_goes_on(config, tmp_path, change):
+def test_what_changes_no_training_may_change_while_a_run_goes_on(config, tmp_path, change):
     setup.claim_workdir(tmp_path, config)
     config.update_from_flattened_dict(change)
     setup.check_workdir(tmp_path, config)
