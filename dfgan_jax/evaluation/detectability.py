@@ -140,8 +140,8 @@ def detectability(with_lesions: np.ndarray, without: np.ndarray, lesions: Sequen
       with_lesions: (K, H, W) HU, repeats.
       without: same shape, the same object without lesions, with noise of its own.
     """
-    inside = np.stack([lesion.distance(without.shape[1:]) < lesion.radius for lesion in lesions])
-    inside = inside.any(axis=0)
+    inside = np.any([lesion.distance(without.shape[1:]) < lesion.radius for lesion in lesions],
+                    axis=0)
     contrast = with_lesions[:, inside].mean(dtype=np.float64) - without[:, inside].mean(
         dtype=np.float64)
     noise = np.sqrt(without[:, inside].var(axis=0, ddof=1).mean())
