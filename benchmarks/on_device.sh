@@ -66,6 +66,8 @@ if wants train; then
         --config.data.train="$workdir/simulated_train/train.npy" \
         --config.data.valid="$workdir/simulated_valid/valid.npy" \
         --config.data.test="$workdir/simulated_test/test.npy" \
+        --config.evaluation.protocols=published --config.evaluation.baselines= \
+        --config.evaluation.physics=False \
         --config.dtype=bfloat16 --config.log_every_steps=131 || status=$?
     echo "training and evaluation: $(($(date +%s) - started)) s, exit status $status"
     [[ ! -f $workdir/published/metrics.jsonl ]] ||
