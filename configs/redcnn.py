@@ -13,7 +13,8 @@ paper's slowly went to 1e-5.
 
 The demo takes about 3 minutes of processor time; on its 32 held-out phantoms, protocol
 full_range: 41.16 dB / 0.9556, from 37.29 dB / 0.9028 of the input; with seeds 1 and 2, 41.56
-and 41.35 dB. At paper scale a step takes about a minute on two CPU cores: that needs an accelerator.
+and 41.35 dB. At paper scale a step takes about a minute on two CPU cores: that needs an
+accelerator.
 """
 
 import ml_collections
