@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from dfgan_jax.errors import InputError
-from dfgan_jax.progress import Progress
 
 MAX_TUNING_SLICES = 4
 """Validation slices that parameters are tuned on, evenly spaced."""
@@ -26,14 +25,12 @@ class Baseline:
 
     Attributes:
       name: of its row.
-      source: paper.
       denoise: ((H, W) HU, **parameters) → (H, W) HU.
       start: of the search, by the noise's standard deviation [HU].
       units: of each parameter.
     """
 
     name: str
-    source: str
     denoise: Callable[..., np.ndarray]
     start: Callable[[float], Parameters]
     units: Mapping[str, str]
@@ -76,25 +73,25 @@ def _total_variation(image: np.ndarray, *, weight: float) -> np.ndarray:
 
 BASELINES = {
     "gaussian": Baseline(
-        name="Gaussian", source="linear smoothing", denoise=_gaussian,
+        name="Gaussian", denoise=_gaussian,
         start=lambda noise: {"sigma": 0.7}, units={"sigma": "px"}),
     "bilateral": Baseline(
-        name="Bilateral", source="Tomasi & Manduchi, ICCV 1998", denoise=_bilateral,
+        name="Bilateral", denoise=_bilateral,
         start=lambda noise: {"sigma_spatial": 1.0, "sigma_color": 3 * noise},
         units={"sigma_spatial": "px", "sigma_color": "HU"}),
     "nlm": Baseline(
-        name="Non-local means", source="Buades et al., CVPR 2005", denoise=_nl_means,
+        name="Non-local means", denoise=_nl_means,
         start=lambda noise: {"h": 0.6 * noise, "sigma": noise},
         units={"h": "HU", "sigma": "HU"}),
     "tv": Baseline(
-        name="Total variation", source="Rudin et al. 1992; Chambolle 2004",
-        denoise=_total_variation, start=lambda noise: {"weight": noise}, units={"weight": "HU"}),
+        name="Total variation", denoise=_total_variation,
+        start=lambda noise: {"weight": noise}, units={"weight": "HU"}),
 }
-"""Name in a configuration → denoiser."""
+"""Name in a configuration → denoiser: linear smoothing; Tomasi & Manduchi, ICCV 1998; Buades et
+al., CVPR 2005; Rudin et al. 1992, by Chambolle 2004."""
 
 
-def tune(baseline: Baseline, qdct: np.ndarray, ndct: np.ndarray, *,
-         progress: Progress | None = None) -> Parameters:
+def tune(baseline: Baseline, qdct: np.ndarray, ndct: np.ndarray) -> Parameters:
     """The parameters with the highest mean PSNR.
 
     A Nelder-Mead search over the parameters' logarithms, which stay within a factor of 30 of
@@ -103,7 +100,6 @@ def tune(baseline: Baseline, qdct: np.ndarray, ndct: np.ndarray, *,
     Args:
       qdct: (N, H, W) float32, HU: validation slices, never those of a test.
       ndct: the references.
-      progress: advanced by each trial.
 
     Raises:
       InputError: the slices are equal to their references.
@@ -117,8 +113,6 @@ def tune(baseline: Baseline, qdct: np.ndarray, ndct: np.ndarray, *,
 
     def loss(logarithms: np.ndarray) -> float:
         parameters = dict(zip(start, np.exp(logarithms), strict=True))
-        if progress is not None:
-            progress.advance()
         # The mean PSNR, but for a factor and a constant.
         return float(np.mean([np.log(np.mean(np.square(
             baseline.denoise(image, **parameters) - reference, dtype=np.float64)))

@@ -16,6 +16,14 @@ from dfgan_jax.evaluation.protocols import METRICS, Protocol, Scores
 from dfgan_jax.evaluation.statistics import Sample, holm, mean_and_sd, paired_tests
 from dfgan_jax.files import written_whole
 
+INPUT_ROW = "QDCT"
+"""The row that every gain is taken against."""
+
+REFERENCE_ROW = "NDCT"
+
+LABELS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "rmse_hu": "RMSE [HU]", "vif": "VIF"}
+"""Metric → head of its column."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
@@ -116,7 +124,7 @@ def as_text(results: Mapping[str, Any]) -> str:
                      f"range {protocol['data_range']}")
         metrics = [metric for metric in METRICS if metric in protocol["rows"][0]]
         width = max(len(line["name"]) for line in protocol["rows"] + protocol["seeds"])
-        lines.append(f"  {'':{width}}" + "".join(f"  {_HEADS[metric]:>25}" for metric in metrics))
+        lines.append(f"  {'':{width}}" + "".join(f"  {LABELS[metric]:>25}" for metric in metrics))
         for line in protocol["rows"]:
             cells = (_cell(line[metric], line["interval"][metric], metric) for metric in metrics)
             lines.append(f"  {line['name']:{width}}" + "".join(f"  {cell:>25}" for cell in cells))
@@ -127,7 +135,6 @@ def as_text(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *results["statistics"]["notes"]])
 
 
-_HEADS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "rmse_hu": "RMSE [HU]", "vif": "VIF"}
 _DIGITS = {"psnr": 3, "ssim": 4, "rmse_hu": 2, "vif": 4}
 
 

@@ -27,14 +27,12 @@ from dfgan_jax.evaluation.report.examples import Example
 from dfgan_jax.evaluation.report.page import write_report
 from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
 from dfgan_jax.evaluation.statistics import Sample, evenly_spaced
+from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.files import written_whole
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import setup, simulate
 from dfgan_jax.progress import Progress, progress
 from dfgan_jax.training import checkpoints, parallel, writers
-
-INPUT_ROW = "QDCT"
-REFERENCE_ROW = "NDCT"
 
 REPEATS = 16
 """Scans of each simulated object."""
@@ -77,6 +75,11 @@ def check(config: ml_collections.ConfigDict) -> None:
                          f"{config.evaluation.pixel_spacing_mm}; expected 0 or more")
 
 
+def _splits(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The splits that an evaluation needs."""
+    return ("valid", "test") if _listed(config.evaluation.baselines) else ("test",)
+
+
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -94,9 +97,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
     denoisers = [Denoiser.load(path) for path in checkpoint_paths]
-    splits = ("valid", "test") if _listed(config.evaluation.baselines) else ("test",)
     score_and_report(config, workdir=workdir, denoisers=denoisers,
-                     data=setup.load_splits(config, splits, simulate.cached))
+                     data=setup.load_splits(config, _splits(config), simulate.cached))
 
 
 def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
@@ -272,7 +274,7 @@ class _Physics:
             normal_dose, self._low_dose = scan_repeats(
                 size=size, seed=_PHANTOM_SEED, repeats=REPEATS, protocol=protocol, progress=bar)
         self._pixel_spacing_mm = (config.evaluation.pixel_spacing_mm or None if config.data.test
-                                  else protocol.field_of_view_mm / size)
+                                  else protocol.field_of_view_mm / ndct.shape[1])
         self._slice = len(ndct) // 2
         self.results: dict[str, Any] = {
             "phantom": {
@@ -318,9 +320,7 @@ def _provenance(config: ml_collections.ConfigDict, denoisers: Mapping[str, Denoi
     """What `results.json` says of where its numbers are from."""
     first = next(iter(denoisers.values())).meta
     return {
-        "data": {split: setup.data_source(config, split)
-                 for split in (("valid", "test") if _listed(config.evaluation.baselines)
-                               else ("test",))},
+        "data": {split: setup.data_source(config, split) for split in _splits(config)},
         "checkpoints": {name: {"path": str(each.path), "step": each.meta["step"],
                                "epoch": each.meta["epoch"],
                                "seed": each.meta["config"].get("seed")}

@@ -105,6 +105,7 @@ def test_seeds_have_the_sd_of_a_sample():
 def test_evenly_spaced_has_both_ends():
     assert evenly_spaced(9, most=3).tolist() == [0, 4, 8]
     assert evenly_spaced(2, most=50).tolist() == [0, 1]
+    assert evenly_spaced(9, most=1).tolist() == [4]
 
 
 def test_too_few_patients_for_so_many_rows_is_said():

@@ -122,6 +122,15 @@ def test_physics_is_measured_for_each_row_and_the_normal_dose(results):
     assert slices["frequency_unit"] == "lp/cm"  # of phantoms, whose pixels are known
 
 
+def test_small_slices_keep_their_own_pixel_size(monkeypatch):
+    """The simulated objects need 128 pixels; the test slices may have fewer."""
+    monkeypatch.setattr(evaluate, "REPEATS", 3)
+    pairs = discs(1, size=64)
+    physics = evaluate._Physics(dfgan.get_config(), pairs.ndct, pairs.qdct)
+    assert physics.results["slices"]["pixel_spacing_mm"] == 360 / 64
+    assert physics.results["phantom"]["pixel_spacing_mm"] == 360 / 128
+
+
 def test_the_report_and_the_printed_tables_are_there(evaluated, results):
     with (evaluated / "slices.csv").open(newline="") as file:
         psnr = {(line["name"], int(line["slice"])): float(line["psnr"])

@@ -24,6 +24,7 @@ from dfgan_jax.evaluation.report.examples import Example, write_example
 from dfgan_jax.evaluation.report.physics import physics_section
 from dfgan_jax.evaluation.report.pictures import colour_bar_css
 from dfgan_jax.evaluation.report.viewer import Slices
+from dfgan_jax.evaluation.tables import INPUT_ROW
 from dfgan_jax.files import written_whole
 
 HEADLINE_PROTOCOL: Final = "full_range"
@@ -91,7 +92,7 @@ def write_report(
         results=results,
         protocols={HEADLINE_PROTOCOL: headline} | protocols,  # its tab first
         headline=headline,
-        baseline=tables.find_row(headline["rows"], tables.BASELINE),
+        baseline=tables.find_row(headline["rows"], INPUT_ROW),
         model=model,
         published_table=tables.published_table(results.get("published") or {}),
         physics=physics_section(figures, results.get("physics") or {}, shown=pictures or {},

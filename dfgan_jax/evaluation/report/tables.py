@@ -7,8 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-BASELINE: Final = "QDCT"
-"""Name of the row that every gain is taken against."""
+from dfgan_jax.evaluation.tables import INPUT_ROW, LABELS
 
 
 class Metric(NamedTuple):
@@ -20,10 +19,10 @@ class Metric(NamedTuple):
 
 
 METRICS: Final = {
-    "psnr": Metric("PSNR [dB]", 2, max),
-    "ssim": Metric("SSIM", 4, max),
-    "rmse_hu": Metric("RMSE [HU]", 2, min),
-    "vif": Metric("VIF", 4, max),
+    "psnr": Metric(LABELS["psnr"], 2, max),
+    "ssim": Metric(LABELS["ssim"], 4, max),
+    "rmse_hu": Metric(LABELS["rmse_hu"], 2, min),
+    "vif": Metric(LABELS["vif"], 4, max),
 }
 
 
@@ -121,7 +120,7 @@ def score_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       QDCT by column; NaN where a number is missing) and `best` (a set of columns; ties
       are all best).
     """
-    baseline = find_row(rows, BASELINE)
+    baseline = find_row(rows, INPUT_ROW)
     finite = {c: [row[c] for row in rows if _is_number(row.get(c))] for c in METRICS}
     best = {c: metric.choose(finite[c], default=None) for c, metric in METRICS.items()}
 
@@ -135,7 +134,7 @@ def score_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "gain": {c: gain(row, c) for c in METRICS},
             "best": {c for c in METRICS if _is_number(row.get(c)) and row[c] == best[c]},
         }
-        for row in sorted(rows, key=lambda row: row["name"] != BASELINE)
+        for row in sorted(rows, key=lambda row: row["name"] != INPUT_ROW)
     ]
 
 
@@ -146,7 +145,7 @@ def find_row(rows: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
 
 def headline_row(rows: Sequence[Mapping[str, Any]], name: str | None) -> Mapping[str, Any]:
     """The row of a name; otherwise the model, or else the baseline, of the highest PSNR."""
-    others = [row for row in rows if row["name"] != BASELINE]
+    others = [row for row in rows if row["name"] != INPUT_ROW]
     named = [row for row in others if row["name"] == name]
     models = [row for row in others if row.get("kind", "model") == "model"]
     return max(named or models or others,
@@ -176,7 +175,7 @@ def score_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
             yield number_cell(row.get(column), metric.digits, best=column in row["best"],
                               small=" … ".join(format_number(e, metric.digits) for e in ends))
         for column in ("psnr", "ssim"):
-            gain = None if row["name"] == BASELINE else row["gain"][column]
+            gain = None if row["name"] == INPUT_ROW else row["gain"][column]
             yield number_cell(gain, METRICS[column].digits, signed=True)
 
     return Table(f"Scores, {name}",

@@ -18,9 +18,8 @@ import numpy as np
 from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
-
-REFERENCE: Final = "NDCT"
-INPUT: Final = "QDCT"
+from dfgan_jax.evaluation.statistics import evenly_spaced
+from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 
 MOST_SLICES: Final = 50
 
@@ -76,10 +75,10 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
       InputError: rows are missing, or shapes differ.
     """
     _check(slices)
-    _, height, width = slices.images[REFERENCE].shape
+    _, height, width = slices.images[REFERENCE_ROW].shape
     chosen, step_hu, packed = _fit(slices, budget_bytes=budget_bytes)
     rows = list(slices.images)
-    noise = np.stack([slices.images[INPUT][i] - slices.images[REFERENCE][i] for i in chosen])
+    noise = slices.images[INPUT_ROW][chosen] - slices.images[REFERENCE_ROW][chosen]
     return {
         "step_hu": step_hu,
         "images": packed,
@@ -90,7 +89,7 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
             "width": width,
             "stepHu": step_hu,
             "undefined": UNDEFINED,
-            "reference": rows.index(REFERENCE),
+            "reference": rows.index(REFERENCE_ROW),
             "first": rows.index(model) if model in rows else len(rows) - 1,
             "presets": list(PRESETS.items()),
             "limitHu": pictures.difference_limit_hu(noise),
@@ -101,17 +100,17 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
 
 
 def _check(slices: Slices) -> None:
-    missing = [row for row in (REFERENCE, INPUT) if row not in slices.images]
+    missing = [row for row in (REFERENCE_ROW, INPUT_ROW) if row not in slices.images]
     if missing:
         raise InputError(f"slices: rows {list(slices.images)}, expected {missing[0]} among them")
-    expected = slices.images[REFERENCE].shape
+    expected = slices.images[REFERENCE_ROW].shape
     if len(expected) != 3 or expected[0] != len(slices.names) or 0 in expected:
-        raise InputError(f"slices: {REFERENCE} has shape {expected}, expected (N, H, W) for "
+        raise InputError(f"slices: {REFERENCE_ROW} has shape {expected}, expected (N, H, W) for "
                          f"{len(slices.names)} names, N not 0")
     for row, images in slices.images.items():
         if images.shape != expected:
             raise InputError(f"slices: {row} has shape {images.shape}, expected {expected}, that "
-                             f"of {REFERENCE}")
+                             f"of {REFERENCE_ROW}")
 
 
 def _fit(slices: Slices, *, budget_bytes: int) -> tuple[np.ndarray, int, list[list[str]]]:
@@ -131,9 +130,7 @@ def _fit(slices: Slices, *, budget_bytes: int) -> tuple[np.ndarray, int, list[li
 def _pack_all(slices: Slices, *, count: int, step_hu: int
               ) -> tuple[np.ndarray, list[list[str]], int]:
     """Chosen slices, (row → slice → text), and its bytes."""
-    # One alone is taken from the middle: the first slice of a scan shows little.
-    ends = np.linspace(0, len(slices.names) - 1, count) if count > 1 else [len(slices.names) // 2]
-    chosen = np.rint(ends).astype(int)
+    chosen = evenly_spaced(len(slices.names), most=count)
     packed = [[pack(images[i], step_hu=step_hu) for i in chosen]
               for images in slices.images.values()]
     return chosen, packed, sum(len(text) for row in packed for text in row)
