@@ -124,7 +124,7 @@ def test_physics_is_measured_for_each_row_and_the_normal_dose(results):
 
 def test_small_slices_keep_their_own_pixel_size(monkeypatch):
     """The simulated objects need 128 pixels; the test slices may have fewer."""
-    monkeypatch.setattr(evaluate, "REPEATS", 3)
+    monkeypatch.setattr(evaluate, "REPEATS", 8)
     pairs = discs(1, size=64)
     physics = evaluate._Physics(dfgan.get_config(), pairs.ndct, pairs.qdct)
     assert physics.results["slices"]["pixel_spacing_mm"] == 360 / 64
