@@ -66,6 +66,16 @@ _PATIENTS = flags.DEFINE_enum(
     "apart: the patient ID (the study, where that is a placeholder), the study, or the folder "
     "right below --ndct or --input.")
 
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "train, evaluate, as several processes: HOST:PORT of process 0, which "
+    "listens there. Not needed under SLURM, Open MPI, Kubernetes (an indexed Job) and on TPU "
+    "slices, which are recognised.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes there are; 1: this one, whatever started it.",
+    lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0.", lower_bound=0)
+
 
 def main(arguments: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
@@ -79,7 +89,19 @@ def main(arguments: list[str]) -> None:
     if file not in ("pair", "simulate_scan"):  # which compute nothing with it
         importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
     run = importlib.import_module(f"dfgan_jax.modes.{file}").run
-    if mode == "denoise":
+    if mode in ("train", "evaluate"):
+        processes = importlib.import_module("dfgan_jax.training.processes")
+        with processes.joined(processes.Place(
+                coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value,
+                process_id=_PROCESS_ID.value)):
+            if mode == "train":
+                run(_config(), workdir=_workdir())
+            elif not _CHECKPOINT.value:
+                raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
+            else:
+                run(_config(), workdir=_workdir("_evaluation"),
+                    checkpoint_paths=_CHECKPOINT.value)
+    elif mode == "denoise":
         checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
         run(checkpoint_path=checkpoint, source=pathlib.Path(source), output=_output())
     elif mode == "convert":
@@ -101,21 +123,18 @@ def main(arguments: list[str]) -> None:
         run(ndct=[pathlib.Path(path) for path in _NDCT.value],
             qdct=[pathlib.Path(path) for path in _QDCT.value], output=_output(),
             split=_SPLIT.value, patients=_PATIENTS.value)
-    elif mode == "evaluate":
-        if not _CHECKPOINT.value:
-            raise InputError("--mode=evaluate needs --checkpoint=PATH[,PATH…]")
-        run(_config(), workdir=_workdir("_evaluation"), checkpoint_paths=_CHECKPOINT.value)
-    elif mode == "benchmark":
+    else:
         run(_config(), workdir=_workdir("_benchmark"), checkpoint_path=(
             _only("checkpoint", _CHECKPOINT.value) if _CHECKPOINT.value else None))
-    else:
-        run(_config(), workdir=_workdir())
 
 
 _OF_SCANS = ("dose_fraction", "kernel", "photons_per_ray", "pixel_spacing", "seed", "split",
              "patients")
 
-_USED = {"train": (), "evaluate": ("checkpoint",), "denoise": ("checkpoint", "input", "output"),
+_PROCESSES = ("coordinator", "num_processes", "process_id")
+
+_USED = {"train": _PROCESSES, "evaluate": ("checkpoint", *_PROCESSES),
+         "denoise": ("checkpoint", "input", "output"),
          "convert": ("input", "output", "container", "verify"),
          "simulate": ("input", "output", *_OF_SCANS),
          "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",)}

@@ -1,6 +1,7 @@
 """Where files go, and writing them so that they are never half there and never lost."""
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import mmap
@@ -8,12 +9,19 @@ import os
 import pathlib
 import re
 import secrets
+import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from dfgan_jax.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def user_cache() -> pathlib.Path:
@@ -86,6 +94,36 @@ def remove_leftovers(folder: pathlib.Path) -> None:
     for path in folder.rglob(".*"):
         if re.search(r"\.[0-9a-f]{16}$", path.name):
             path.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a folder, which is made, for this process alone; the file `lock` in it says whose.
+
+    The system lets go of it however the process ends. Where the file system has no locks,
+    stderr says so.
+
+    Raises:
+      InputError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOLCK, "no locks on this system")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.seek(0)
+                raise InputError(f"{folder}: in use by {file.read().strip() or 'another run'}; "
+                                 "wait until it has ended, or choose another --workdir") from error
+            print(f"warning: {folder}: cannot be locked ({error}); see that no second run uses it",
+                  file=sys.stderr, flush=True)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since "
+                   f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')}\n")
+        file.flush()
+        yield
 
 
 @contextlib.contextmanager

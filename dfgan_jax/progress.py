@@ -1,11 +1,14 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import contextvars
 import sys
 import time
 from collections.abc import Iterator
 
 from tqdm import tqdm
+
+_HIDDEN = contextvars.ContextVar("hidden", default=False)
 
 
 class Progress:
@@ -26,7 +29,8 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._note = ""
         self._bar = None
-        if sys.stderr.isatty():
+        self._hidden = _HIDDEN.get()
+        if sys.stderr.isatty() and not self._hidden:
             self._bar = tqdm(desc=description, total=total, unit=unit, initial=initial,
                              dynamic_ncols=True, file=sys.stderr)
 
@@ -55,6 +59,8 @@ class Progress:
 
     def _write_line(self) -> None:
         self._last_line = time.monotonic()
+        if self._hidden:
+            return
         percent = 100 * self._count // max(self._total, 1)
         finished = self._count >= self._total
         left = "" if finished else f", {format_duration(self.seconds_left())} left"
@@ -67,6 +73,8 @@ class Progress:
 
     def message(self, text: str) -> None:
         """Writes a line of its own without breaking the bar."""
+        if self._hidden:
+            return
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:
@@ -87,6 +95,16 @@ def progress(description: str, *, total: int, unit: str, initial: int = 0) -> It
         yield shown
     finally:
         shown.close()
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Shows no progress that begins in a `with` block: another process shows the same."""
+    token = _HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(token)
 
 
 def format_duration(seconds: float) -> str:

@@ -96,9 +96,17 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     if (workdir / setup.CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
-    denoisers = [Denoiser.load(path) for path in checkpoint_paths]
-    score_and_report(config, workdir=workdir, denoisers=denoisers,
+    score_and_report(config, workdir=workdir, denoisers=load_denoisers(checkpoint_paths),
                      data=setup.load_splits(config, _splits(config), simulate.cached))
+
+
+def load_denoisers(paths: Sequence[str]) -> list[Denoiser]:
+    """Loads checkpoints, a denoiser each.
+
+    Raises:
+      InputError: one cannot be used.
+    """
+    return [Denoiser.load(path) for path in paths]
 
 
 def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,

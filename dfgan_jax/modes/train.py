@@ -1,5 +1,6 @@
 """`--mode=train`: trains, evaluates the best checkpoint on the test split, reports."""
 
+import contextlib
 import functools
 import json
 import math
@@ -20,56 +21,19 @@ from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.evaluation.metrics import all_metrics
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
-from dfgan_jax.inference import Denoiser
+from dfgan_jax.files import locked
 from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
-from dfgan_jax.training import checkpoints, input_pipeline, parallel, steps
+from dfgan_jax.training import checkpoints, input_pipeline, parallel, processes, steps
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.state import Networks, TrainState, with_weights
+from dfgan_jax.training.stop_request import StopRequest
 from dfgan_jax.training.writers import MetricsWriter
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 # The first step compiles, and each is known to be done when the next one has started.
 _WARM_UP_STEPS = 2
 _PACE_STEPS = 2
 _LONG_RUN_S = 3600.0
-
-
-class _StopRequest:
-    """Remembers the first signal, so that the loop can save before it ends.
-
-    A second signal acts as if this were not here.
-    """
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopRequest":
-        for number in _SIGNALS:
-            # What nohup or a shell has set to be ignored stays so.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._restore()
-
-    def _remember(self, number: int, _frame: object) -> None:
-        self.number = number
-        self._restore()
-        print(f"{signal.Signals(number).name}: saving first; once more ends it at once",
-              file=sys.stderr, flush=True)
-
-    def leave(self) -> None:
-        """Ends the process where a signal asked for it, with the status that shells expect."""
-        if self.number is not None:
-            raise SystemExit(128 + self.number)
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 class _Steps(NamedTuple):
@@ -81,6 +45,8 @@ class _Steps(NamedTuple):
     validate: Callable
     """state → metrics of each validation slice, (slices,)."""
     batch_statistics: Callable
+    waited_s: Callable[[], float]
+    """Seconds that `advance` has waited for data so far."""
 
 
 class _Metrics:
@@ -88,9 +54,12 @@ class _Metrics:
 
     Those of the newest call stay on the device until the next one is under way, so
     that the device is never idle for the check.
+
+    Args:
+      writer: of the process that writes; None in the others.
     """
 
-    def __init__(self, writer: MetricsWriter) -> None:
+    def __init__(self, writer: MetricsWriter | None) -> None:
         self._writer = writer
         self._newest: tuple[dict[str, jax.Array], int, int, int, bool] | None = None
         self._rows: list[dict[str, float]] = []
@@ -121,31 +90,76 @@ class _Metrics:
             self._rows.append(self.latest)
         if ends_row:
             means = {name: float(np.mean([row[name] for row in self._rows])) for name in fetched}
-            self._writer.write("train", step=step, epoch=epoch, metrics=means)
+            self.write("train", step=step, epoch=epoch, metrics=means)
             self._rows = []
 
+    def write(self, kind: str, *, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Writes a row, where this process does."""
+        if self._writer is not None:
+            self._writer.write(kind, step=step, epoch=epoch, metrics=metrics)
 
-class _PendingBest:
-    """The best epoch among those that ended too soon after a checkpoint to be saved.
 
-    Where none of them may be the best, it is the latest.
+class _Saver:
+    """Saves states, in the process that does: the others have nothing to save into.
+
+    Of epochs that end too soon after a checkpoint the best is kept, and saved with the next;
+    where none of them may be the best, it is the latest.
+
+    Args:
+      kept: None in a process that saves nothing.
+      after_s: that an epoch must end after the last checkpoint, to be saved [s].
+      every_s: longest time without a checkpoint [s].
     """
 
-    def __init__(self) -> None:
-        self._best: tuple[TrainState, dict[str, Any], float | None] | None = None
+    def __init__(self, kept: checkpoints.Checkpoints | None, *, after_s: float, every_s: float
+                 ) -> None:
+        self._kept = kept
+        self._after_s, self._every_s = after_s, every_s
+        self._saved_at = time.monotonic()
+        self._pending: tuple[TrainState, dict[str, Any], float | None] | None = None
+
+    def due(self) -> bool:
+        """Whether it is time, though no epoch ends."""
+        return time.monotonic() - self._saved_at > self._every_s
+
+    def early(self) -> bool:
+        """Whether an epoch that ends now can wait."""
+        return time.monotonic() - self._saved_at < self._after_s
 
     def keep(self, state: TrainState, meta: dict[str, Any], score: float | None) -> None:
-        """Keeps a copy, unless one with a better score is kept."""
-        best_score = None if self._best is None else self._best[2]
-        if best_score is None or (score is not None and score > best_score):
-            self._best = (parallel.copied(state), meta, score)
+        """Keeps a copy for later, unless one with a better score is kept."""
+        best_score = None if self._pending is None else self._pending[2]
+        if self._kept is not None and (
+                best_score is None or (score is not None and score > best_score)):
+            self._pending = (parallel.copied(state), meta, score)
 
-    def save_to(self, kept: checkpoints.Checkpoints) -> None:
-        """Saves it, before a later state is saved."""
-        if self._best is not None:
-            state, meta, score = self._best
-            kept.save(state, meta, score=score)
-            self._best = None
+    def save(self, state: TrainState, meta: dict[str, Any], *, score: float | None = None) -> None:
+        """Saves a state, after what was kept."""
+        if self._kept is not None:
+            self.save_kept()
+            self._kept.save(state, meta, score=score)
+            self._saved_at = time.monotonic()
+
+    def save_kept(self) -> None:
+        """Saves what was kept."""
+        if self._kept is not None and self._pending is not None:
+            state, meta, score = self._pending
+            self._kept.save(state, meta, score=score)
+            self._pending = None
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk, in every process."""
+        if self._kept is not None:
+            self._kept.wait()
+        processes.barrier("saved")
+
+    def rescue(self) -> None:
+        """Saves what was kept, before an error ends the run; the others end with process 0."""
+        if self._kept is not None:
+            self.save_kept()
+            self._kept.wait()
+        else:
+            processes.wait_for_the_end()
 
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
@@ -167,11 +181,14 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     if (devices.name, config.dtype) == ("pmap", "bfloat16") and not parallel.has_accelerator():
         # pmap takes none of the options that bfloat16 needs there.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
-    setup.check_workdir(workdir, config)
-    data = setup.load_splits(config, SPLITS, simulate.cached)
+    _check_same(config)
+    processes.from_main(functools.partial(setup.check_workdir, workdir, config))
+    data = processes.main_first(lambda: setup.load_splits(config, SPLITS, simulate.cached))
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
 
     fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
+    _check_data(processes.from_main(lambda: fingerprints), data, fingerprints,
+                "that process 0 reads; every process needs the same files")
     networks = setup.build_networks(config)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
     weights = setup.build_weights(config)
@@ -183,42 +200,71 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     valid = input_pipeline.batch_of(data["valid"])
     if resident:
         valid = devices.place(valid)
+    advance, waited_s = (_advance_resident if resident else _advance_streaming)(
+        config, data["train"], train_step, devices)
     compiled = _Steps(
-        advance=(_advance_resident if resident else _advance_streaming)(
-            config, data["train"], train_step, devices),
+        advance=advance, waited_s=waited_s,
         validate=(_validate_resident(config, valid, validation_step, devices) if resident else
                   _validate_streaming(config, data["valid"], validation_step, devices)),
         batch_statistics=parallel.unshared(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
     state = setup.build_state(config, networks, optimizers)
-    if config.initial_checkpoint:
+    if config.initial_checkpoint and processes.is_main():
         state = _start_from(config.initial_checkpoint, state)
     print(_announcement(config, workdir, data, state, devices, resident=resident), flush=True)
 
-    with _StopRequest() as stop, checkpoints.Checkpoints(workdir) as kept:
-        latest = kept.latest()
-        if latest is not None:
-            _check_data(checkpoints.read_meta(latest), data, fingerprints)
-            state = checkpoints.restore_state(latest, state)
-            print(f"Going on from step {int(state.step)}", flush=True)
-        setup.claim_workdir(workdir, config)
-        with MetricsWriter(workdir, step=int(state.step)) as writer:
-            pending = _PendingBest()
-            try:
-                _fit(config, valid, devices.place(state), per_epoch=per_epoch,
-                     fingerprints=fingerprints, compiled=compiled, kept=kept, pending=pending,
-                     writer=writer, stop=stop)
-            except DivergenceError:
-                pending.save_to(kept)
-                kept.wait()
-                raise
-        best = kept.best()
-    stop.leave()
-    if best is None:
-        print("No epoch could be the best one (config.validation.first_epoch is "
-              f"{config.validation.first_epoch}): evaluating the last", flush=True)
-    evaluate.score_and_report(config, workdir=workdir, denoisers=[Denoiser.load(workdir)],
-                              data=data)
+    with contextlib.ExitStack() as stack:
+        if processes.is_main():
+            stack.enter_context(locked(workdir))
+        stopped_by = _train(config, workdir, data, fingerprints, state, valid, devices=devices,
+                            per_epoch=per_epoch, compiled=compiled)
+        if stopped_by is not None:
+            raise SystemExit(128 + stopped_by)
+        evaluate.score_and_report(config, workdir=workdir, data=data,
+                                  denoisers=evaluate.load_denoisers([str(workdir)]))
+
+
+def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[str, Pairs],
+           fingerprints: dict[str, str], state: TrainState, valid: steps.Batch, *,
+           devices: parallel.Parallelism, per_epoch: int, compiled: _Steps) -> int | None:
+    """Trains from the latest sound checkpoint, or from `state`; what it returns, see `_fit`."""
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest(devices.greatest))
+        kept = writer = None
+        if processes.is_main():
+            setup.check_workdir(workdir, config)  # which another run may have made by now
+            for line in checkpoints.set_aside_damaged(workdir):
+                print(line, file=sys.stderr, flush=True)
+            kept = stack.enter_context(checkpoints.Checkpoints(workdir))
+            latest = kept.latest()
+            if latest is not None:
+                _check_data(checkpoints.read_meta(latest)["data"], data, fingerprints,
+                            "this run was started with; choose another --workdir")
+                state = checkpoints.restore_state(latest, state)
+                print(f"Going on from step {int(state.step)}", flush=True)
+            setup.claim_workdir(workdir, config)
+            writer = stack.enter_context(MetricsWriter(workdir, step=int(state.step)))
+        saver = _Saver(kept, after_s=config.checkpoint_after_seconds,
+                       every_s=60 * config.checkpoint_every_minutes)
+        try:
+            stopped_by = _fit(config, valid, devices.place(processes.broadcast(state)),
+                              per_epoch=per_epoch, fingerprints=fingerprints, compiled=compiled,
+                              saver=saver, metrics=_Metrics(writer), stop=stop)
+        except DivergenceError:
+            saver.rescue()
+            raise
+        if kept is not None and kept.best() is None and stopped_by is None:
+            print("No epoch could be the best one (config.validation.first_epoch is "
+                  f"{config.validation.first_epoch}): evaluating the last", flush=True)
+    return stopped_by
+
+
+def _check_same(config: ml_collections.ConfigDict) -> None:
+    """Refuses processes of several configurations."""
+    here = json.loads(config.to_json())
+    if processes.from_main(lambda: here) != here:
+        raise InputError("the configuration is not that of process 0; expected the same command "
+                         "for every process")
 
 
 def _start_from(path: str, state: TrainState) -> TrainState:
@@ -234,13 +280,12 @@ def _start_from(path: str, state: TrainState) -> TrainState:
     return started
 
 
-def _check_data(meta: dict[str, Any], data: dict[str, Pairs], fingerprints: dict[str, str]
-                ) -> None:
-    """Refuses to go on with other pairs than those that a checkpoint was trained on."""
+def _check_data(expected: dict[str, str], data: dict[str, Pairs], fingerprints: dict[str, str],
+                those: str) -> None:
+    """Refuses other pairs than those expected, which `those` describes."""
     for split, fingerprint in fingerprints.items():
-        if meta["data"][split] != fingerprint:
-            raise InputError(f"data.{split}: {len(data[split])} slices that are not those this "
-                             "run was started with; choose another --workdir")
+        if expected[split] != fingerprint:
+            raise InputError(f"data.{split}: {len(data[split])} slices that are not those {those}")
 
 
 def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
@@ -270,24 +315,28 @@ def _is_resident(config: ml_collections.ConfigDict, data: dict[str, Pairs],
 
 
 def _advance_streaming(config: ml_collections.ConfigDict, pairs: Pairs, train_step: Callable,
-                       devices: parallel.Parallelism) -> Callable:
-    """`_Steps.advance`, one update a call, with batches that the host sends."""
+                       devices: parallel.Parallelism) -> tuple[Callable, Callable]:
+    """`_Steps.advance`, one update a call, with batches that the host sends; and `waited_s`."""
     update = devices.train(train_step)
     batches = input_pipeline.train_batches(pairs, global_batch_size=config.batch_size,
-                                           seed=config.seed)
+                                           seed=config.seed, share=devices.share)
     iterator = None
+    waited_s = 0.0
 
     def advance(state, step, most):
-        nonlocal iterator
+        nonlocal iterator, waited_s
         del most
         iterator = iterator or input_pipeline.iterate_from(batches, step)
-        state, metrics = update(state, next(iterator))
+        start = time.monotonic()
+        batch = next(iterator)
+        waited_s += time.monotonic() - start
+        state, metrics = update(state, batch)
         return state, metrics, 1
-    return advance
+    return advance, lambda: waited_s
 
 
 def _advance_resident(config: ml_collections.ConfigDict, pairs: Pairs, train_step: Callable,
-                      devices: parallel.Parallelism) -> Callable:
+                      devices: parallel.Parallelism) -> tuple[Callable, Callable]:
     """`_Steps.advance`, up to a row of metrics in one call, with pairs on the devices."""
     update = devices.train_many(train_step)
     indices = input_pipeline.train_indices(pairs, global_batch_size=config.batch_size,
@@ -302,7 +351,7 @@ def _advance_resident(config: ml_collections.ConfigDict, pairs: Pairs, train_ste
         count = min(most, longest)
         state, metrics = update(state, placed, batches, np.int32(count))
         return state, metrics, count
-    return advance
+    return advance, lambda: 0.0
 
 
 def _validate_streaming(config: ml_collections.ConfigDict, pairs: Pairs, step: Callable,
@@ -313,7 +362,7 @@ def _validate_streaming(config: ml_collections.ConfigDict, pairs: Pairs, step: C
     def validate(state):
         parts = [{name: np.asarray(values)[mask] for name, values in score(state, batch).items()}
                  for batch, mask in input_pipeline.evaluation_batches(
-                     pairs, batch_size=config.batch_size)]
+                     pairs, batch_size=config.batch_size, share=devices.share)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return validate
 
@@ -327,23 +376,24 @@ def _validate_resident(config: ml_collections.ConfigDict, placed: steps.Batch, s
 
     def validate(state):
         # What only fills the last batch comes last.
-        return {name: values[:count]
-                for name, values in jax.device_get(score(state, placed, indices)).items()}
+        return {name: values[:count] for name, values in score(state, placed, indices).items()}
     return validate
 
 
 def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainState, *,
-         per_epoch: int, fingerprints: dict[str, str], compiled: _Steps,
-         kept: checkpoints.Checkpoints, pending: _PendingBest, writer: MetricsWriter,
-         stop: _StopRequest) -> None:
-    """Trains from a state to the end of the last epoch; saves after each and when stopped."""
+         per_epoch: int, fingerprints: dict[str, str], compiled: _Steps, saver: _Saver,
+         metrics: _Metrics, stop: StopRequest) -> int | None:
+    """Trains from a state to the end of the last epoch; saves after each and when stopped.
+
+    Returns:
+      The signal that stopped it, the same in all processes; None at the end.
+    """
     first = step = int(state.step)
     last = config.epochs * per_epoch
     if step >= last:
-        return
+        return None
     resolved = json.loads(config.to_json())
-    metrics = _Metrics(writer)
-    saved_at = time.monotonic()
+    pace = _Pace(compiled.waited_s)
     with progress("training", total=last, unit="steps", initial=step) as bar:
         while step < last:
             to_row = config.log_every_steps - step % config.log_every_steps
@@ -354,50 +404,75 @@ def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainStat
             ends_epoch = step % per_epoch == 0
             metrics.add(step_metrics, count=count, step=step, epoch=epoch,
                         ends_row=ends_epoch or step % config.log_every_steps == 0)
-            _show(bar, epoch, metrics.latest, count=count, done=step - first)
+            _show(bar, epoch, metrics.latest, pace, count=count, done=step - first)
 
             meta = {"step": step, "epoch": epoch, "config": resolved, "data": fingerprints}
-            due = time.monotonic() - saved_at > 60 * config.checkpoint_every_minutes
-            stopping = stop.number  # once: a signal may come at any line
+            due = saver.due()
+            stopping = stop.agreed(at_last=step == last)
             if ends_epoch:
                 state, scores = _validate(config, state, valid, compiled)
                 metrics.settle()
                 if not all(map(math.isfinite, scores.values())):
                     raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "
                                           "last good checkpoint is kept")
-                writer.write("valid", step=step, epoch=epoch, metrics=scores)
+                metrics.write("valid", step=step, epoch=epoch, metrics=scores)
                 may_be_best = epoch >= config.validation.first_epoch
                 score = _selection(config, scores) if may_be_best else None
-                early = time.monotonic() - saved_at < config.checkpoint_after_seconds
-                if early and not due and step < last and stopping is None:
-                    pending.keep(state, meta, score)
+                if saver.early() and not due and step < last and stopping is None:
+                    saver.keep(state, meta, score)
                 else:
-                    pending.save_to(kept)
-                    kept.save(state, meta, score=score)
-                    saved_at = time.monotonic()
+                    saver.save(state, meta, score=score)
             elif due or stopping is not None:
                 metrics.settle()
-                pending.save_to(kept)
-                kept.save(state, meta)
-                saved_at = time.monotonic()
+                saver.save(state, meta)
             if stopping is not None:
-                kept.wait()
+                saver.wait()
                 bar.message(f"Stopped by {signal.Signals(stopping).name} at step {step}, which "
                             "is saved; the same command goes on from here")
-                stop.leave()
-        kept.wait()
+                return stopping
+        saver.wait()
+        bar.message(pace.summary(steps=step - first, images=config.batch_size))
+    return None
 
 
-def _show(bar: Progress, epoch: int, latest: dict[str, float], *, count: int, done: int) -> None:
+class _Pace:
+    """How fast training is, and which share of the time it waits for data.
+
+    Without its first steps, which compile.
+    """
+
+    def __init__(self, waited_s: Callable[[], float]) -> None:
+        self._waited_s = waited_s
+        self.start()
+
+    def start(self) -> None:
+        """Measures from here on."""
+        self._start, self._waited_before = time.monotonic(), self._waited_s()
+
+    def waiting_share(self) -> float:
+        """Of the time so far, 0 to 1."""
+        return (self._waited_s() - self._waited_before) / max(time.monotonic() - self._start, 1e-9)
+
+    def summary(self, *, steps: int, images: int) -> str:
+        """One line on `steps` of `images` each."""
+        seconds = time.monotonic() - self._start
+        steps = max(steps - _WARM_UP_STEPS, 0)
+        return (f"Trained {steps / seconds:.3g} steps/s, {steps * images / seconds:.3g} images/s, "
+                f"with validation; waiting for data: {self.waiting_share():.2%} of the time")
+
+
+def _show(bar: Progress, epoch: int, latest: dict[str, float], pace: _Pace, *, count: int,
+          done: int) -> None:
     """Moves the bar, and says once, where it matters, how long all of it will take."""
     note = f"epoch {epoch}"
     if "generator_loss" in latest:
         note += f", G {latest['generator_loss']:.4f}"
     if "discriminator_loss" in latest:
         note += f", D {latest['discriminator_loss']:.4f}"
-    bar.advance(count, note=note)
+    bar.advance(count, note=f"{note}, waiting for data {pace.waiting_share():.1%}")
     if done - count < _WARM_UP_STEPS <= done:
         bar.start_clock()
+        pace.start()
     if done - count < _WARM_UP_STEPS + _PACE_STEPS <= done and not parallel.has_accelerator():
         seconds = bar.seconds_left()
         if seconds > _LONG_RUN_S:

@@ -1,14 +1,20 @@
 """Checkpoints of everything a run needs to go on (orbax).
 
-A workdir's `checkpoints/` holds a folder for each kept step: the latest and the
+A workdir's `checkpoints/` holds a folder for each kept step: the latest two and the
 one with the best score. Each is complete in itself: the `TrainState`, the
-configuration and the position in the data. A checkpoint made from a file of weights
-is such a folder too, with the networks alone.
+configuration, the position in the data, and SHA-256 digests of all of it. It says nothing of
+devices or processes: any number of them goes on from it. A checkpoint made from a file of
+weights is such a folder too, with the networks alone.
+
+Of several processes, each reads alone, and process 0 alone writes.
 """
 
+import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,11 +32,22 @@ from dfgan_jax.porting.weights import (
 )
 from dfgan_jax.training.state import TrainState
 
-_STATE, _META = "state", "meta"
+_STATE, _META, _METRICS = "state", "meta", "metrics"
 
 
 def _score(metrics: dict[str, float]) -> float:
     return metrics["score"]
+
+
+def _alone(handler: Any) -> ocp.Checkpointer:
+    """A checkpointer that waits for no other process."""
+    return ocp.Checkpointer(handler, multiprocessing_options=_here())
+
+
+def _here() -> ocp.options.MultiprocessingOptions:
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}")
 
 
 class Checkpoints:
@@ -43,16 +60,18 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike):
         policies = ocp.checkpoint_managers
         directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        directory.mkdir(parents=True, exist_ok=True)
         try:
             self._manager = ocp.CheckpointManager(
                 directory,
                 options=ocp.CheckpointManagerOptions(
+                    create=False, multiprocessing_options=_here(),
                     best_fn=_score,
                     best_mode="max",
                     # `max_to_keep` with `best_fn` would delete the latest step when it
-                    # is not among the best.
+                    # is not among the best. Two of the latest, in case one is damaged.
                     preservation_policy=policies.AnyPreservationPolicy([
-                        policies.LatestN(1),
+                        policies.LatestN(2),
                         policies.BestN(get_metric_fn=_score, n=1,
                                        keep_checkpoints_without_metrics=False)])))
         except ValueError as error:
@@ -85,8 +104,9 @@ class Checkpoints:
                                   "are not finite; the last good checkpoint is kept")
         self._manager.save(
             meta["step"],
-            args=ocp.args.Composite(**{_STATE: ocp.args.StandardSave(copied),
-                                       _META: ocp.args.JsonSave(meta)}),
+            args=ocp.args.Composite(**{
+                _STATE: ocp.args.StandardSave(copied),
+                _META: ocp.args.JsonSave(_signed(meta, vars(copied), score=score))}),
             metrics=None if score is None else {"score": score})
 
     def wait(self) -> None:
@@ -129,31 +149,62 @@ def locate(path: str | os.PathLike) -> pathlib.Path:
     return found
 
 
+def _digest(tree: Any) -> str:
+    """The SHA-256 of a tree's names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted((name, np.asarray(leaf)) for name, leaf in _leaves(tree)):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _digest_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _signed(meta: dict[str, Any], state: Mapping[str, Any], *, score: float | None = None
+            ) -> dict[str, Any]:
+    """Metadata with what proves later that nothing of a checkpoint has changed."""
+    content = json.loads(json.dumps(meta)) | {
+        "sha256": {name: _digest(tree) for name, tree in state.items()}, "score": score}
+    return content | {"meta_sha256": _digest_json(content)}
+
+
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     """What was saved beside the state: `step`, `epoch`, `config`.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: it cannot be read, or has changed since.
     """
     try:
-        meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / _META)
+        with _alone(ocp.JsonCheckpointHandler()) as checkpointer:
+            meta = checkpointer.restore(folder / _META)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: its metadata cannot be read ({error})") from error
     missing = {"step", "epoch", "config"} - (meta.keys() if isinstance(meta, dict) else set())
     if missing:
         raise InputError(f"{folder}: its metadata lack {', '.join(sorted(missing))}")
+    # Checkpoints of earlier versions have no digests.
+    if _digest_json({name: value for name, value in meta.items() if name != "meta_sha256"}
+                    ) != meta.get("meta_sha256", "") and ("sha256" in meta
+                                                         or "meta_sha256" in meta):
+        raise InputError(f"{folder}: the checkpoint is damaged (its metadata have changed)")
     return meta
 
 
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    return [("/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
+                      for k in path), leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
-                     for k in path): tuple(leaf.shape) for path, leaf in leaves}
+    return {name: tuple(leaf.shape) for name, leaf in _leaves(tree)}
 
 
 def _saved_tree(folder: pathlib.Path) -> Any:
     """The shapes and dtypes of a saved state."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _alone(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
             metadata = checkpointer.metadata(folder / _STATE).item_metadata
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -165,7 +216,8 @@ def _saved_tree(folder: pathlib.Path) -> Any:
 
 def _restore(folder: pathlib.Path, like: Any) -> Any:
     """Reads the part of a saved state that `like` has; raises `InputError` if it does not fit."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    digests = read_meta(folder).get("sha256", {})
+    with _alone(ocp.PyTreeCheckpointHandler()) as checkpointer:
         saved = _shapes(_saved_tree(folder))
         wanted = _shapes(like)
         top_levels = {name.split("/")[0] for name in wanted}
@@ -178,11 +230,56 @@ def _restore(folder: pathlib.Path, like: Any) -> Any:
                 f"{name}: {saved.get(name, 'absent')} in the checkpoint, "
                 f"{wanted.get(name, 'absent')} in the model")
         try:
-            return checkpointer.restore(folder / _STATE, args=ocp.args.PyTreeRestore(
+            restored = checkpointer.restore(folder / _STATE, args=ocp.args.PyTreeRestore(
                 item=like, partial_restore=True,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
         except (OSError, ValueError) as error:
             raise InputError(f"{folder}: the checkpoint is damaged ({error})") from error
+    for name, tree in (restored if isinstance(restored, dict) else vars(restored)).items():
+        if name in digests and _digest(tree) != digests[name]:
+            raise InputError(f"{folder}: the checkpoint is damaged (the SHA-256 of its {name} is "
+                             "not that of what was saved)")
+    return restored
+
+
+def _check_sound(folder: pathlib.Path) -> None:
+    """Reads all of a checkpoint of a run; raises any of several errors if something changed."""
+    meta = read_meta(folder)
+    if meta["step"] != int(folder.name):
+        raise InputError(f"it says that it is of step {meta['step']}")
+    if meta.get("score") is not None:
+        with _alone(ocp.JsonCheckpointHandler(_METRICS)) as checkpointer:
+            if _score(checkpointer.restore(folder / _METRICS)) != meta["score"]:
+                raise InputError("its score has changed")
+    _restore(folder, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype),
+                                  _saved_tree(folder)))
+
+
+def set_aside_damaged(workdir: str | os.PathLike) -> list[str]:
+    """Moves the damaged checkpoints of a run into its folder `damaged`.
+
+    The run then goes on from the latest of those that are left. For a workdir that no
+    `Checkpoints` has open.
+
+    Returns:
+      A line on each that was damaged.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    lines = []
+    for folder in sorted((workdir / "checkpoints").glob("*"), reverse=True):
+        if not folder.name.isdigit():
+            continue
+        try:
+            _check_sound(folder)
+        except Exception as error:  # damage takes any form in orbax and tensorstore
+            target = workdir / "damaged" / folder.name
+            while target.exists():
+                target = target.with_name(f"{target.name}.again")
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(folder, target)
+            reason = str(error).partition("\n")[0].removeprefix(f"{folder}: ")
+            lines.append(f"{folder}: {reason or type(error).__name__}; set aside as {target}")
+    return lines
 
 
 def restore_state(folder: pathlib.Path, like: TrainState) -> TrainState:
@@ -228,9 +325,10 @@ def save_weights(folder: str | os.PathLike, weights: Weights, meta: dict[str, An
     generator = dict(weights.generator)
     networks = {_COUNTS: generator.pop(_COUNTS), "generator": generator,
                 "discriminators": weights.discriminators}
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with _alone(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(folder, args=ocp.args.Composite(**{
-            _STATE: ocp.args.StandardSave(networks), _META: ocp.args.JsonSave(meta)}))
+            _STATE: ocp.args.StandardSave(networks),
+            _META: ocp.args.JsonSave(_signed(meta, networks))}))
 
 
 def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = None

@@ -1,10 +1,11 @@
 """Batches of pairs for training and evaluation (grain).
 
-A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU.
+A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU. Of several
+processes, each reads its share of every batch: which pairs make a batch depends on the step
+alone, so that a run goes on with any number of them.
 """
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -48,10 +49,22 @@ def train_indices(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.M
             .repeat())
 
 
-def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
-    """The batches that `train_indices` names: `ds[step]` is the batch of that step."""
+def _all(rows: np.ndarray) -> np.ndarray:
+    return rows
+
+
+def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int,
+                  share: Callable[[np.ndarray], np.ndarray] = _all) -> grain.MapDataset:
+    """The batches that `train_indices` names: `ds[step]` is the batch of that step.
+
+    Args:
+      pairs: normalised HU.
+      global_batch_size: pairs in a batch, over all devices.
+      seed: of the order.
+      share: takes this process's part of a batch's numbers; all of them by default.
+    """
     return train_indices(pairs, global_batch_size=global_batch_size, seed=seed).map(
-        functools.partial(batch_of, pairs))
+        lambda rows: batch_of(pairs, share(rows)))
 
 
 def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:
@@ -82,13 +95,20 @@ def evaluation_indices(count: int, *, batch_size: int) -> np.ndarray:
     return np.where(indices < count, indices, indices[:, :1])
 
 
-def evaluation_batches(pairs: Pairs, *, batch_size: int) -> Iterator[tuple[dict, np.ndarray]]:
+def evaluation_batches(pairs: Pairs, *, batch_size: int,
+                       share: Callable[[np.ndarray], np.ndarray] = _all
+                       ) -> Iterator[tuple[dict, np.ndarray]]:
     """Every pair once, in file order, in batches of one size.
 
+    Args:
+      pairs: normalised HU.
+      batch_size: pairs in a batch, over all devices.
+      share: takes this process's part of a batch's numbers; all of them by default.
+
     Yields:
-      The batch, whose last repeats its first pair until it is full; and `mask`,
-      (batch_size,) bool, False where a pair only fills the batch.
+      This process's share of the batch, whose last repeats its first pair until it is full;
+      and `mask`, (batch_size,) bool, of the whole batch, False where a pair only fills it.
     """
     rows = evaluation_indices(len(pairs), batch_size=batch_size)
     for start, indices in zip(range(0, len(pairs), batch_size), rows, strict=True):
-        yield batch_of(pairs, indices), np.arange(start, start + batch_size) < len(pairs)
+        yield batch_of(pairs, share(indices)), np.arange(start, start + batch_size) < len(pairs)

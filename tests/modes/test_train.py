@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -205,11 +206,12 @@ class Kept:
     ([1.0, 3.0, 2.0], (2.0, 2, 3.0)), ([None, None], (2.0, 2, None)), ([None, 5.0], (2.0, 2, 5.0)),
     ([5.0, None], (1.0, 1, 5.0))])
 def test_of_epochs_that_wait_the_best_is_saved_once_or_the_latest(scores, expected):
-    pending, kept = train._PendingBest(), Kept()
+    kept = Kept()
+    saver = train._Saver(kept, after_s=10, every_s=60)
     for step, score in enumerate(scores, start=1):
-        pending.keep(np.float32(step), {"step": step}, score)
-    pending.save_to(kept)
-    pending.save_to(kept)
+        saver.keep(jnp.float32(step), {"step": step}, score)
+    saver.save_kept()
+    saver.save_kept()
     assert kept.saved == [expected]
 
 
@@ -265,10 +267,10 @@ def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
 
 
 def test_a_signal_that_nohup_ignores_stays_ignored():
-    code = ("import os, signal\nfrom dfgan_jax.modes.train import _StopRequest\n"
+    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
             "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
             "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
-            "with _StopRequest() as stop:\n"
+            "with StopRequest(int) as stop:\n"
             "    os.kill(os.getpid(), signal.SIGHUP)\n"
             "    assert stop.number is None\n"
             "    os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -1,0 +1,304 @@
+"""The processes of one run: joining them, agreeing on things, and ending together.
+
+JAX's coordination service, which process 0 hosts, carries all of it but arrays. Alone, a
+process needs none of this, and every function is there for it all the same.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import glob
+import importlib.util
+import itertools
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+from jax._src.distributed import global_state  # which orbax uses, too: there is no public way
+from jax.experimental import multihost_utils
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.progress import hidden
+
+T = TypeVar("T")
+
+LOST_AFTER_S = 30.0
+"""A process that has said nothing for this long counts as lost."""
+
+_BEAT_S = 1.0
+_ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
+_FOR_EVER_MS = 7 * 24 * 3600 * 1000
+_SERIAL = itertools.count()  # every process counts alike, so that keys are found and not reused
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a process stands among those of its run; JAX finds out what is None.
+
+    Attributes:
+      coordinator: HOST:PORT that process 0 listens on.
+      num_processes: how many there are.
+      process_id: which of them it is, from 0.
+      cluster: `flags`, or what has started it: `slurm`, `ompi`, `tpu` or `k8s`.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    cluster: str | None = None
+
+
+def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) -> Place | None:
+    """What to tell JAX of a process, from its flags and what its launcher left behind.
+
+    Args:
+      place: as the flags say.
+      environment: the process's.
+      on_tpu: whether it has TPU chips.
+
+    Returns:
+      None where it runs alone.
+
+    Raises:
+      InputError: the flags contradict each other, or are incomplete.
+    """
+    if place.num_processes == 1:
+        return None
+    if None not in (place.coordinator, place.num_processes, place.process_id):
+        _check(place)
+        return dataclasses.replace(place, cluster="flags")
+
+    def several(name: str) -> bool:
+        return environment.get(name, "1") not in ("", "1")
+
+    if "SLURM_STEP_NODELIST" in environment and several("SLURM_NTASKS"):
+        return dataclasses.replace(place, cluster="slurm")  # a step of srun; a batch script is none
+    if several("OMPI_COMM_WORLD_SIZE"):
+        return Place(coordinator=place.coordinator, cluster="ompi",
+                     num_processes=int(environment["OMPI_COMM_WORLD_SIZE"]),
+                     process_id=int(environment["OMPI_COMM_WORLD_RANK"]))
+    if on_tpu:
+        return dataclasses.replace(place, cluster="tpu")
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
+        return dataclasses.replace(place, cluster="k8s")
+    if place != Place():
+        missing = [flag for flag, value in (
+            ("--coordinator", place.coordinator), ("--num_processes", place.num_processes),
+            ("--process_id", place.process_id)) if value is None]
+        raise InputError(f"{', '.join(missing)} missing: outside SLURM, Open MPI, Kubernetes and "
+                         "TPU slices, a process needs --coordinator=HOST:PORT "
+                         "--num_processes=N --process_id=I")
+    return None
+
+
+def _check(place: Place) -> None:
+    host, colon, port = str(place.coordinator).rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise InputError(f"--coordinator is {place.coordinator!r}; expected HOST:PORT")
+    assert place.num_processes is not None
+    assert place.process_id is not None
+    if not 0 <= place.process_id < place.num_processes:
+        raise InputError(f"--process_id is {place.process_id}; expected 0 to "
+                         f"{place.num_processes - 1}, since --num_processes is "
+                         f"{place.num_processes}")
+
+
+def has_tpu() -> bool:
+    """Whether this machine has TPU chips and the library for them."""
+    return importlib.util.find_spec("libtpu") is not None and bool(
+        glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"))
+
+
+@contextlib.contextmanager
+def joined(place: Place) -> Iterator[None]:
+    """Joins this process to the others of its run, for the time of a `with` block.
+
+    Only process 0 prints. When a process ends by an error, is killed or lost, each of the
+    others says so and ends itself, with status 1, within a minute.
+
+    Raises:
+      InputError: the others cannot be joined.
+    """
+    found = find_place(place, os.environ, on_tpu=has_tpu())
+    if found is None:
+        yield
+        return
+    _initialize(found)
+    if jax.process_count() == 1:
+        yield
+        return
+    watch = _Watch()
+    watch.start()
+    try:
+        with _silent() if jax.process_index() else contextlib.nullcontext():
+            try:
+                yield
+            except SystemExit:
+                barrier("end")
+                raise
+            barrier("end")
+    except SystemExit:
+        watch.stop()
+        raise
+    except BaseException as error:
+        watch.tell(str(error) or type(error).__name__)
+        # JAX would wait for the others at the exit, who wait for this process.
+        atexit.register(_leave_at_once, 130 if isinstance(error, KeyboardInterrupt) else 1)
+        raise
+    watch.stop()
+
+
+def _initialize(place: Place) -> None:
+    # JAX would catch SIGTERM before us, and ask for another way of stopping.
+    jax.config.update("jax_enable_preemption_service", False)
+    devices = None
+    if place.cluster == "ompi":  # a GPU for each process; JAX asks mpi4py for it, if it may
+        devices = [int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])]
+    method = {"flags": "deactivate", "slurm": "slurm", "ompi": "ompi"}.get(str(place.cluster))
+    try:
+        jax.distributed.initialize(place.coordinator, place.num_processes, place.process_id,
+                                   local_device_ids=devices, cluster_detection_method=method)
+    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"the other processes of this run cannot be joined ({place.cluster}: {reason}); "
+            "--coordinator=HOST:PORT --num_processes=N --process_id=I say where they are, "
+            "--num_processes=1 runs this one alone") from error
+
+
+def _client() -> Any:
+    """Of JAX's coordination service."""
+    return global_state.client
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with (open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), hidden()):
+        yield
+
+
+def _leave_at_once(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+class _Watch(threading.Thread):
+    """Has each process say that it lives, and ends this one when another does not.
+
+    A thread, since the process itself may wait in a computation for the lost one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="watch over processes")
+        self._client = _client()
+        self._index, self._count = jax.process_index(), jax.process_count()
+        self._host = socket.gethostname()
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        heard: dict[int, tuple[str, float]] = {}
+        try:
+            for beat in itertools.count():
+                self._say(f"alive/{self._index}", f"{beat} {self._host}")
+                for _, reason in self._client.key_value_dir_get("end/"):
+                    self._end(reason)
+                if self._index == 0:
+                    self._listen(heard)
+                if self._stopped.wait(_BEAT_S):
+                    return
+        except jax.errors.JaxRuntimeError as error:
+            self._end("process 0 of this run is lost, or cannot be reached "
+                      f"({str(error).splitlines()[0]}){_ADVICE}")
+
+    def stop(self) -> None:
+        """No longer cares for the others."""
+        self._stopped.set()
+        self.join()
+
+    def tell(self, reason: str) -> None:
+        """Tells the others that this process ends, and why; they end, too."""
+        self._stopped.set()
+        self._publish(f"process {self._index} of this run ({self._host}) ended: {reason}")
+
+    def _say(self, key: str, value: str) -> None:
+        self._client.key_value_set(key, value, allow_overwrite=True)
+
+    def _publish(self, reason: str) -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone before
+            self._say(f"end/{self._index}", reason)
+            if self._index == 0:
+                time.sleep(3 * _BEAT_S)  # until the others have asked, who ask here
+
+    def _listen(self, heard: dict[int, tuple[str, float]]) -> None:
+        """Notices who has said nothing new for too long; only process 0's clock counts."""
+        now = time.monotonic()
+        said = {int(key.rsplit("/", 1)[1]): value
+                for key, value in self._client.key_value_dir_get("alive/")}
+        for index in range(self._count):
+            value = said.get(index, "0 ?")
+            if index not in heard or heard[index][0] != value:
+                heard[index] = (value, now)
+            elif now - heard[index][1] > LOST_AFTER_S:
+                reason = (f"process {index} of this run ({value.split(' ', 1)[1]}) was killed, or "
+                          f"is lost: it has said nothing for {LOST_AFTER_S:.0f} s{_ADVICE}")
+                self._publish(reason)
+                self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        """Ends the process, unless it is ending already."""
+        if not self._stopped.is_set():
+            print(f"error: {reason}", file=sys.__stderr__, flush=True)
+            os._exit(1)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that reads the workdir, writes and prints."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        _client().wait_at_barrier(f"{name}/{next(_SERIAL)}", _FOR_EVER_MS)
+
+
+def wait_for_the_end() -> None:
+    """Waits until process 0 ends the run by an error; no other process needs to come here."""
+    _client().blocking_key_value_get("never", _FOR_EVER_MS)
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What a function gives in process 0, in every process: a JSON value."""
+    if jax.process_count() == 1:
+        return function()
+    key = f"said/{next(_SERIAL)}"
+    if is_main():
+        value = function()
+        _client().key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(_client().blocking_key_value_get(key, _FOR_EVER_MS))
+
+
+def main_first(function: Callable[[], T]) -> T:
+    """Calls a function in process 0, and then in the others, who find what it has left."""
+    if is_main():
+        result = function()
+        barrier("main first")
+        return result
+    barrier("main first")
+    return function()
+
+
+def broadcast(tree: Any) -> Any:
+    """The arrays of process 0 in every process; those of the others tell shapes and dtypes."""
+    if jax.process_count() == 1:
+        return tree
+    barrier("broadcast")  # which waits for ever; a collective of CPUs does not
+    return multihost_utils.broadcast_one_to_all(tree)
