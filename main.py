@@ -6,7 +6,9 @@
 Research software, not a medical device.
 """
 
+import glob
 import importlib
+import os
 import pathlib
 import sys
 from typing import Any
@@ -14,10 +16,11 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dfgan_jax.errors import DivergenceError, InputError
+from dfgan_jax.errors import DivergenceError, InputError, ProcessError
 from dfgan_jax.memory import use_huge_pages
 
-MODES = ("train", "evaluate", "denoise", "convert", "simulate", "pair", "benchmark")
+MODES = ("train", "evaluate", "denoise", "convert", "simulate", "pair", "benchmark",
+         "preflight")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with a variant after a colon: configs/attn.py:demo. Any field "
@@ -73,6 +76,12 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "How many processes there are; 1: this one, whatever started it.",
     lower_bound=1)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "preflight: slice of TPU chips to compile for, such as v5e:16x16, v5p:4x4x4 "
+    "or v6e:8x8; with --platform=cuda, the number of GPUs.")
+_PLATFORM = flags.DEFINE_enum(
+    "platform", "tpu", ("tpu", "cuda"), "preflight: what to compile for. For cuda, steps are "
+    "lowered and not compiled.")
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
@@ -86,7 +95,10 @@ def main(arguments: list[str]) -> None:
     _refuse_unused(mode)
     file = "simulate_scan" if mode == "simulate" and _INPUT.value else mode
     # Imported now that the flags are right, since JAX takes a second.
-    if file not in ("pair", "simulate_scan"):  # which compute nothing with it
+    if mode != "preflight":
+        _leave_libtpu_alone()
+    # Those that compute nothing with it, or measure how long compiling takes.
+    if file not in ("pair", "simulate_scan", "preflight"):
         importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
     run = importlib.import_module(f"dfgan_jax.modes.{file}").run
     if mode in ("train", "evaluate"):
@@ -123,6 +135,9 @@ def main(arguments: list[str]) -> None:
         run(ndct=[pathlib.Path(path) for path in _NDCT.value],
             qdct=[pathlib.Path(path) for path in _QDCT.value], output=_output(),
             split=_SPLIT.value, patients=_PATIENTS.value)
+    elif mode == "preflight":
+        run(_config(), workdir=_workdir("_preflight"), topology=_TOPOLOGY.value,
+            platform=_PLATFORM.value)
     else:
         run(_config(), workdir=_workdir("_benchmark"), checkpoint_path=(
             _only("checkpoint", _CHECKPOINT.value) if _CHECKPOINT.value else None))
@@ -137,7 +152,18 @@ _USED = {"train": _PROCESSES, "evaluate": ("checkpoint", *_PROCESSES),
          "denoise": ("checkpoint", "input", "output"),
          "convert": ("input", "output", "container", "verify"),
          "simulate": ("input", "output", *_OF_SCANS),
-         "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",)}
+         "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",),
+         "preflight": ("topology", "platform")}
+
+
+def _leave_libtpu_alone() -> None:
+    """Hides libtpu from JAX where there is no TPU: it is there for preflight, and would complain.
+
+    As if it were not installed; nothing is changed where JAX_PLATFORMS says what to use.
+    """
+    if "JAX_PLATFORMS" not in os.environ and not (
+            glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
+        sys.modules["libtpu"] = None  # type: ignore[assignment]
 
 
 def _refuse_unused(mode: str) -> None:
@@ -233,6 +259,9 @@ def run() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app.run(main, flags_parser=_parse)
+    except ProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
     except (InputError, DivergenceError, OSError) as error:  # of a full disk, a wrong folder …
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

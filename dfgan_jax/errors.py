@@ -14,3 +14,10 @@ class InputError(ValueError):
 
 class DivergenceError(RuntimeError):
     """Training produced a loss or a gradient that is NaN or infinite."""
+
+
+class ProcessError(RuntimeError):
+    """Another process of the run was lost, without which this one cannot go on.
+
+    `main.py` exits with 75 (EX_TEMPFAIL): the same command goes on from the latest checkpoint.
+    """

@@ -21,7 +21,7 @@ from dfgan_jax.models.redcnn import REDCNN
 from dfgan_jax.models.unet import SIZE_MULTIPLE
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.progress import Progress
-from dfgan_jax.training import checkpoints, parallel
+from dfgan_jax.training import checkpoints, parallel, processes
 
 MAX_BATCH_PIXELS = 16 * 512 ** 2
 """Pixels of slices that are denoised at a time, by default: about 3 GB of activations."""
@@ -73,6 +73,20 @@ class Denoiser:
         generator = _generator(folder, meta)
         like = jax.eval_shape(lambda: initial_variables(generator, jax.random.key(0)))
         return cls(generator, checkpoints.restore_generator(folder, like), meta=meta, path=folder)
+
+    @classmethod
+    def load_in_all(cls, path: str | os.PathLike) -> "Denoiser":
+        """Loads a checkpoint in process 0 of a run, and has it in every process; see `load`."""
+        loaded = cls.load(path) if processes.is_main() else None
+        described: Any = processes.from_main(
+            lambda: loaded and {"meta": loaded.meta, "path": str(loaded.path)})
+        if loaded is not None:
+            processes.broadcast(loaded._variables)
+            return loaded
+        generator = _generator(described["path"], described["meta"])
+        like = jax.eval_shape(lambda: initial_variables(generator, jax.random.key(0)))
+        return cls(generator, processes.broadcast(jax.tree.map(
+            lambda x: np.zeros(x.shape, x.dtype), like)), **described)
 
     @classmethod
     def _load_file(cls, path: str | os.PathLike) -> "Denoiser":

@@ -32,7 +32,7 @@ from dfgan_jax.files import written_whole
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import setup, simulate
 from dfgan_jax.progress import Progress, progress
-from dfgan_jax.training import checkpoints, parallel, writers
+from dfgan_jax.training import checkpoints, parallel, processes, writers
 
 REPEATS = 16
 """Scans of each simulated object."""
@@ -96,22 +96,17 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     if (workdir / setup.CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
-    score_and_report(config, workdir=workdir, denoisers=load_denoisers(checkpoint_paths),
-                     data=setup.load_splits(config, _splits(config), simulate.cached))
-
-
-def load_denoisers(paths: Sequence[str]) -> list[Denoiser]:
-    """Loads checkpoints, a denoiser each.
-
-    Raises:
-      InputError: one cannot be used.
-    """
-    return [Denoiser.load(path) for path in paths]
+    denoisers = [Denoiser.load_in_all(path) for path in checkpoint_paths]
+    data = processes.main_first(
+        lambda: setup.load_splits(config, _splits(config), simulate.cached))
+    score_and_report(config, workdir=workdir, denoisers=denoisers, data=data)
 
 
 def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
                      denoisers: Sequence[Denoiser], data: Mapping[str, Pairs]) -> None:
     """Writes `results.json`, `slices.csv`, `patients.csv` and `report.html`; prints the tables.
+
+    Of several processes, each denoises a share of the slices; process 0 scores and writes.
 
     Args:
       config: names the data, and in `evaluation` what is measured.
@@ -137,12 +132,15 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     examples: list[Example] = []
 
     def measure(name: str, row: _Row) -> None:
-        with progress(f"denoising with {name}", total=len(qdct), unit="slices") as bar:
+        with progress(f"denoising with {name}", total=processes.share_of(len(qdct)),
+                      unit="slices") as bar:
             images = row.denoise(qdct, bar)
-        for protocol, scored in _score(name, images, ndct, protocols):
-            scores[protocol.name][name] = scored
         if physics is not None:
             physics.measure(name, row, images)
+        if not processes.is_main():
+            return
+        for protocol, scored in _score(name, images, ndct, protocols):
+            scores[protocol.name][name] = scored
         viewed[name] = images[kept]
         if name == headline:
             gain = [scores[FULL_RANGE.name][each]["psnr"] for each in (headline, INPUT_ROW)]
@@ -157,6 +155,8 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     for name, row in baseline_rows.items():
         measure(name, row)
     rows = input_rows | baseline_rows | model_rows
+    if not processes.is_main():
+        return
 
     size = tables.size_of(ndct.shape)
     results = {
@@ -220,11 +220,12 @@ def _baseline_rows(config: ml_collections.ConfigDict, valid: Pairs) -> dict[str,
     with progress("tuning classical denoisers", total=len(names), unit="denoisers") as bar:
         for each in names:
             baseline = baselines.BASELINES[each]
-            parameters = baselines.tune(baseline, qdct, ndct)
+            parameters = processes.from_main(
+                functools.partial(baselines.tune, baseline, qdct, ndct))
             rows[baseline.name] = _Row(
                 table=tables.Row(kind="baseline", parameters=baseline.describe(parameters)),
-                denoise=functools.partial(_each_slice, functools.partial(
-                    baseline.denoise, **parameters)))
+                denoise=_in_all(functools.partial(_each_slice, functools.partial(
+                    baseline.denoise, **parameters))))
             bar.advance()
     return rows
 
@@ -251,8 +252,14 @@ def _model_rows(denoisers: Sequence[Denoiser]) -> dict[str, _Row]:
         trained = denoiser.meta["config"]
         run = (model, setup.shared_by_seeds(trained)) if "seed" in trained else None
         rows[name] = _Row(table=tables.Row(kind="model", run=run, seed=trained.get("seed")),
-                          denoise=functools.partial(_denoise, denoiser))
+                          denoise=_in_all(functools.partial(_denoise, denoiser)))
     return rows
+
+
+def _in_all(denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
+            ) -> Callable[[np.ndarray, Progress | None], np.ndarray]:
+    """What denoises a share of the slices in each process, and has all of them in every one."""
+    return lambda hu, bar: processes.shared_out(lambda part: denoise(part, bar), hu)
 
 
 def _denoise(denoiser: Denoiser, hu: np.ndarray, bar: Progress | None) -> np.ndarray:

@@ -22,6 +22,7 @@ from dfgan_jax.errors import DivergenceError, InputError
 from dfgan_jax.evaluation.metrics import all_metrics
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.files import locked
+from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, processes, steps
@@ -195,7 +196,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     train_step = functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
                                    weights=weights, accumulate=config.accumulate,
                                    remat=config.remat)
-    validation_step = functools.partial(_validation_step, networks=networks, weights=weights)
+    scoring = functools.partial(validation_step, networks=networks, weights=weights)
     resident = _is_resident(config, data, devices)
     valid = input_pipeline.batch_of(data["valid"])
     if resident:
@@ -204,8 +205,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         config, data["train"], train_step, devices)
     compiled = _Steps(
         advance=advance, waited_s=waited_s,
-        validate=(_validate_resident(config, valid, validation_step, devices) if resident else
-                  _validate_streaming(config, data["valid"], validation_step, devices)),
+        validate=(_validate_resident(config, valid, scoring, devices) if resident else
+                  _validate_streaming(config, data["valid"], scoring, devices)),
         batch_statistics=parallel.unshared(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
     state = setup.build_state(config, networks, optimizers)
@@ -221,7 +222,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)
         evaluate.score_and_report(config, workdir=workdir, data=data,
-                                  denoisers=evaluate.load_denoisers([str(workdir)]))
+                                  denoisers=[Denoiser.load_in_all(workdir)])
 
 
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[str, Pairs],
@@ -499,7 +500,7 @@ def _validate(config: ml_collections.ConfigDict, state: TrainState, valid: steps
     return state, scores
 
 
-def _validation_step(state: TrainState, batch: steps.Batch, *, networks: Networks,
+def validation_step(state: TrainState, batch: steps.Batch, *, networks: Networks,
                      weights: LossWeights) -> steps.Metrics:
     """Each loss, and each metric of `full_range`, per image, (N,)."""
     denoised, terms = steps.evaluation_step(state, batch, networks=networks, weights=weights)

@@ -165,7 +165,8 @@ def _digest_json(value: Any) -> str:
 def _signed(meta: dict[str, Any], state: Mapping[str, Any], *, score: float | None = None
             ) -> dict[str, Any]:
     """Metadata with what proves later that nothing of a checkpoint has changed."""
-    content = json.loads(json.dumps(meta)) | {
+    content = {name: value for name, value in json.loads(json.dumps(meta)).items()
+               if name != "meta_sha256"} | {
         "sha256": {name: _digest(tree) for name, tree in state.items()}, "score": score}
     return content | {"meta_sha256": _digest_json(content)}
 

@@ -20,16 +20,20 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax._src.distributed import global_state  # which orbax uses, too: there is no public way
 from jax.experimental import multihost_utils
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.errors import InputError, ProcessError
 from dfgan_jax.progress import hidden
 
 T = TypeVar("T")
 
 LOST_AFTER_S = 30.0
 """A process that has said nothing for this long counts as lost."""
+
+LOST = os.EX_TEMPFAIL
+"""Status of a process that ends since another was lost: starting all again may help."""
 
 _BEAT_S = 1.0
 _ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
@@ -120,10 +124,11 @@ def joined(place: Place) -> Iterator[None]:
     """Joins this process to the others of its run, for the time of a `with` block.
 
     Only process 0 prints. When a process ends by an error, is killed or lost, each of the
-    others says so and ends itself, with status 1, within a minute.
+    others says so and ends itself within a minute, with status `LOST` or 1.
 
     Raises:
       InputError: the others cannot be joined.
+      ProcessError: another one was lost while this one computed with it.
     """
     found = find_place(place, os.environ, on_tpu=has_tpu())
     if found is None:
@@ -147,11 +152,29 @@ def joined(place: Place) -> Iterator[None]:
         watch.stop()
         raise
     except BaseException as error:
-        watch.tell(str(error) or type(error).__name__)
+        shared = _of_the_others(error)
+        if shared:
+            watch.join(timeout=5 * _BEAT_S)  # which ends the process, should it know more
+        watch.tell(str(error) or type(error).__name__, lost=shared)
         # JAX would wait for the others at the exit, who wait for this process.
-        atexit.register(_leave_at_once, 130 if isinstance(error, KeyboardInterrupt) else 1)
+        atexit.register(_leave_at_once, LOST if shared else
+                        130 if isinstance(error, KeyboardInterrupt) else 1)
+        if shared:
+            raise ProcessError(
+                f"what all processes compute together has failed ({_first_line(error)}): another "
+                f"process was killed, or is lost{_ADVICE}") from error
         raise
     watch.stop()
+
+
+def _of_the_others(error: BaseException) -> bool:
+    """Whether an error may come from another process, through a computation that is shared."""
+    return (isinstance(error, jax.errors.JaxRuntimeError)
+            and not str(error).startswith("RESOURCE_EXHAUSTED"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _initialize(place: Place) -> None:
@@ -165,11 +188,13 @@ def _initialize(place: Place) -> None:
         jax.distributed.initialize(place.coordinator, place.num_processes, place.process_id,
                                    local_device_ids=devices, cluster_detection_method=method)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"the other processes of this run cannot be joined ({place.cluster}: {reason}); "
+            f"the other processes of this run cannot be joined ({place.cluster}: "
+            f"{_first_line(error)}); "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I say where they are, "
             "--num_processes=1 runs this one alone") from error
+    if jax.default_backend() == "cpu":  # else all would compile the same, often on one machine
+        jax.config.update("jax_share_binary_between_hosts", True)
 
 
 def _client() -> Any:
@@ -203,36 +228,56 @@ class _Watch(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
+        waiting = threading.Thread(target=self._wait_for_process_0, daemon=True)
+        waiting.start()
         heard: dict[int, tuple[str, float]] = {}
         try:
             for beat in itertools.count():
                 self._say(f"alive/{self._index}", f"{beat} {self._host}")
-                for _, reason in self._client.key_value_dir_get("end/"):
-                    self._end(reason)
+                for key, reason in self._client.key_value_dir_get("end/"):
+                    self._end(reason, status=LOST if key.endswith("/lost") else 1)
                 if self._index == 0:
                     self._listen(heard)
                 if self._stopped.wait(_BEAT_S):
-                    return
+                    break
+            self._say(f"stopped/{self._index}", "")
+            waiting.join()  # JAX's client must not be taken down while a thread asks it
         except jax.errors.JaxRuntimeError as error:
-            self._end("process 0 of this run is lost, or cannot be reached "
-                      f"({str(error).splitlines()[0]}){_ADVICE}")
+            self._end_without_process_0(error)
+
+    def _wait_for_process_0(self) -> None:
+        """Notices at once that process 0 is gone, where JAX soon aborts without saying which."""
+        try:
+            self._client.blocking_key_value_get(f"stopped/{self._index}", _FOR_EVER_MS)
+        except jax.errors.JaxRuntimeError as error:
+            self._end_without_process_0(error)
+
+    def _end_without_process_0(self, error: Exception) -> None:
+        self._end(f"process 0 of this run was killed, or is lost ({_first_line(error)}){_ADVICE}",
+                  status=LOST)
 
     def stop(self) -> None:
         """No longer cares for the others."""
         self._stopped.set()
         self.join()
 
-    def tell(self, reason: str) -> None:
-        """Tells the others that this process ends, and why; they end, too."""
+    def tell(self, reason: str, *, lost: bool) -> None:
+        """Tells the others that this process ends, and why; they end, too.
+
+        Args:
+          reason: of its end.
+          lost: that another process is the reason.
+        """
         self._stopped.set()
-        self._publish(f"process {self._index} of this run ({self._host}) ended: {reason}")
+        self._publish(f"process {self._index} of this run ({self._host}) ended: {reason}",
+                      name="lost" if lost else str(self._index))
 
     def _say(self, key: str, value: str) -> None:
         self._client.key_value_set(key, value, allow_overwrite=True)
 
-    def _publish(self, reason: str) -> None:
+    def _publish(self, reason: str, *, name: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone before
-            self._say(f"end/{self._index}", reason)
+            self._say(f"end/{name}", reason)
             if self._index == 0:
                 time.sleep(3 * _BEAT_S)  # until the others have asked, who ask here
 
@@ -248,14 +293,14 @@ class _Watch(threading.Thread):
             elif now - heard[index][1] > LOST_AFTER_S:
                 reason = (f"process {index} of this run ({value.split(' ', 1)[1]}) was killed, or "
                           f"is lost: it has said nothing for {LOST_AFTER_S:.0f} s{_ADVICE}")
-                self._publish(reason)
-                self._end(reason)
+                self._publish(reason, name="lost")
+                self._end(reason, status=LOST)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, status: int) -> None:
         """Ends the process, unless it is ending already."""
         if not self._stopped.is_set():
             print(f"error: {reason}", file=sys.__stderr__, flush=True)
-            os._exit(1)
+            os._exit(status)
 
 
 def is_main() -> bool:
@@ -302,3 +347,30 @@ def broadcast(tree: Any) -> Any:
         return tree
     barrier("broadcast")  # which waits for ever; a collective of CPUs does not
     return multihost_utils.broadcast_one_to_all(tree)
+
+
+def share_of(count: int) -> int:
+    """How many of `count` items fall to this process in `shared_out`."""
+    return len(np.array_split(np.empty(count), jax.process_count())[jax.process_index()])
+
+
+def shared_out(function: Callable[[np.ndarray], np.ndarray], items: np.ndarray) -> np.ndarray:
+    """Calls a function on a share of some items in each process.
+
+    Args:
+      function: (n, …) → (n, …) of the same shape, float32, item by item.
+      items: (N, …), the same in every process.
+
+    Returns:
+      The results of all items, (N, …), in every process.
+    """
+    if jax.process_count() == 1:
+        return function(items)
+    parts = np.array_split(np.arange(len(items)), jax.process_count())
+    mine = parts[jax.process_index()]
+    padded = np.zeros((len(parts[0]), *items.shape[1:]), np.float32)  # the first is the largest
+    if len(mine):
+        padded[:len(mine)] = function(items[mine])
+    barrier("shared out")
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    return np.concatenate([each[:len(part)] for each, part in zip(gathered, parts, strict=True)])

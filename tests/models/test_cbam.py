@@ -1,8 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dfgan_jax.models.cbam import CBAM, ChannelGate, SpatialGate
+from dfgan_jax.training.parallel import run_once
 
 
 def sigmoid(x):
@@ -12,7 +15,8 @@ def sigmoid(x):
 def test_channel_gate_is_the_papers_formula():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 32))
     module = ChannelGate(reduction=16)
-    params = module.init(jax.random.key(1), x)["params"]
+    # With these, both the average and the maximum pass the ReLU.
+    params = run_once(module.init, jax.random.key(5), x)["params"]
     assert params["hidden"]["kernel"].shape == (32, 2)
 
     def mlp(v):
@@ -21,31 +25,34 @@ def test_channel_gate_is_the_papers_formula():
 
     pooled = np.asarray(x)
     scale = sigmoid(mlp(pooled.mean((1, 2))) + mlp(pooled.max((1, 2))))
-    np.testing.assert_allclose(module.apply({"params": params}, x),
+    np.testing.assert_allclose(run_once(module.apply, {"params": params}, x),
                                pooled * scale[:, None, None], rtol=1e-4, atol=1e-5)
 
 
 def test_spatial_gate_takes_maximum_first_and_mean_second():
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, 4))
     module = SpatialGate()
-    variables = module.init(jax.random.key(1), x, train=False)
+    variables = run_once(functools.partial(module.init, train=False), jax.random.key(1), x)
     # A kernel that passes only its first channel, at its centre.
     kernel = np.zeros((7, 7, 2, 1), np.float32)
     kernel[3, 3, 0] = 1
     variables["params"]["conv"]["kernel"] = jnp.array(kernel)
     scale = sigmoid(np.asarray(x).max(-1, keepdims=True) / np.sqrt(1 + 1e-5))
-    np.testing.assert_allclose(module.apply(variables, x, train=False), x * scale, rtol=1e-5)
+    gated = run_once(functools.partial(module.apply, train=False), variables, x)
+    np.testing.assert_allclose(gated, x * scale, rtol=1e-5)
 
 
 def test_spatial_statistics_move_by_one_percent():
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
     module = CBAM()
-    variables = module.init(jax.random.key(1), x, train=False)
-    _, updates = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = run_once(functools.partial(module.init, train=False), jax.random.key(1), x)
+    _, updates = run_once(functools.partial(module.apply, train=True, mutable=["batch_stats"]),
+                          variables, x)
     var = updates["batch_stats"]["spatial_gate"]["norm"]["var"]
     assert float(var[0]) >= 0.99
 
 
 def test_narrow_stages_keep_one_hidden_feature():
-    params = ChannelGate(reduction=16).init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))["params"]
+    params = jax.eval_shape(ChannelGate(reduction=16).init, jax.random.key(0),
+                            jnp.zeros((1, 2, 2, 4)))["params"]
     assert params["hidden"]["kernel"].shape == (4, 1)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import scipy.signal
 
 from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.convolution import Conv, convolve
+from dfgan_jax.training.parallel import run_once
 
 RNG = np.random.default_rng(0)
 
@@ -44,8 +47,8 @@ def test_every_form_is_the_same_sum(name, size):
     x, kernel, options = arguments(name, size)
     if name == "image to a deeper stage" and size != (12, 20):
         x = x[:, :4, :4]
-    np.testing.assert_allclose(convolve(x, kernel, **options),
-                               scipy_convolve(x, kernel, **options), atol=1e-4)
+    actual = run_once(functools.partial(convolve, **options), x, kernel)
+    np.testing.assert_allclose(actual, scipy_convolve(x, kernel, **options), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -58,9 +61,12 @@ def test_every_form_has_the_gradients_of_a_convolution(name):
                                             dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     cotangent = RNG.normal(size=jax.eval_shape(reference, x, kernel).shape).astype(np.float32)
-    expected = jax.vjp(reference, x, kernel)[1](cotangent)
-    actual = jax.vjp(lambda x, kernel: convolve(x, kernel, **options), x, kernel)[1](cotangent)
-    for ours, theirs in zip(actual, expected, strict=True):
+
+    def gradients(function):
+        return run_once(lambda *arguments: jax.vjp(function, *arguments)[1](cotangent), x, kernel)
+
+    for ours, theirs in zip(gradients(functools.partial(convolve, **options)),
+                            gradients(reference), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

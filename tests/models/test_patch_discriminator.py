@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.training.parallel import run_once
 from tests.reference import load
 
 
@@ -15,8 +16,8 @@ def test_parameter_count_is_the_published_one(channels, parameters):
 
 
 def test_agrees_with_the_published_network():
-    scores = PatchDiscriminator().apply(load.discriminator_variables(),
-                                        load.images("discriminator", (2, 2, 64, 64)))
+    scores = run_once(PatchDiscriminator().apply, load.discriminator_variables(),
+                      load.images("discriminator", (2, 2, 64, 64)))
     np.testing.assert_allclose(scores, load.nhwc(load.numbers("discriminator")["output"]),
                                atol=1e-6)
 
@@ -32,8 +33,11 @@ def test_scores_patches(size, scores):
 def test_a_score_sees_seventy_pixels():
     network = PatchDiscriminator(width=2)
     x = jax.random.normal(jax.random.key(0), (1, 128, 128, 1))
-    variables = network.init(jax.random.key(1), x)
-    gradient = jax.grad(lambda x: network.apply(variables, x)[0, 7, 7, 0])(x)[0, ..., 0]
+
+    def score(x):
+        return network.apply(network.init(jax.random.key(1), x), x)[0, 7, 7, 0]
+
+    gradient = run_once(jax.grad(score), x)[0, ..., 0]
     rows = np.flatnonzero(np.abs(gradient).sum(1))
     assert rows[-1] - rows[0] + 1 == 70
 

@@ -28,11 +28,11 @@ def test_agrees_with_the_published_network(attention):
     qdct = load.images("generator", (2, 1, 64, 64))
     network = UNet(attention=attention)
 
-    denoised = jax.jit(lambda v, x: network.apply(v, x, train=False))(variables, qdct)
+    denoised = run_once(lambda v, x: network.apply(v, x, train=False), variables, qdct)
     assert relative_error(denoised, load.nhwc(reference["output_eval"])) < 2e-5
 
-    denoised, updates = jax.jit(lambda v, x: network.apply(
-        v, x, train=True, mutable=["batch_stats"]))(variables, qdct)
+    denoised, updates = run_once(lambda v, x: network.apply(
+        v, x, train=True, mutable=["batch_stats"]), variables, qdct)
     assert relative_error(denoised, load.nhwc(reference["output_train"])) < 2e-5
 
     after = torch_layout.to_state_dict(updates, torch_layout.generator_layout(attention=attention))
@@ -69,6 +69,7 @@ def test_up_conv_places_each_kernel_at_its_own_window():
     params = module.init(jax.random.key(1), x)["params"]
     up = module.apply({"params": params}, x)
     assert up.shape == (1, 4, 6, 2)
+    x, up, params = jax.tree.map(np.asarray, (x, up, params))
     for i, j, a, b in np.ndindex(2, 3, 2, 2):
         expected = x[0, i, j] @ params["kernel"][:, a, b] + params["bias"]
         np.testing.assert_allclose(up[0, 2 * i + a, 2 * j + b], expected, rtol=1e-5, atol=1e-6)

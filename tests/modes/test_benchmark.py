@@ -3,7 +3,7 @@ import json
 import jax
 import pytest
 
-from configs import dfgan
+from configs import dfgan, redcnn
 from dfgan_jax import measuring
 from dfgan_jax.errors import InputError
 from dfgan_jax.modes import benchmark
@@ -16,13 +16,17 @@ PLAN = benchmark.Plan(**{**SMALL, "batch_sizes": {"float32": (2, 1), "bfloat16":
                          "inference_sizes": (32, 48)})
 
 
-@pytest.fixture(scope="module")
-def config():
-    config = dfgan.get_config("demo")
+def small(module):
+    config = module.get_config("demo")
     config.data.size = 32
-    config.discriminators = "none"  # the step that compiles fastest
+    config.discriminators = "none"
     config.generator.width = config.discriminator.width = 2
     return config
+
+
+@pytest.fixture(scope="module")
+def config():
+    return small(redcnn)  # whose programs compile fastest
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +67,10 @@ def test_operations_grow_with_pixels_and_memory_with_the_batch(config, finished)
     assert one["flops"] == pytest.approx(
         measuring.count_flops(program.function, program.first, program.batch), rel=0.05)
     assert two["flops"] == 2 * one["flops"] == 2 * rows["bfloat16", 32, 1]["flops"]
-    # Less than nothing but padding would make it.
-    assert 2 < large["flops"] / one["flops"] < 3
+    # Pixels × features of each layer's smaller side; of two channels but the first layer and last.
+    by_hand = [2 * (size - 4)**2 + sum(4 * (size - 4 * i)**2 for i in range(2, 6))
+               for size in (32, 48)]
+    assert large["flops"] / one["flops"] == pytest.approx(by_hand[1] / by_hand[0], rel=0.05)
     assert two["peak_memory_bytes"] > one["peak_memory_bytes"]
     assert finished["training"][0]["flops"] > 3 * one["flops"]
 
@@ -85,11 +91,11 @@ def test_the_rest_of_the_card(finished):
         assert comparison["difference"][name] == pytest.approx(
             comparison["bfloat16"][name] - comparison["float32"][name])
     table = benchmark.table(finished)
-    assert "U-Net on one of" in table
+    assert "RED-CNN on one of" in table
     assert "inference at 48²" in table
 
 
-def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(config, tmp_path, monkeypatch):
+def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(tmp_path, monkeypatch):
     compile_ = benchmark._Program.on_device
 
     def refuse_large(self):
@@ -99,7 +105,7 @@ def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(config, tmp_path
 
     monkeypatch.setattr(benchmark._Program, "on_device", refuse_large)
     plan = benchmark.Plan(**{**SMALL, "batch_sizes": {"float32": (2, 1)}})
-    benchmark.run(config, workdir=tmp_path, plan=plan)
+    benchmark.run(small(dfgan), workdir=tmp_path, plan=plan)
     card = json.loads((tmp_path / "benchmark.json").read_text())
     assert [(row["batch"], row["status"]) for row in card["training"]] == [
         (1, "measured"), (2, "does not fit")]
@@ -115,7 +121,8 @@ def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(config, tmp_path
 
 def test_rows_are_left_out_when_the_time_is_up_and_the_weights_are_those_given(
         config, finished, tmp_path, capsys):
-    untrained(tmp_path / "trained", dfgan)  # with the same seed as `finished`
+    # With the same seed as `finished`.
+    untrained(tmp_path / "trained", redcnn, discriminators="none")
     config = config.copy_and_resolve_references()
     config.seed = 1
     plan = benchmark.Plan(**{**SMALL, "batch_sizes": {"float32": (1,)}, "time_limit_s": 0,

@@ -55,14 +55,14 @@ class Training:
         return "" if len(self.channels) == 1 else f"{discriminator}."
 
 
-_NARROW = {"width": 16, "discriminator_width": 32}
+NARROW = {"width": 16, "discriminator_width": 32}
 # One case has the published width, and smaller images; the others are narrower.
 TRAINING_CASES = (
-    Training(attention=False, variant="slides", **_NARROW),
-    Training(attention=False, variant="code", **_NARROW),
-    Training(attention=True, variant="slides", **_NARROW),
+    Training(attention=False, variant="slides", **NARROW),
+    Training(attention=False, variant="code", **NARROW),
+    Training(attention=True, variant="slides", **NARROW),
     Training(attention=True, variant="code", size=32),
-    Training(attention=False, variant="slides", discriminators="pair", **_NARROW),
+    Training(attention=False, variant="slides", discriminators="pair", **NARROW),
 )
 
 

@@ -35,13 +35,13 @@ def test_everything_comes_back(tmp_path):
     assert {x.dtype for x in jax.tree.leaves(restored.key)} == {np.dtype(np.uint32)}
 
 
-def test_keeps_the_latest_and_the_best(tmp_path):
+def test_keeps_the_latest_two_and_the_best(tmp_path):
     with checkpoints.Checkpoints(tmp_path) as kept:
         for step, score in [(1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, None)]:
             save(kept, step, score)
             assert kept.latest().name == str(step)
         assert kept.best().name == "2"
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
     with checkpoints.Checkpoints(tmp_path) as again:
         assert (again.latest().name, again.best().name) == ("5", "2")
 

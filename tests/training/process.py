@@ -1,0 +1,77 @@
+"""One process of several that train the same: a command for `test_processes.py`.
+
+Usage: python -m tests.training.process COORDINATOR COUNT INDEX DEVICES OUTPUT
+"""
+
+import functools
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from dfgan_jax.ct.pairs import Pairs
+from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.training import input_pipeline, processes, steps
+from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.parallel import Parallelism, run_once
+from dfgan_jax.training.state import Networks, Optimizers, create_state
+
+STEPS = 20
+BATCH = 4
+NETWORKS = Networks(UNet(width=2), PatchDiscriminator(width=2), "pair")
+# SGD, since Adam would hide a gradient of the wrong scale.
+OPTIMIZERS = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
+
+
+def pairs(count: int, seed: int) -> Pairs:
+    rng = np.random.default_rng(seed)
+    return Pairs(*(rng.normal(0.5, 1, (count, 32, 32)).astype(np.float32) for _ in range(2)))
+
+
+def train(parallel: str) -> dict[str, np.ndarray]:
+    """Losses of every step, the parameters after the last, and a validation of 7 pairs."""
+    devices = Parallelism(parallel, global_batch_size=BATCH)
+    update = devices.train(functools.partial(
+        steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, weights=LossWeights()))
+    validate = devices.evaluate(functools.partial(
+        steps.evaluation_step, networks=NETWORKS, weights=LossWeights()))
+    state = devices.place(run_once(functools.partial(
+        create_state, networks=NETWORKS, optimizers=OPTIMIZERS), jax.random.key(0)))
+    batches = input_pipeline.iterate_from(input_pipeline.train_batches(
+        pairs(10, 0), global_batch_size=BATCH, seed=1, share=devices.share), 0)
+    result: dict[str, Any] = {}
+    for step in range(STEPS):
+        state, metrics = update(state, next(batches))
+        result |= {f"step {step} {name}": value for name, value in metrics.items()}
+    parts = []
+    for batch, mask in input_pipeline.evaluation_batches(pairs(7, 2), batch_size=BATCH,
+                                                         share=devices.share):
+        _, terms = validate(state, batch)
+        parts.append({name: np.asarray(values)[mask] for name, values in terms.items()})
+    result |= {f"validation {name}": np.concatenate([part[name] for part in parts])
+               for name in parts[0]}
+    result |= {f"state {jax.tree_util.keystr(path)}": leaf
+               for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    result["greatest"] = devices.greatest(10 + jax.process_index())
+    return {name: np.asarray(value) for name, value in result.items()}
+
+
+def main() -> None:
+    coordinator, count, index, devices, output = sys.argv[1:]
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    with processes.joined(processes.Place(coordinator=coordinator, num_processes=int(count),
+                                          process_id=int(index))):
+        for parallel in ("pmap", "jit"):
+            np.savez(pathlib.Path(output) / f"{parallel}-{count}-{index}.npz", **train(parallel))
+        agreed = processes.from_main(lambda: {"index": jax.process_index()})
+        shared = processes.broadcast({"x": np.full(3, jax.process_index(), np.float32)})
+        np.savez(pathlib.Path(output) / f"agreed-{count}-{index}.npz", index=agreed["index"],
+                 x=shared["x"])
+
+
+if __name__ == "__main__":
+    main()
