@@ -22,6 +22,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the fir
 def pytest_addoption(parser):
     parser.addoption("--fuzz-files", type=int, default=500,
                      help="mutated files for each test of a reader")
+    parser.addoption("--four-processes", action="store_true",
+                     help="train as four processes, too")
 
 
 @pytest.fixture

@@ -201,6 +201,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     valid = input_pipeline.batch_of(data["valid"])
     if resident:
         valid = devices.place(valid)
+    devices.connect()
     advance, waited_s = (_advance_resident if resident else _advance_streaming)(
         config, data["train"], train_step, devices)
     compiled = _Steps(

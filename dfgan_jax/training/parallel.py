@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import user_cache
+from dfgan_jax.training import processes
 
 Parallel = Literal["auto", "pmap", "jit"]
 
@@ -216,6 +217,15 @@ class Parallelism:
             return value
         return _greatest(jax.make_array_from_process_local_data(
             self._sharded, np.full(len(self._local), value, np.int32)))
+
+    def connect(self) -> None:
+        """Has the devices of all processes meet once, before one is late because it compiles.
+
+        On CPUs a first meeting fails after 30 s; later ones wait.
+        """
+        if self._process_count > 1:
+            processes.barrier("connect")
+            jax.block_until_ready(self.greatest(0))
 
     def fits(self, size: int) -> bool:
         """Whether `size` bytes take no more than a quarter of each device's memory.

@@ -193,8 +193,6 @@ def _initialize(place: Place) -> None:
             f"{_first_line(error)}); "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I say where they are, "
             "--num_processes=1 runs this one alone") from error
-    if jax.default_backend() == "cpu":  # else all would compile the same, often on one machine
-        jax.config.update("jax_share_binary_between_hosts", True)
 
 
 def _client() -> Any:

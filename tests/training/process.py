@@ -1,6 +1,6 @@
 """One process of several that train the same: a command for `test_processes.py`.
 
-Usage: python -m tests.training.process COORDINATOR COUNT INDEX DEVICES OUTPUT
+Usage: python -m tests.training.process DEVICES OUTPUT COORDINATOR COUNT INDEX
 """
 
 import functools
@@ -32,15 +32,21 @@ def pairs(count: int, seed: int) -> Pairs:
     return Pairs(*(rng.normal(0.5, 1, (count, 32, 32)).astype(np.float32) for _ in range(2)))
 
 
+@functools.cache
+def initial_state():
+    return jax.device_get(run_once(functools.partial(
+        create_state, networks=NETWORKS, optimizers=OPTIMIZERS), jax.random.key(0)))
+
+
 def train(parallel: str) -> dict[str, np.ndarray]:
     """Losses of every step, the parameters after the last, and a validation of 7 pairs."""
     devices = Parallelism(parallel, global_batch_size=BATCH)
+    devices.connect()
     update = devices.train(functools.partial(
         steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, weights=LossWeights()))
     validate = devices.evaluate(functools.partial(
         steps.evaluation_step, networks=NETWORKS, weights=LossWeights()))
-    state = devices.place(run_once(functools.partial(
-        create_state, networks=NETWORKS, optimizers=OPTIMIZERS), jax.random.key(0)))
+    state = devices.place(initial_state())
     batches = input_pipeline.iterate_from(input_pipeline.train_batches(
         pairs(10, 0), global_batch_size=BATCH, seed=1, share=devices.share), 0)
     result: dict[str, Any] = {}
@@ -61,16 +67,19 @@ def train(parallel: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    coordinator, count, index, devices, output = sys.argv[1:]
+    devices, output, coordinator, count, index = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", int(devices))
     with processes.joined(processes.Place(coordinator=coordinator, num_processes=int(count),
                                           process_id=int(index))):
         for parallel in ("pmap", "jit"):
             np.savez(pathlib.Path(output) / f"{parallel}-{count}-{index}.npz", **train(parallel))
-        agreed = processes.from_main(lambda: {"index": jax.process_index()})
         shared = processes.broadcast({"x": np.full(3, jax.process_index(), np.float32)})
-        np.savez(pathlib.Path(output) / f"agreed-{count}-{index}.npz", index=agreed["index"],
-                 x=shared["x"])
+        items = np.arange(14, dtype=np.float32).reshape(7, 2)
+        np.savez(
+            pathlib.Path(output) / f"agreed-{count}-{index}.npz", x=shared["x"],
+            index=processes.from_main(lambda: {"index": jax.process_index()})["index"],
+            items=processes.shared_out(lambda part: part + 100, items),
+            calls=processes.share_of(7))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,129 @@
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.training.processes import Place, find_place
+from tests.modes import command
+from tests.training import process
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2",
+         "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+OMPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "3"}
+ALL_FLAGS = Place(coordinator="host:1", num_processes=3, process_id=2)
+
+
+@pytest.mark.parametrize(("place", "environment", "on_tpu", "expected"), [
+    (Place(), {}, False, None),
+    (Place(), {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, False, None),  # a batch script
+    (Place(), SLURM | {"SLURM_NTASKS": "1"}, False, None),
+    (Place(), SLURM, False, Place(cluster="slurm")),
+    (Place(coordinator="host:1"), SLURM, False, Place(coordinator="host:1", cluster="slurm")),
+    (Place(), OMPI, False, Place(num_processes=2, process_id=1, cluster="ompi")),
+    (Place(), OMPI | {"OMPI_COMM_WORLD_SIZE": "1"}, False, None),
+    (Place(), KUBERNETES, False, Place(cluster="k8s")),
+    (Place(), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),
+    (Place(), {}, True, Place(cluster="tpu")),
+    (Place(), KUBERNETES, True, Place(cluster="tpu")),
+    (Place(num_processes=1), SLURM, True, None),  # alone, whatever has started it
+    (ALL_FLAGS, SLURM, True, Place(coordinator="host:1", num_processes=3, process_id=2,
+                                   cluster="flags")),
+])
+def test_a_process_finds_its_place(place, environment, on_tpu, expected):
+    assert find_place(place, environment, on_tpu=on_tpu) == expected
+
+
+@pytest.mark.parametrize(("place", "message"), [
+    (Place(coordinator="host:1"), "--num_processes, --process_id missing"),
+    (Place(num_processes=2, process_id=0), "--coordinator missing"),
+    (Place(coordinator="host", num_processes=2, process_id=0), "'host'; expected HOST:PORT"),
+    (Place(coordinator="host:1", num_processes=2, process_id=2), "is 2; expected 0 to 1"),
+])
+def test_flags_that_name_no_place_are_refused(place, message):
+    with pytest.raises(InputError, match=message):
+        find_place(place, {}, on_tpu=False)
+
+
+def start(count, *arguments):
+    """Starts processes of one run, each with the coordinator, `count` and its index as well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return [subprocess.Popen([sys.executable, *arguments, coordinator, str(count), str(index)],
+                             cwd=command.ROOT, env=environment, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True) for index in range(count)]
+
+
+def ends(running):
+    """The exit status and the output of each process."""
+    return [(each.wait(timeout=300), each.stdout.read()) for each in running]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_like_one(count, tmp_path, request):
+    """1 × 4, 2 × 2 and 4 × 1 devices, under pmap and jit: losses, state, validation."""
+    if count == 4 and not request.config.getoption("--four-processes"):
+        pytest.skip("four processes take a minute on two cores; --four-processes runs them")
+    running = start(count, "-m", "tests.training.process", str(4 // count), str(tmp_path))
+    expected = process.train("jit")  # four devices of one process
+    for status, output in ends(running):
+        assert status == 0, output
+    assert expected["step 19 generator_loss"] != expected["step 0 generator_loss"]
+    assert expected["validation intensity_loss"].shape == (7,)
+    for index in range(count):
+        for parallel in ("pmap", "jit"):
+            actual = np.load(tmp_path / f"{parallel}-{count}-{index}.npz")
+            assert actual.files == list(expected)
+            assert actual["greatest"] == 10 + count - 1
+            for name in set(expected) - {"greatest"}:
+                np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5,
+                                           err_msg=f"{parallel} {name}")
+        agreed = np.load(tmp_path / f"agreed-{count}-{index}.npz")
+        assert agreed["index"] == 0
+        np.testing.assert_array_equal(agreed["x"], [0, 0, 0])
+        np.testing.assert_array_equal(agreed["items"], 100 + np.arange(14.).reshape(7, 2))
+        assert agreed["calls"] == {2: [4, 3], 4: [2, 2, 2, 1]}[count][index]
+
+
+JOIN = """
+import signal, sys, time
+from dfgan_jax.errors import InputError
+from dfgan_jax.training import processes
+processes.LOST_AFTER_S = 4.0
+what, coordinator, count, index = sys.argv[1:]
+with processes.joined(processes.Place(coordinator=coordinator, num_processes=int(count),
+                                      process_id=int(index))):
+    print("only process 0 prints this", index)
+    processes.barrier("here")
+    if what == index:
+        signal.raise_signal(signal.SIGKILL)
+    if what == f"error {index}":
+        raise InputError("no such file")
+    if what != "nothing":
+        time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(("what", "statuses", "message"), [
+    ("nothing", [0, 0, 0], ""),
+    ("1", [75, -signal.SIGKILL, 75], "process 1 of this run .* has said nothing for 4 s; the same"),
+    # JAX may be quicker to abort, and say less.
+    ("0", [-signal.SIGKILL, (75, -signal.SIGABRT), (75, -signal.SIGABRT)],
+     "process 0 of this run was killed, or is lost|another task died"),
+    ("error 1", [1, 1, 1], "process 1 of this run .* ended: no such file|InputError: no such file"),
+])
+def test_processes_end_together(what, statuses, message):
+    for index, (status, output) in enumerate(ends(start(3, "-c", JOIN, what))):
+        expected = statuses[index]
+        assert status in (expected if isinstance(expected, tuple) else (expected,)), output
+        assert ("only process 0 prints this" in output) == (index == 0)
+        if status != -signal.SIGKILL:
+            assert re.search(message, output), output
