@@ -76,6 +76,9 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "How many processes there are; 1: this one, whatever started it.",
     lower_bound=1)
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "How long the processes wait for each other at the start [s].",
+    lower_bound=1)
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "preflight: slice of TPU chips to compile for, such as v5e:16x16, v5p:4x4x4 "
     "or v6e:8x8; with --platform=cuda, the number of GPUs.")
@@ -88,7 +91,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 def main(arguments: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.ERROR)  # orbax tells of each step it takes
+        # orbax tells of each step it takes, and has pages on a full disk beside its exception.
+        logging.set_verbosity(logging.FATAL)
     if len(arguments) > 1:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
     mode = _MODE.value
@@ -105,7 +109,7 @@ def main(arguments: list[str]) -> None:
         processes = importlib.import_module("dfgan_jax.training.processes")
         with processes.joined(processes.Place(
                 coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value,
-                process_id=_PROCESS_ID.value)):
+                process_id=_PROCESS_ID.value), timeout_s=_JOIN_TIMEOUT.value):
             if mode == "train":
                 run(_config(), workdir=_workdir())
             elif not _CHECKPOINT.value:
@@ -146,7 +150,7 @@ def main(arguments: list[str]) -> None:
 _OF_SCANS = ("dose_fraction", "kernel", "photons_per_ray", "pixel_spacing", "seed", "split",
              "patients")
 
-_PROCESSES = ("coordinator", "num_processes", "process_id")
+_PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout")
 
 _USED = {"train": _PROCESSES, "evaluate": ("checkpoint", *_PROCESSES),
          "denoise": ("checkpoint", "input", "output"),
@@ -252,16 +256,23 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(last.strip().removeprefix("ValueError: ")) from error
 
 
+def _tell_unraisable(unraisable: Any) -> None:
+    """Leaves out what threads of a save that failed say, once for each array."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def run() -> None:
     """`app.run`, with what a user can mend said in one line and no traceback."""
     for stream in (sys.stdout, sys.stderr):
         # What a terminal's encoding lacks is escaped: an arrow must end no conversion.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.unraisablehook = _tell_unraisable
     try:
         app.run(main, flags_parser=_parse)
     except ProcessError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
+        sys.exit(error.STATUS)
     except (InputError, DivergenceError, OSError) as error:  # of a full disk, a wrong folder …
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -19,5 +19,8 @@ class DivergenceError(RuntimeError):
 class ProcessError(RuntimeError):
     """Another process of the run was lost, without which this one cannot go on.
 
-    `main.py` exits with 75 (EX_TEMPFAIL): the same command goes on from the latest checkpoint.
+    The same command goes on from the latest checkpoint.
     """
+
+    STATUS = 75
+    """With which `main.py` exits: EX_TEMPFAIL of sysexits.h."""

@@ -107,7 +107,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
       InputError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with (folder / "lock").open("a+b", buffering=0) as file:
         try:
             if fcntl is None:
                 raise OSError(errno.ENOLCK, "no locks on this system")
@@ -115,15 +115,28 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 file.seek(0)
-                raise InputError(f"{folder}: in use by {file.read().strip() or 'another run'}; "
-                                 "wait until it has ended, or choose another --workdir") from error
+                holder = file.read().decode().strip() or "another run"
+                raise InputError(f"{folder}: in use by {holder}; wait until it has ended, or "
+                                 "choose another --workdir") from error
             print(f"warning: {folder}: cannot be locked ({error}); see that no second run uses it",
                   file=sys.stderr, flush=True)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since "
-                   f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')}\n")
-        file.flush()
+        with full_disk_named(folder / "lock"):
+            file.truncate(0)
+            file.write(
+                f"process {os.getpid()} on {socket.gethostname()} since "
+                f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')}\n".encode())
         yield
+
+
+@contextlib.contextmanager
+def full_disk_named(path: pathlib.Path) -> Iterator[None]:
+    """Has the error of a full disk, which tells of no file, name what was written to."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -137,11 +150,8 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     # Process ids repeat between the machines and containers that share a folder.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            error.filename = str(path)  # which disk it is that is full
-        raise
+        with full_disk_named(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

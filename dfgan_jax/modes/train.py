@@ -410,7 +410,7 @@ def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainStat
 
             meta = {"step": step, "epoch": epoch, "config": resolved, "data": fingerprints}
             due = saver.due()
-            stopping = stop.agreed(at_last=step == last)
+            stopping = stop.agreed()
             if ends_epoch:
                 state, scores = _validate(config, state, valid, compiled)
                 metrics.settle()
@@ -434,7 +434,7 @@ def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainStat
                 return stopping
         saver.wait()
         bar.message(pace.summary(steps=step - first, images=config.batch_size))
-    return None
+    return stop.agreed(at_last=True)
 
 
 class _Pace:

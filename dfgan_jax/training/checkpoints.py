@@ -9,12 +9,14 @@ weights is such a folder too, with the networks alone.
 Of several processes, each reads alone, and process 0 alone writes.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,7 +84,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        with self._full_disk_told():
+            self._manager.close()
 
     def save(self, state: TrainState, meta: dict[str, Any], *, score: float | None = None) -> None:
         """Saves a state under its step, in the background.
@@ -102,16 +105,29 @@ class Checkpoints:
                 score is None or np.isfinite(score)):
             raise DivergenceError(f"at step {meta['step']}, the parameters or the validation score "
                                   "are not finite; the last good checkpoint is kept")
-        self._manager.save(
-            meta["step"],
-            args=ocp.args.Composite(**{
-                _STATE: ocp.args.StandardSave(copied),
-                _META: ocp.args.JsonSave(_signed(meta, vars(copied), score=score))}),
-            metrics=None if score is None else {"score": score})
+        with self._full_disk_told():
+            self._manager.save(
+                meta["step"],
+                args=ocp.args.Composite(**{
+                    _STATE: ocp.args.StandardSave(copied),
+                    _META: ocp.args.JsonSave(_signed(meta, vars(copied), score=score))}),
+                metrics=None if score is None else {"score": score})
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk; raises if saving failed."""
-        self._manager.wait_until_finished()
+        with self._full_disk_told():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _full_disk_told(self) -> Iterator[None]:
+        """Has a full disk told in one line, of which orbax has pages, or which names no file."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            full = os.strerror(errno.ENOSPC)
+            if full not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, full, str(self._manager.directory)) from error
 
     def latest(self) -> pathlib.Path | None:
         """Folder of the latest checkpoint; None before the first."""

@@ -6,12 +6,14 @@ process needs none of this, and every function is there for it all the same.
 
 import atexit
 import contextlib
+import ctypes
 import dataclasses
 import glob
 import importlib.util
 import itertools
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -32,7 +34,7 @@ T = TypeVar("T")
 LOST_AFTER_S = 30.0
 """A process that has said nothing for this long counts as lost."""
 
-LOST = os.EX_TEMPFAIL
+LOST = ProcessError.STATUS
 """Status of a process that ends since another was lost: starting all again may help."""
 
 _BEAT_S = 1.0
@@ -120,8 +122,12 @@ def has_tpu() -> bool:
 
 
 @contextlib.contextmanager
-def joined(place: Place) -> Iterator[None]:
+def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
     """Joins this process to the others of its run, for the time of a `with` block.
+
+    Args:
+      place: as the flags say.
+      timeout_s: how long the others may take to come.
 
     Only process 0 prints. When a process ends by an error, is killed or lost, each of the
     others says so and ends itself within a minute, with status `LOST` or 1.
@@ -134,7 +140,7 @@ def joined(place: Place) -> Iterator[None]:
     if found is None:
         yield
         return
-    _initialize(found)
+    _initialize(found, timeout_s=timeout_s)
     if jax.process_count() == 1:
         yield
         return
@@ -177,16 +183,34 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _initialize(place: Place) -> None:
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_number: int) -> None:
+    """Says in one line what JAX has said in many, as its client aborts the process."""
+    os.write(2, b"error: another process of this run was killed, is lost, or did not come in time"
+             + _ADVICE.encode() + b"\n")
+    os._exit(LOST)
+
+
+def _tell_aborts() -> None:
+    # JAX lets nobody else decide what follows from a lost process 0, or one that does not come;
+    # and a handler of Python's own would wait for the main thread.
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(signal.SIGABRT, ctypes.cast(_aborted, ctypes.c_void_p))
+
+
+def _initialize(place: Place, *, timeout_s: int) -> None:
     # JAX would catch SIGTERM before us, and ask for another way of stopping.
     jax.config.update("jax_enable_preemption_service", False)
+    _tell_aborts()
     devices = None
     if place.cluster == "ompi":  # a GPU for each process; JAX asks mpi4py for it, if it may
         devices = [int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])]
     method = {"flags": "deactivate", "slurm": "slurm", "ompi": "ompi"}.get(str(place.cluster))
     try:
         jax.distributed.initialize(place.coordinator, place.num_processes, place.process_id,
-                                   local_device_ids=devices, cluster_detection_method=method)
+                                   local_device_ids=devices, cluster_detection_method=method,
+                                   initialization_timeout=timeout_s)
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
         raise InputError(
             f"the other processes of this run cannot be joined ({place.cluster}: "

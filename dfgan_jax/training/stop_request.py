@@ -22,6 +22,7 @@ class StopRequest:
         self.number: int | None = None
         self._greatest = greatest
         self._asked: Any = None
+        self._heeded = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -33,6 +34,8 @@ class StopRequest:
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
+        if self.number is not None and not self._heeded:  # it came too late for `agreed`
+            signal.raise_signal(self.number)
 
     def _remember(self, number: int, _frame: object) -> None:
         self.number = number
@@ -50,10 +53,11 @@ class StopRequest:
           at_last: that no step comes any more, so that it is worth waiting.
         """
         asked = self._greatest(self.number or 0)
-        if isinstance(asked, int) or at_last:
-            return int(asked) or None
-        before, self._asked = self._asked, asked
-        return None if before is None else int(before) or None
+        if not (isinstance(asked, int) or at_last):
+            asked, self._asked = 0 if self._asked is None else self._asked, asked
+        number = int(asked) or None
+        self._heeded = number is not None
+        return number
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -3,12 +3,18 @@
 import json
 import os
 import pathlib
+import socket
+import struct
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import masked_crc32c
 
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import full_disk_named, written_whole
 
 FILE_NAME = "metrics.jsonl"
 
@@ -31,6 +37,56 @@ def read_history(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     return rows
 
 
+class _Appended:
+    """A file that grows; nothing waits in a buffer, which a close would try to write again."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Appends all of it."""
+        with full_disk_named(self._path):
+            while data:
+                data = data[self._file.write(data):]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Events:
+    """TensorBoard's file of events.
+
+    Not tensorboardX's writer: that writes in a thread, which a full disk ends, and for which
+    the next rows then wait for ever.
+
+    Args:
+      folder: of all of the run's event files.
+      purge_step: TensorBoard leaves out what earlier files say of this step and later ones.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, purge_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = _Appended(folder / f"events.out.tfevents.{time.time_ns() // 10**9}."
+                                        f"{socket.gethostname()}.{os.getpid()}")
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._write(Event(wall_time=time.time(), step=purge_step,
+                          session_log=SessionLog(status=SessionLog.START)))
+
+    def add_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=[
+            Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()])))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        self._file.write(length + struct.pack("<I", masked_crc32c(length)) + data
+                         + struct.pack("<I", masked_crc32c(data)))
+
+
 class MetricsWriter:
     """Appends rows of metrics; a context manager.
 
@@ -45,12 +101,10 @@ class MetricsWriter:
         workdir = pathlib.Path(workdir)
         path = workdir / FILE_NAME
         kept = [row for row in read_history(workdir) if row["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(path)
-        self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1,
-                                     write_to_disk=True)
+        with written_whole(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = _Appended(path)
+        self._events = _Events(workdir / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -69,7 +123,5 @@ class MetricsWriter:
           metrics: name → number.
         """
         row = {"kind": kind, "step": step, "epoch": epoch, **metrics}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+        self._file.write((json.dumps(row) + "\n").encode())
+        self._events.add_scalars({f"{kind}/{name}": value for name, value in metrics.items()}, step)

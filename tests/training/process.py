@@ -6,6 +6,7 @@ Usage: python -m tests.training.process DEVICES OUTPUT COORDINATOR COUNT INDEX
 import functools
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,13 +16,14 @@ import optax
 from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
-from dfgan_jax.training import input_pipeline, processes, steps
+from dfgan_jax.training import checkpoints, input_pipeline, processes, steps
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.parallel import Parallelism, run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 STEPS = 20
-BATCH = 4
+HALF = 10
+BATCH = 8
 NETWORKS = Networks(UNet(width=2), PatchDiscriminator(width=2), "pair")
 # SGD, since Adam would hide a gradient of the wrong scale.
 OPTIMIZERS = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
@@ -38,31 +40,43 @@ def initial_state():
         create_state, networks=NETWORKS, optimizers=OPTIMIZERS), jax.random.key(0)))
 
 
-def train(parallel: str) -> dict[str, np.ndarray]:
-    """Losses of every step, the parameters after the last, and a validation of 7 pairs."""
-    devices = Parallelism(parallel, global_batch_size=BATCH)
-    devices.connect()
-    update = devices.train(functools.partial(
+def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,
+          goes_on_from: pathlib.Path | None = None, saves_to: pathlib.Path | None = None
+          ) -> dict[str, np.ndarray]:
+    """Losses of every step, the state after the last, and a validation of 11 pairs.
+
+    Saves a checkpoint after half of the steps, or goes on from one.
+    """
+    devices_ = Parallelism(parallel, global_batch_size=BATCH, devices=devices)
+    devices_.connect()
+    update = devices_.train(functools.partial(
         steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, weights=LossWeights()))
-    validate = devices.evaluate(functools.partial(
+    validate = devices_.evaluate(functools.partial(
         steps.evaluation_step, networks=NETWORKS, weights=LossWeights()))
-    state = devices.place(initial_state())
+    state = initial_state()
+    if goes_on_from is not None:
+        state = checkpoints.restore_state(goes_on_from, state)
+    first = int(state.step)
+    state = devices_.place(state)
     batches = input_pipeline.iterate_from(input_pipeline.train_batches(
-        pairs(10, 0), global_batch_size=BATCH, seed=1, share=devices.share), 0)
+        pairs(20, 0), global_batch_size=BATCH, seed=1, share=devices_.share), first)
     result: dict[str, Any] = {}
-    for step in range(STEPS):
+    for step in range(first, STEPS):
+        if step == HALF and saves_to is not None and processes.is_main():
+            with checkpoints.Checkpoints(saves_to) as kept:
+                kept.save(state, {"step": step, "epoch": 1, "config": {}})
         state, metrics = update(state, next(batches))
         result |= {f"step {step} {name}": value for name, value in metrics.items()}
     parts = []
-    for batch, mask in input_pipeline.evaluation_batches(pairs(7, 2), batch_size=BATCH,
-                                                         share=devices.share):
+    for batch, mask in input_pipeline.evaluation_batches(pairs(11, 2), batch_size=BATCH,
+                                                         share=devices_.share):
         _, terms = validate(state, batch)
         parts.append({name: np.asarray(values)[mask] for name, values in terms.items()})
     result |= {f"validation {name}": np.concatenate([part[name] for part in parts])
                for name in parts[0]}
     result |= {f"state {jax.tree_util.keystr(path)}": leaf
                for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    result["greatest"] = devices.greatest(10 + jax.process_index())
+    result["greatest"] = devices_.greatest(10 + jax.process_index())
     return {name: np.asarray(value) for name, value in result.items()}
 
 
@@ -72,7 +86,8 @@ def main() -> None:
     with processes.joined(processes.Place(coordinator=coordinator, num_processes=int(count),
                                           process_id=int(index))):
         for parallel in ("pmap", "jit"):
-            np.savez(pathlib.Path(output) / f"{parallel}-{count}-{index}.npz", **train(parallel))
+            np.savez(pathlib.Path(output) / f"{parallel}-{count}-{index}.npz",
+                     **train(parallel, saves_to=pathlib.Path(output) / parallel))
         shared = processes.broadcast({"x": np.full(3, jax.process_index(), np.float32)})
         items = np.arange(14, dtype=np.float32).reshape(7, 2)
         np.savez(

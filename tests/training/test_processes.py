@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -67,6 +68,14 @@ def ends(running):
     return [(each.wait(timeout=300), each.stdout.read()) for each in running]
 
 
+def assert_like(actual, expected):
+    """Equal in all that a run has, which may be the second half of the other."""
+    assert {f"step {step} generator_loss" for step in range(10, 20)} <= set(actual)
+    for name in set(actual) - {"greatest"}:
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5,
+                                   err_msg=name)
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_train_like_one(count, tmp_path, request):
     """1 × 4, 2 × 2 and 4 × 1 devices, under pmap and jit: losses, state, validation."""
@@ -77,20 +86,22 @@ def test_processes_train_like_one(count, tmp_path, request):
     for status, output in ends(running):
         assert status == 0, output
     assert expected["step 19 generator_loss"] != expected["step 0 generator_loss"]
-    assert expected["validation intensity_loss"].shape == (7,)
+    assert expected["validation intensity_loss"].shape == (11,)
     for index in range(count):
         for parallel in ("pmap", "jit"):
             actual = np.load(tmp_path / f"{parallel}-{count}-{index}.npz")
             assert actual.files == list(expected)
             assert actual["greatest"] == 10 + count - 1
-            for name in set(expected) - {"greatest"}:
-                np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5,
-                                           err_msg=f"{parallel} {name}")
+            assert_like(actual, expected)
         agreed = np.load(tmp_path / f"agreed-{count}-{index}.npz")
         assert agreed["index"] == 0
         np.testing.assert_array_equal(agreed["x"], [0, 0, 0])
         np.testing.assert_array_equal(agreed["items"], 100 + np.arange(14.).reshape(7, 2))
         assert agreed["calls"] == {2: [4, 3], 4: [2, 2, 2, 1]}[count][index]
+    # A checkpoint of several processes goes on with one and any number of devices.
+    for parallel, devices in [("jit", 1)] if count == 2 else [("pmap", 1), ("jit", 2), ("pmap", 2)]:
+        assert_like(process.train(parallel, devices=jax.devices()[:devices],
+                                  goes_on_from=tmp_path / "jit" / "checkpoints" / "10"), expected)
 
 
 JOIN = """

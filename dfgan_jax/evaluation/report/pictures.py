@@ -15,6 +15,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from dfgan_jax.files import full_disk_named
+
 PICTURE_SIDE: Final = 512
 """Smaller pictures are enlarged to about this many pixels, by a whole factor."""
 
@@ -75,5 +77,6 @@ def png(pixels: np.ndarray, *, colours: bytes | None = None, side: int = PICTURE
 
 def save(figures: pathlib.Path, name: str, picture: bytes) -> str:
     """Writes a picture to `figures/name.png` and returns it as a data URI."""
-    (figures / f"{name}.png").write_bytes(picture)
+    with full_disk_named(figures / f"{name}.png"):
+        (figures / f"{name}.png").write_bytes(picture)
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
