@@ -215,7 +215,8 @@ class Bench(NamedTuple):
     def start(self, workdir: pathlib.Path, logs: pathlib.Path, name: str, *,
               processes: int = 1) -> Run:
         """Starts the command; process I prints into `logs`/`name`.I.log."""
-        cluster = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
+        cluster = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}",
+                   "--join_timeout=30"]
         files = [logs / f"{name}.{index}.log" for index in range(processes)]
         return Run([self.launcher.start(
             [*self.command, f"--workdir={workdir}",

@@ -275,7 +275,7 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
             "    os.kill(os.getpid(), signal.SIGHUP)\n"
             "    assert stop.number is None\n"
             "    os.kill(os.getpid(), signal.SIGTERM)\n"
-            "    assert stop.number == signal.SIGTERM\n")
+            "    assert stop.number == stop.agreed() == signal.SIGTERM\n")
     done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
