@@ -1,11 +1,21 @@
 import errno
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from dfgan_jax.errors import InputError
-from dfgan_jax.files import refuse_existing, release_pages, remove_leftovers, written_whole
+from dfgan_jax.files import (
+    locked,
+    refuse_existing,
+    release_pages,
+    remove_leftovers,
+    written_whole,
+)
+from tests.modes.command import ROOT
 
 
 def test_what_is_written_appears_when_it_is_whole(tmp_path):
@@ -88,3 +98,25 @@ def test_pages_of_mapped_files_are_let_go(tmp_path):
     assert resident_kb(tmp_path / "a.npy") == 0
     assert (view == 7).all()
     release_pages(np.zeros(3))
+
+
+HOLD = """
+import pathlib, sys, time
+from dfgan_jax.files import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT,
+                          stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with (pytest.raises(InputError, match=f"{folder}: in use by process {holder.pid} on "),
+              locked(folder)):
+            pass
+        holder.kill()
+    with locked(folder):
+        assert f"process {os.getpid()} on" in (folder / "lock").read_text()

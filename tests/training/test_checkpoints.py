@@ -129,3 +129,49 @@ def test_shapes_alone_do_as_a_target(tmp_path):
         shapes = jax.eval_shape(functools.partial(state, 0))
         restored = checkpoints.restore_state(kept.latest(), shapes)
     assert int(restored.step) == 4
+
+
+def damaged(folder, how):
+    """Damages a checkpoint: its arrays are cut or have a bit flipped, or its JSON is changed."""
+    if how in ("cut", "flipped"):
+        path = max((p for p in (folder / "state").rglob("*") if p.is_file()),
+                   key=lambda p: p.stat().st_size)
+        content = bytearray(path.read_bytes())
+        if how == "cut":
+            del content[len(content) // 2:]
+        else:
+            content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    else:
+        path = folder / {"score": "metrics/metrics", "step": "meta/metadata"}[how]
+        path.write_text(path.read_text().replace("0.5", "0.6").replace('"step": 2', '"step": 3'))
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "score", "step"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_the_latest(tmp_path, how):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1, 0.2)
+        save(kept, 2, 0.5)
+    assert checkpoints.set_aside_damaged(tmp_path) == []
+    damaged(tmp_path / "checkpoints" / "2", how)
+    [line] = checkpoints.set_aside_damaged(tmp_path)
+    assert line.startswith(str(tmp_path / "checkpoints" / "2"))
+    assert line.endswith(f"set aside as {tmp_path / 'damaged' / '2'}")
+    assert (tmp_path / "damaged" / "2").is_dir()
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        assert (kept.latest().name, kept.best().name) == ("1", "1")
+        restored = checkpoints.restore_state(kept.latest(), state(0))
+        save(kept, 2, 0.7)  # as the run does when it comes there again
+    jax.tree.map(np.testing.assert_array_equal, restored, state(1))
+
+
+def test_changed_weights_are_refused(tmp_path):
+    """Changed so that every file is sound: what counts is what was saved."""
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+        save(kept, 2)
+    first, second = (tmp_path / "checkpoints" / step for step in "12")
+    (second / "state").rename(second / "other")
+    (first / "state").rename(second / "state")
+    with pytest.raises(InputError, match=r"damaged \(the SHA-256 of its generator"):
+        checkpoints.restore_generator(second, state(0).generator)
