@@ -180,8 +180,9 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ where the learning rate is constant, so that a finished run can
-    go on for longer. Where pairs and when checkpoints are kept, what is computed twice and what
-    is evaluated may differ, since none of it changes training by more than rounding.
+    go on for longer. Where pairs and when checkpoints are kept, how devices share a batch, what is
+    computed twice and what is evaluated may differ, since none of it changes training by more
+    than rounding.
 
     Raises:
       InputError: naming the first field that differs.
@@ -211,7 +212,8 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
 
 
 def _changes_no_training(name: str) -> bool:
-    return (name in ("data.cache_dir", "data.on_device", "checkpoint_after_seconds", "remat")
+    return (name in ("data.cache_dir", "data.on_device", "checkpoint_after_seconds", "remat",
+                     "parallel")
             or name.startswith("evaluation."))
 
 
@@ -222,7 +224,7 @@ def shared_by_seeds(config: Mapping[str, Any]) -> str:
       config: that a checkpoint holds.
     """
     return json.dumps({name: value for name, value in (_MEANT | _flatten(dict(config))).items()
-                       if name not in ("seed", "name", "log_every_steps", "parallel",
+                       if name not in ("seed", "name", "log_every_steps",
                                        "checkpoint_every_minutes")
                        and not _changes_no_training(name)}, sort_keys=True)
 

@@ -185,7 +185,8 @@ def test_what_is_denoised_only_may_have_any_size(config, tmp_path):
     assert loaded["test"].ndct.shape == (2, 41, 64)
 
 
-@pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"data.on_device": "never"},
+@pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"parallel": "jit"},
+                                    {"data.on_device": "never"},
                                     {"checkpoint_after_seconds": 0.0},
                                     {"evaluation.baselines": ""}])
 def test_what_changes_no_training_may_change_while_a_run_goes_on(config, tmp_path, change):
