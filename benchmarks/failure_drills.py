@@ -58,12 +58,15 @@ from tests.modes.command import TINY, make_pairs
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 
-_JSON = flags.DEFINE_string("json", None, "File to write; what failed is kept beside it.")
+# Other benchmarks have flags of these names, too; tests import several of them.
+_JSON = flags.DEFINE_string("json", None, "File to write; what failed is kept beside it.",
+                            allow_override=True)
 _MARKDOWN = flags.DEFINE_string(
     "markdown", None, "File to write the table into, between the lines <!-- drills --> and "
     "<!-- /drills --> where it exists.")
 _MOMENTS = flags.DEFINE_integer("moments", 50, "Of each drill.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of moments and damages.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of moments and damages.", lower_bound=0,
+                             allow_override=True)
 _JOBS = flags.DEFINE_integer("jobs", 2, "Moments tried at the same time.", lower_bound=1)
 _DRILLS = flags.DEFINE_list("drills", None, "Those to run, separated by commas; all by default.")
 

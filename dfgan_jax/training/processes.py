@@ -300,8 +300,11 @@ class _Watch(threading.Thread):
     def _publish(self, reason: str, *, name: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone before
             self._say(f"end/{name}", reason)
-            if self._index == 0:
-                time.sleep(3 * _BEAT_S)  # until the others have asked, who ask here
+            self._let_the_others_ask()
+
+    def _let_the_others_ask(self) -> None:
+        if self._index == 0:  # whose end would be all that they learn
+            time.sleep(3 * _BEAT_S)
 
     def _listen(self, heard: dict[int, tuple[str, float]]) -> None:
         """Notices who has said nothing new for too long; only process 0's clock counts."""
@@ -322,6 +325,7 @@ class _Watch(threading.Thread):
         """Ends the process, unless it is ending already."""
         if not self._stopped.is_set():
             print(f"error: {reason}", file=sys.__stderr__, flush=True)
+            self._let_the_others_ask()
             os._exit(status)
 
 
