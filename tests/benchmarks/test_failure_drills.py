@@ -36,12 +36,12 @@ def fail(text, status=1):
 def save(step):
     (workdir / "checkpoints" / str(step)).mkdir(parents=True)
 
-def train(step):
+def train(step, *, then="ready"):
     workdir.mkdir(exist_ok=True)
     say(f"DFGAN in {workdir}")
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "train", "step": step}) + "\\n")
-    say("ready")
+    say(then)
 
 def sleep():
     time.sleep(60)
@@ -93,7 +93,8 @@ def case_of(bench, drill):
 
 STOPS = ("on_sigterm(lambda: (save({saved}), "
          "fail('Stopped by SIGTERM at step 7, which is saved; …', {status})))\ntrain(7)\nsleep()")
-NOTICES = "train(7)\nwait_for_the_others_end()\n"
+# Ready once each has seen the other alive, and not before.
+NOTICES = "train(7, then='')\nwait_for_the_others_end()\n"
 BOTH_STOP = ("def stop(status=143):\n    if index == 0:\n        save(7)\n"
              "        say('Stopped by SIGTERM at step 7, which is saved; …')\n"
              "    sys.exit(status)\non_sigterm(stop)\n" + NOTICES + "stop({status})")
