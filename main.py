@@ -6,9 +6,7 @@
 Research software, not a medical device.
 """
 
-import glob
 import importlib
-import os
 import pathlib
 import sys
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from dfgan_jax import tpu_chips
 from dfgan_jax.errors import DivergenceError, InputError, ProcessError
 from dfgan_jax.memory import use_huge_pages
 
@@ -100,7 +99,7 @@ def main(arguments: list[str]) -> None:
     file = "simulate_scan" if mode == "simulate" and _INPUT.value else mode
     # Imported now that the flags are right, since JAX takes a second.
     if mode != "preflight":
-        _leave_libtpu_alone()
+        tpu_chips.hide_libtpu_without()
     # Those that compute nothing with it, or measure how long compiling takes.
     if file not in ("pair", "simulate_scan", "preflight"):
         importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
@@ -158,16 +157,6 @@ _USED = {"train": _PROCESSES, "evaluate": ("checkpoint", *_PROCESSES),
          "simulate": ("input", "output", *_OF_SCANS),
          "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",),
          "preflight": ("topology", "platform")}
-
-
-def _leave_libtpu_alone() -> None:
-    """Hides libtpu from JAX where there is no TPU: it is there for preflight, and would complain.
-
-    As if it were not installed; nothing is changed where JAX_PLATFORMS says what to use.
-    """
-    if "JAX_PLATFORMS" not in os.environ and not (
-            glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
-        sys.modules["libtpu"] = None  # type: ignore[assignment]
 
 
 def _refuse_unused(mode: str) -> None:

@@ -361,9 +361,13 @@ class Case:
     saved: int | None = None
     details: str = ""
 
-    def observe(self, run: Run, last_step: int) -> None:
-        self.phase = phase(run, self.workdir, last_step)
+    def start(self, bench: Bench, *, name: str = "disturbed", processes: int = 1) -> Run:
+        """Starts the run that is to be disturbed, and returns at the moment, observed."""
+        run = bench.start(self.workdir, self.folder, name, processes=processes)
+        run.sleep_until(self.moment_s)
+        self.phase = phase(run, self.workdir, bench.last_step)
         self.saved = saved_step(self.workdir)
+        return run
 
 
 class Ending(NamedTuple):
@@ -404,9 +408,7 @@ def check_error(run: Run, pattern: str, *, index: int = 0) -> None:
 
 
 def sigkill(case: Case, bench: Bench) -> Ending:
-    run = bench.start(case.workdir, case.folder, "disturbed")
-    run.sleep_until(case.moment_s)
-    case.observe(run, bench.last_step)
+    run = case.start(bench)
     if not run.is_alive():
         check_finished(run)
         return ENDED_BEFORE
@@ -415,9 +417,7 @@ def sigkill(case: Case, bench: Bench) -> Ending:
 
 
 def sigkill_one_of_two(case: Case, bench: Bench) -> Ending:
-    run = bench.start(case.workdir, case.folder, "disturbed", processes=2)
-    run.sleep_until(case.moment_s)
-    case.observe(run, bench.last_step)
+    run = case.start(bench, processes=2)
     alive = [index for index, process in enumerate(run.processes) if process.poll() is None]
     if not alive:
         check_finished(run)
@@ -449,9 +449,7 @@ def sigterm_one_of_two(case: Case, bench: Bench) -> Ending:
 
 
 def _terminate(case: Case, bench: Bench, *, processes: int) -> Ending:
-    run = bench.start(case.workdir, case.folder, "disturbed", processes=processes)
-    run.sleep_until(case.moment_s)
-    case.observe(run, bench.last_step)
+    run = case.start(bench, processes=processes)
     alive = [process for process in run.processes if process.poll() is None]
     if not alive:
         check_finished(run)
@@ -489,9 +487,7 @@ def _terminate(case: Case, bench: Bench, *, processes: int) -> Ending:
 
 def full_disk(case: Case, bench: Bench) -> Ending:
     disk = case.folder / "disk"
-    run = bench.start(case.workdir, case.folder, "disturbed")
-    run.sleep_until(case.moment_s)
-    case.observe(run, bench.last_step)
+    run = case.start(bench)
     if not run.is_alive():
         check_finished(run)
         return ENDED_BEFORE
@@ -607,9 +603,7 @@ def damage(folder: pathlib.Path, rng: np.random.Generator) -> str:
 
 
 def two_runs(case: Case, bench: Bench) -> Ending:
-    first = bench.start(case.workdir, case.folder, "first")
-    first.sleep_until(case.moment_s)
-    case.observe(first, bench.last_step)
+    first = case.start(bench, name="first")
     began = time.monotonic()
     second = bench.start(case.workdir, case.folder, "second")
     (second_status,) = second.wait()

@@ -1,8 +1,13 @@
-"""The exceptions that a user is meant to read.
+"""The exceptions that a user is meant to read, and others in one line.
 
 Their message is one line; `main.py` prints it without a traceback, and exits with a
 status that is not 0.
 """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type's name where there is none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class InputError(ValueError):

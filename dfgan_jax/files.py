@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import errno
 import hashlib
+import json
 import mmap
 import os
 import pathlib
@@ -11,7 +12,7 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,21 @@ def file_digest(path: pathlib.Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """The SHA-256 of a JSON value, in hexadecimal digits; the order of names is nothing to it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def arrays_digest(arrays: Iterable[tuple[str, Any]]) -> str:
+    """The SHA-256 of arrays' names, types, shapes and values in their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, values in arrays:
+        array = np.asarray(values)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def check_writable(folder: pathlib.Path) -> None:

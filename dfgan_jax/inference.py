@@ -1,7 +1,6 @@
 """A trained generator, from HU to HU."""
 
 import functools
-import hashlib
 import os
 import pathlib
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.errors import InputError
+from dfgan_jax.files import arrays_digest
 from dfgan_jax.models.generators import (
     MIN_SIZE,
     Generator,
@@ -71,8 +71,8 @@ class Denoiser:
         folder = checkpoints.locate(path)
         meta = checkpoints.read_meta(folder)
         generator = _generator(folder, meta)
-        like = jax.eval_shape(lambda: initial_variables(generator, jax.random.key(0)))
-        return cls(generator, checkpoints.restore_generator(folder, like), meta=meta, path=folder)
+        variables = checkpoints.restore_generator(folder, _shapes(generator))
+        return cls(generator, variables, meta=meta, path=folder)
 
     @classmethod
     def load_in_all(cls, path: str | os.PathLike) -> "Denoiser":
@@ -84,9 +84,7 @@ class Denoiser:
             processes.broadcast(loaded._variables)
             return loaded
         generator = _generator(described["path"], described["meta"])
-        like = jax.eval_shape(lambda: initial_variables(generator, jax.random.key(0)))
-        return cls(generator, processes.broadcast(jax.tree.map(
-            lambda x: np.zeros(x.shape, x.dtype), like)), **described)
+        return cls(generator, processes.broadcast(_shapes(generator)), **described)
 
     @classmethod
     def _load_file(cls, path: str | os.PathLike) -> "Denoiser":
@@ -97,12 +95,8 @@ class Denoiser:
     @functools.cached_property
     def weights_sha256(self) -> str:
         """Names the generator's parameters and running statistics, whatever file they are from."""
-        digest = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self._variables):
-            array = np.asarray(leaf)
-            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return arrays_digest((jax.tree_util.keystr(path), leaf) for path, leaf in
+                             jax.tree_util.tree_leaves_with_path(self._variables))
 
     def __call__(self, qdct_hu: np.ndarray, *, batch_size: int | None = None,
                  out: np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
@@ -171,6 +165,11 @@ def batch_size_of(shape: tuple[int, ...]) -> int:
 def _missing(length: int) -> int:
     """Pixels to add to a height or width, so that every generator takes it."""
     return max(-length % SIZE_MULTIPLE, MIN_SIZE - length)
+
+
+def _shapes(generator: Generator) -> Any:
+    """Those of its variables."""
+    return jax.eval_shape(lambda: initial_variables(generator, jax.random.key(0)))
 
 
 def _generator(path: str | os.PathLike, meta: dict[str, Any]) -> Generator:

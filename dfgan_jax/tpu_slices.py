@@ -9,13 +9,13 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.errors import InputError, first_line
+from dfgan_jax.measuring import is_out_of_memory
 
 KINDS = ("v5e", "v5p", "v6e")
 """Those whose chips JAX sees as one device each."""
@@ -52,7 +52,7 @@ def devices(topology: str) -> list[jax.Device]:
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"--topology={topology}: {_first_line(error)}") from error
+        raise InputError(f"--topology={topology}: {first_line(error)}") from error
 
 
 def memory_bytes(device: jax.Device) -> int:
@@ -76,7 +76,7 @@ def needed_and_available(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
       JaxRuntimeError: `error`, where it says nothing of the kind.
     """
     found = _NEEDED.search(str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or found is None:
+    if not is_out_of_memory(error) or found is None:
         raise error
     needed, needed_unit, available, available_unit = filter(
         lambda part: part is not None, found.groups())
@@ -86,7 +86,3 @@ def needed_and_available(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
 
 def version() -> str:
     return importlib.metadata.version("libtpu")
-
-
-def _first_line(error: Any) -> str:
-    return str(error).splitlines()[0]

@@ -6,7 +6,6 @@ holds the hashes that all of it is checked against.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -26,7 +25,7 @@ from dfgan_jax.ct.pairs import (
     slice_digests,
 )
 from dfgan_jax.errors import InputError
-from dfgan_jax.files import file_digest, written_whole
+from dfgan_jax.files import file_digest, json_digest, written_whole
 from dfgan_jax.progress import Progress, progress
 from dfgan_jax.safe_pickle import reason
 
@@ -72,7 +71,7 @@ def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Pat
     made_from = {"entry": _ENTRY_VERSION, "source_sha256": file_digest(path), "size": size,
                  "preprocessing": PREPROCESSING_VERSION, "mu_water": hounsfield.MU_WATER,
                  "hu_offset": hounsfield.HU_OFFSET, "hu_scale": hounsfield.HU_SCALE}
-    entry = folder / f"preprocessed-{_digest(made_from)[:32]}"
+    entry = folder / f"preprocessed-{json_digest(made_from)[:32]}"
     if (entry / _SIDECAR).exists():
         try:
             return _load(entry)
@@ -101,7 +100,7 @@ def _load(entry: pathlib.Path) -> PreprocessedPairs:
     """Maps an entry into memory once its hashes have been checked; else any of several errors."""
     sidecar = json.loads((entry / _SIDECAR).read_text())
     content = sidecar["content"]
-    if sidecar["content_sha256"] != _digest(content):
+    if sidecar["content_sha256"] != json_digest(content):
         raise ValueError(f"{_SIDECAR} was changed")
     for name in (_NDCT, _QDCT):
         if file_digest(entry / name) != content["sha256"][name]:
@@ -131,7 +130,7 @@ def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[st
         content = {"source": raw.path.name, "made_from": made_from, "shape": pairs.ndct.shape,
                    "sha256": {_NDCT: file_digest(ndct), _QDCT: file_digest(qdct)},
                    "raw_ndct_sha256": raw_ndct_digests, "raw_qdct_sha256": raw_qdct_digests}
-        sidecar.write_text(json.dumps({"content": content, "content_sha256": _digest(content)},
+        sidecar.write_text(json.dumps({"content": content, "content_sha256": json_digest(content)},
                                       indent=1) + "\n")
     return PreprocessedPairs(pairs, raw_ndct_digests, raw_qdct_digests)
 
@@ -155,7 +154,3 @@ def _append_preprocessed(file: BinaryIO, mu: np.ndarray, *, count: int, size: in
 def _mapped(path: pathlib.Path) -> np.ndarray:
     """An array that is read from its file as it is used; a plain one to NumPy and JAX."""
     return np.asarray(np.load(path, mmap_mode="r"))
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

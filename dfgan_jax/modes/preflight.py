@@ -24,7 +24,7 @@ from dfgan_jax.files import written_whole
 from dfgan_jax.modes import setup, simulate, train
 from dfgan_jax.progress import format_duration
 from dfgan_jax.training import collectives, parallel, steps
-from dfgan_jax.training.state import TrainState, create_state
+from dfgan_jax.training.state import TrainState
 
 PLATFORMS = ("tpu", "cuda")
 
@@ -210,8 +210,7 @@ def _steps(config: ml_collections.ConfigDict, *, remat: bool
     """The training step, the evaluation step and the shapes of a state, as `train` has them."""
     networks, weights = setup.build_networks(config), setup.build_weights(config)
     optimizers = setup.build_optimizers(config, total_steps=1)  # a number in the program
-    state = jax.eval_shape(functools.partial(create_state, networks=networks,
-                                             optimizers=optimizers), jax.random.key(0))
+    state = setup.state_shapes(networks, optimizers)
     return (functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
                               weights=weights, accumulate=config.accumulate, remat=remat),
             functools.partial(train.validation_step, networks=networks, weights=weights), state)

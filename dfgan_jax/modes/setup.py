@@ -108,6 +108,12 @@ def build_state(config: ml_collections.ConfigDict, networks: Networks, optimizer
         jax.random.key(config.seed))
 
 
+def state_shapes(networks: Networks, optimizers: Optimizers) -> TrainState:
+    """The shapes and types of a state, `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(functools.partial(
+        create_state, networks=networks, optimizers=optimizers), jax.random.key(0))
+
+
 def build_weights(config: ml_collections.ConfigDict) -> LossWeights:
     return LossWeights(**config.loss)
 

@@ -210,7 +210,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
                   _validate_streaming(config, data["valid"], scoring, devices)),
         batch_statistics=parallel.unshared(functools.partial(
             steps.batch_statistics_step, networks=networks, weights=weights)))
-    state = setup.build_state(config, networks, optimizers)
+    state = (setup.build_state(config, networks, optimizers) if processes.is_main() else
+             setup.state_shapes(networks, optimizers))  # process 0's comes later
     if config.initial_checkpoint and processes.is_main():
         state = _start_from(config.initial_checkpoint, state)
     print(_announcement(config, workdir, data, state, devices, resident=resident), flush=True)

@@ -11,7 +11,6 @@ Of several processes, each reads alone, and process 0 alone writes.
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import pathlib
@@ -23,8 +22,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dfgan_jax.errors import DivergenceError, InputError
-from dfgan_jax.files import refuse_existing
+from dfgan_jax.errors import DivergenceError, InputError, first_line
+from dfgan_jax.files import arrays_digest, json_digest, refuse_existing
 from dfgan_jax.porting.torch_layout import COUNTS as _COUNTS
 from dfgan_jax.porting.weights import (
     LoadedWeights,
@@ -166,16 +165,7 @@ def locate(path: str | os.PathLike) -> pathlib.Path:
 
 
 def _digest(tree: Any) -> str:
-    """The SHA-256 of a tree's names, shapes, types and values."""
-    digest = hashlib.sha256()
-    for name, array in sorted((name, np.asarray(leaf)) for name, leaf in _leaves(tree)):
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _digest_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return arrays_digest(sorted(_leaves(tree), key=lambda named: named[0]))
 
 
 def _signed(meta: dict[str, Any], state: Mapping[str, Any], *, score: float | None = None
@@ -184,7 +174,7 @@ def _signed(meta: dict[str, Any], state: Mapping[str, Any], *, score: float | No
     content = {name: value for name, value in json.loads(json.dumps(meta)).items()
                if name != "meta_sha256"} | {
         "sha256": {name: _digest(tree) for name, tree in state.items()}, "score": score}
-    return content | {"meta_sha256": _digest_json(content)}
+    return content | {"meta_sha256": json_digest(content)}
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any]:
@@ -201,10 +191,9 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     missing = {"step", "epoch", "config"} - (meta.keys() if isinstance(meta, dict) else set())
     if missing:
         raise InputError(f"{folder}: its metadata lack {', '.join(sorted(missing))}")
+    content = {name: value for name, value in meta.items() if name != "meta_sha256"}
     # Checkpoints of earlier versions have no digests.
-    if _digest_json({name: value for name, value in meta.items() if name != "meta_sha256"}
-                    ) != meta.get("meta_sha256", "") and ("sha256" in meta
-                                                         or "meta_sha256" in meta):
+    if {"sha256", "meta_sha256"} & meta.keys() and meta.get("meta_sha256") != json_digest(content):
         raise InputError(f"{folder}: the checkpoint is damaged (its metadata have changed)")
     return meta
 
@@ -294,8 +283,8 @@ def set_aside_damaged(workdir: str | os.PathLike) -> list[str]:
                 target = target.with_name(f"{target.name}.again")
             target.parent.mkdir(exist_ok=True)
             shutil.move(folder, target)
-            reason = str(error).partition("\n")[0].removeprefix(f"{folder}: ")
-            lines.append(f"{folder}: {reason or type(error).__name__}; set aside as {target}")
+            reason = first_line(error).removeprefix(f"{folder}: ")
+            lines.append(f"{folder}: {reason}; set aside as {target}")
     return lines
 
 

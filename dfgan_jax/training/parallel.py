@@ -244,15 +244,16 @@ class Parallelism:
         return Compiled(compiled, arrange, dict)
 
     def _pmapped(self, function: Callable, **options: Any) -> Compiled:
+        def divided(shape, count):
+            return count, shape[0] // count, *shape[1:]
+
         def arrange(batch):
-            count = len(self._local)
-            return {name: x.reshape(count, x.shape[0] // count, *x.shape[1:])
+            return {name: x.reshape(divided(x.shape, len(self._local)))
                     for name, x in batch.items()}
 
         def arrange_shapes(batch):
-            count = self.device_count
-            return {name: jax.ShapeDtypeStruct(
-                (count, x.shape[0] // count, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+            return {name: jax.ShapeDtypeStruct(divided(x.shape, self.device_count), x.dtype)
+                    for name, x in batch.items()}
 
         return Compiled(jax.pmap(function, axis_name=_AXIS, in_axes=(None, 0), out_axes=None,
                                  devices=self._devices, **options), arrange, arrange_shapes)

@@ -8,8 +8,6 @@ import atexit
 import contextlib
 import ctypes
 import dataclasses
-import glob
-import importlib.util
 import itertools
 import json
 import os
@@ -26,7 +24,9 @@ import numpy as np
 from jax._src.distributed import global_state  # which orbax uses, too: there is no public way
 from jax.experimental import multihost_utils
 
-from dfgan_jax.errors import InputError, ProcessError
+from dfgan_jax import tpu_chips
+from dfgan_jax.errors import InputError, ProcessError, first_line
+from dfgan_jax.measuring import is_out_of_memory
 from dfgan_jax.progress import hidden
 
 T = TypeVar("T")
@@ -115,28 +115,22 @@ def _check(place: Place) -> None:
                          f"{place.num_processes}")
 
 
-def has_tpu() -> bool:
-    """Whether this machine has TPU chips and the library for them."""
-    return importlib.util.find_spec("libtpu") is not None and bool(
-        glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*"))
-
-
 @contextlib.contextmanager
 def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
     """Joins this process to the others of its run, for the time of a `with` block.
+
+    Only process 0 prints. When a process ends by an error, is killed or lost, each of the
+    others says so and ends itself within a minute, with status `LOST` or 1.
 
     Args:
       place: as the flags say.
       timeout_s: how long the others may take to come.
 
-    Only process 0 prints. When a process ends by an error, is killed or lost, each of the
-    others says so and ends itself within a minute, with status `LOST` or 1.
-
     Raises:
       InputError: the others cannot be joined.
       ProcessError: another one was lost while this one computed with it.
     """
-    found = find_place(place, os.environ, on_tpu=has_tpu())
+    found = find_place(place, os.environ, on_tpu=tpu_chips.usable())
     if found is None:
         yield
         return
@@ -167,7 +161,7 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
                         130 if isinstance(error, KeyboardInterrupt) else 1)
         if shared:
             raise ProcessError(
-                f"what all processes compute together has failed ({_first_line(error)}): another "
+                f"what all processes compute together has failed ({first_line(error)}): another "
                 f"process was killed, or is lost{_ADVICE}") from error
         raise
     watch.stop()
@@ -175,12 +169,7 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
 
 def _of_the_others(error: BaseException) -> bool:
     """Whether an error may come from another process, through a computation that is shared."""
-    return (isinstance(error, jax.errors.JaxRuntimeError)
-            and not str(error).startswith("RESOURCE_EXHAUSTED"))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -214,7 +203,7 @@ def _initialize(place: Place, *, timeout_s: int) -> None:
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
         raise InputError(
             f"the other processes of this run cannot be joined ({place.cluster}: "
-            f"{_first_line(error)}); "
+            f"{first_line(error)}); "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I say where they are, "
             "--num_processes=1 runs this one alone") from error
 
@@ -275,7 +264,7 @@ class _Watch(threading.Thread):
             self._end_without_process_0(error)
 
     def _end_without_process_0(self, error: Exception) -> None:
-        self._end(f"process 0 of this run was killed, or is lost ({_first_line(error)}){_ADVICE}",
+        self._end(f"process 0 of this run was killed, or is lost ({first_line(error)}){_ADVICE}",
                   status=LOST)
 
     def stop(self) -> None:
@@ -368,16 +357,26 @@ def main_first(function: Callable[[], T]) -> T:
 
 
 def broadcast(tree: Any) -> Any:
-    """The arrays of process 0 in every process; those of the others tell shapes and dtypes."""
+    """The arrays of process 0 in every process.
+
+    The others give arrays, or `jax.ShapeDtypeStruct`s, of the same shapes and types.
+    """
     if jax.process_count() == 1:
         return tree
     barrier("broadcast")  # which waits for ever; a collective of CPUs does not
+    if not is_main():
+        tree = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
     return multihost_utils.broadcast_one_to_all(tree)
+
+
+def _parts(count: int) -> list[np.ndarray]:
+    """The numbers of `count` items that fall to each process; the first has most."""
+    return np.array_split(np.arange(count), jax.process_count())
 
 
 def share_of(count: int) -> int:
     """How many of `count` items fall to this process in `shared_out`."""
-    return len(np.array_split(np.empty(count), jax.process_count())[jax.process_index()])
+    return len(_parts(count)[jax.process_index()])
 
 
 def shared_out(function: Callable[[np.ndarray], np.ndarray], items: np.ndarray) -> np.ndarray:
@@ -392,9 +391,9 @@ def shared_out(function: Callable[[np.ndarray], np.ndarray], items: np.ndarray) 
     """
     if jax.process_count() == 1:
         return function(items)
-    parts = np.array_split(np.arange(len(items)), jax.process_count())
+    parts = _parts(len(items))
     mine = parts[jax.process_index()]
-    padded = np.zeros((len(parts[0]), *items.shape[1:]), np.float32)  # the first is the largest
+    padded = np.zeros((len(parts[0]), *items.shape[1:]), np.float32)
     if len(mine):
         padded[:len(mine)] = function(items[mine])
     barrier("shared out")
