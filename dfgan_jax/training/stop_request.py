@@ -32,9 +32,10 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self._restore()
-        if self.number is not None and not self._heeded:  # it came too late for `agreed`
+        # It came too late for `agreed`; but what an error says is worth more.
+        if error is None and self.number is not None and not self._heeded:
             signal.raise_signal(self.number)
 
     def _remember(self, number: int, _frame: object) -> None:

@@ -282,6 +282,18 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
     assert "SIGTERM: saving first" in done.stderr
 
 
+@pytest.mark.parametrize(("then", "status"), [
+    ("pass", -signal.SIGTERM), ("stop.agreed()", 0), ("raise SystemExit(3)", 3)])
+def test_a_signal_that_the_loop_has_not_heeded_acts_after_it(then, status):
+    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+            "with StopRequest(int) as stop:\n"
+            f"    os.kill(os.getpid(), signal.SIGTERM)\n    {then}\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
+                          capture_output=True)
+    assert done.returncode == status
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(
         finished, tmp_path):
     options, undisturbed, _ = finished
