@@ -24,11 +24,13 @@ readonly folder=dfgan  # in the home of every worker
 
 on_worker() {  # this, called there with main.py's arguments
     stop_on_worker
-    # Into a file, so that a broken connection does not break what main.py prints.
-    : > main.log
-    "$PWD/venv/bin/python" main.py "$@" >> main.log 2>&1 &
+    # Into a file, so that a broken connection does not break what main.py prints; a new one,
+    # opened before main.py starts, so that each run's reader shows its own run to the end.
+    rm -f main.log
+    exec 3> main.log 4< main.log
+    "$PWD/venv/bin/python" main.py "$@" >&3 2>&1 &
     local process=$!
-    tail --follow --lines=+1 --pid=$process main.log || true
+    tail --follow --lines=+1 --pid=$process <&4 || true
     wait $process
 }
 
