@@ -43,6 +43,8 @@ def images_that_fit(memory, limit, *, first=1, step=1):
     (1, 9.0, 1.0, 1, [1, 2, 7], 7),
     (1, 3.0, 10.0, 1, [1, 2], 1),
     (1, 0.0, 40.0, 1, [1], None),
+    # Not by far more at a time than has been seen to compile: 16 / 2^-7 = 2048.
+    (1, 0.0, 2**-7, 1, [1, 16, 256, 2048], 2048),
     # In multiples of `accumulate`.
     (4, 1.0, 0.5, 4, [4, 20, 28], 28),
 ])
@@ -147,6 +149,30 @@ def test_without_time_nothing_more_is_compiled(config, slice_of_16, tmp_path):
     assert "not compiled" in report["advice"][0]
 
 
+def test_what_takes_too_long_is_not_begun(config, slice_of_16, tmp_path):
+    """1 s for two images a chip; eight, the next, should take 4 ** (1 / 3) = 1.6 s."""
+    config.batch_size = 32
+    preflight.run(config, workdir=tmp_path, topology="v5e:4x4", search_limit_s=1.5)
+    report = json.loads((tmp_path / "preflight.json").read_text())
+    assert [each["images_per_chip"] for each in report["compiled"]] == [2, 2]
+
+
+def test_the_report_is_there_before_the_search(config, slice_of_16, tmp_path, monkeypatch):
+    compile_ = preflight._compile
+
+    def interrupted(config, devices, step, images_per_chip, *, limit):
+        if images_per_chip != 2:
+            raise KeyboardInterrupt
+        return compile_(config, devices, step, images_per_chip, limit=limit)
+
+    monkeypatch.setattr(preflight, "_compile", interrupted)
+    config.batch_size = 32
+    with pytest.raises(KeyboardInterrupt):
+        preflight.run(config, workdir=tmp_path, topology="v5e:4x4")
+    report = json.loads((tmp_path / "preflight.json").read_text())
+    assert (report["fits"], report["largest_batch"]) == (True, 32)
+
+
 @pytest.mark.parametrize(("parallel", "joined"), [("pmap", True), ("jit", False)])
 def test_lowers_for_gpus(config, tmp_path, capsys, parallel, joined):
     config.parallel = parallel
@@ -246,8 +272,6 @@ def test_compiles_for_a_slice(config, tmp_path):
     state = preflight._steps(config, remat=False)[2]
     gradients = sum(x.size for x in jax.tree.leaves(state.generator["params"]))
     assert report["collectives"][0]["bytes"] == 4 * (gradients + 2)
-
-
 
 
 @needs_libtpu

@@ -99,9 +99,27 @@ def test_processes_train_like_one(count, tmp_path, request):
         np.testing.assert_array_equal(agreed["items"], 100 + np.arange(14.).reshape(7, 2))
         assert agreed["calls"] == {2: [4, 3], 4: [2, 2, 2, 1]}[count][index]
     # A checkpoint of several processes goes on with one and any number of devices.
+    checkpoint = tmp_path / "jit" / "checkpoints" / "10"
     for parallel, devices in [("jit", 1)] if count == 2 else [("pmap", 1), ("jit", 2), ("pmap", 2)]:
         assert_like(process.train(parallel, devices=jax.devices()[:devices],
-                                  goes_on_from=tmp_path / "jit" / "checkpoints" / "10"), expected)
+                                  goes_on_from=checkpoint), expected)
+    if count == 4:  # and with more than this process has
+        ((status, output),) = ends(start(1, "-c", ON_8_DEVICES, str(checkpoint), str(tmp_path)))
+        assert status == 0, output
+        for parallel in ("pmap", "jit"):
+            assert_like(np.load(tmp_path / f"{parallel}-8.npz"), expected)
+
+
+ON_8_DEVICES = """
+import pathlib, sys
+import jax, numpy
+from tests.training import process
+jax.config.update("jax_num_cpu_devices", 8)
+checkpoint, output = map(pathlib.Path, sys.argv[1:3])
+for parallel in ("pmap", "jit"):
+    numpy.savez(output / f"{parallel}-{jax.device_count()}.npz",
+                **process.train(parallel, goes_on_from=checkpoint))
+"""
 
 
 JOIN = """
