@@ -7,8 +7,9 @@ import sys
 
 
 def usable() -> bool:
-    """Whether there are chips, and the library for them."""
-    return _present() and importlib.util.find_spec("libtpu") is not None
+    """Whether there are chips, and the library for them, and JAX may take them."""
+    allowed = os.environ.get("JAX_PLATFORMS") or "tpu"
+    return "tpu" in allowed and _present() and importlib.util.find_spec("libtpu") is not None
 
 
 def hide_libtpu_without() -> None:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from dfgan_jax import files
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import (
     locked,
@@ -120,3 +121,10 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
         holder.kill()
     with locked(folder):
         assert f"process {os.getpid()} on" in (folder / "lock").read_text()
+
+
+def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "fcntl", None)
+    with locked(tmp_path):
+        pass
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path}: cannot be locked (")

@@ -96,9 +96,11 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     if (workdir / setup.CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
+    setup.check_same(config, checkpoint_paths)
     denoisers = [Denoiser.load_in_all(path) for path in checkpoint_paths]
     data = processes.main_first(
         lambda: setup.load_splits(config, _splits(config), simulate.cached))
+    setup.check_same_data(data)
     score_and_report(config, workdir=workdir, denoisers=denoisers, data=data)
 
 

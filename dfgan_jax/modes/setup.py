@@ -4,7 +4,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from dfgan_jax.files import user_cache, written_whole
 from dfgan_jax.models.generators import ARCHITECTURES, build_generator
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
 from dfgan_jax.models.unet import SIZE_MULTIPLE
-from dfgan_jax.training import parallel
+from dfgan_jax.training import parallel, processes
 from dfgan_jax.training.losses import LossWeights
 from dfgan_jax.training.state import CHANNELS, Networks, Optimizers, TrainState, create_state
 
@@ -182,6 +182,30 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
     return pairs
 
 
+def check_same(config: ml_collections.ConfigDict, checkpoint_paths: Sequence[str] = ()) -> None:
+    """Refuses processes of one run with several configurations or checkpoints."""
+    here = [json.loads(config.to_json()), list(checkpoint_paths)]
+    if processes.from_main(lambda: here) != here:
+        raise InputError("the configuration, or --checkpoint, is not that of process 0; expected "
+                         "the same command for every process")
+
+
+def check_same_data(data: Mapping[str, Pairs]) -> dict[str, str]:
+    """The fingerprint of each split; refuses processes of one run that read several files."""
+    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
+    check_data(processes.from_main(lambda: fingerprints), data, fingerprints,
+               "that process 0 reads; every process needs the same files")
+    return fingerprints
+
+
+def check_data(expected: Mapping[str, str], data: Mapping[str, Pairs],
+               fingerprints: Mapping[str, str], those: str) -> None:
+    """Refuses other pairs than those expected, which `those` describes."""
+    for split, fingerprint in fingerprints.items():
+        if expected[split] != fingerprint:
+            raise InputError(f"data.{split}: {len(data[split])} slices that are not those {those}")
+
+
 def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Refuses a folder that belongs to a run of another configuration.
 
@@ -202,7 +226,7 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
         return
     try:
         there = _MEANT | _flatten(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = _flatten(json.loads(config.to_json()))
     free = {"epochs"} if config.optimizer.schedule == "constant" else set()

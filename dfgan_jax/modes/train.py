@@ -121,7 +121,7 @@ class _Saver:
 
     def due(self) -> bool:
         """Whether it is time, though no epoch ends."""
-        return time.monotonic() - self._saved_at > self._every_s
+        return self._kept is not None and time.monotonic() - self._saved_at > self._every_s
 
     def early(self) -> bool:
         """Whether an epoch that ends now can wait."""
@@ -182,14 +182,12 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     if (devices.name, config.dtype) == ("pmap", "bfloat16") and not parallel.has_accelerator():
         # pmap takes none of the options that bfloat16 needs there.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
-    _check_same(config)
+    setup.check_same(config)
     processes.from_main(functools.partial(setup.check_workdir, workdir, config))
     data = processes.main_first(lambda: setup.load_splits(config, SPLITS, simulate.cached))
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
 
-    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
-    _check_data(processes.from_main(lambda: fingerprints), data, fingerprints,
-                "that process 0 reads; every process needs the same files")
+    fingerprints = setup.check_same_data(data)
     networks = setup.build_networks(config)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
     weights = setup.build_weights(config)
@@ -241,8 +239,8 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[
             kept = stack.enter_context(checkpoints.Checkpoints(workdir))
             latest = kept.latest()
             if latest is not None:
-                _check_data(checkpoints.read_meta(latest)["data"], data, fingerprints,
-                            "this run was started with; choose another --workdir")
+                setup.check_data(checkpoints.read_meta(latest)["data"], data, fingerprints,
+                                 "this run was started with; choose another --workdir")
                 state = checkpoints.restore_state(latest, state)
                 print(f"Going on from step {int(state.step)}", flush=True)
             setup.claim_workdir(workdir, config)
@@ -262,14 +260,6 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[
     return stopped_by
 
 
-def _check_same(config: ml_collections.ConfigDict) -> None:
-    """Refuses processes of several configurations."""
-    here = json.loads(config.to_json())
-    if processes.from_main(lambda: here) != here:
-        raise InputError("the configuration is not that of process 0; expected the same command "
-                         "for every process")
-
-
 def _start_from(path: str, state: TrainState) -> TrainState:
     """The state of a new run, with the networks of a checkpoint."""
     weights = checkpoints.load_weights([path]).weights
@@ -281,14 +271,6 @@ def _start_from(path: str, state: TrainState) -> TrainState:
     print(f"Starting from {path}: the generator"
           f"{' and the discriminators' if taken else ''}", flush=True)
     return started
-
-
-def _check_data(expected: dict[str, str], data: dict[str, Pairs], fingerprints: dict[str, str],
-                those: str) -> None:
-    """Refuses other pairs than those expected, which `those` describes."""
-    for split, fingerprint in fingerprints.items():
-        if expected[split] != fingerprint:
-            raise InputError(f"data.{split}: {len(data[split])} slices that are not those {those}")
 
 
 def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,

@@ -157,6 +157,9 @@ def locate(path: str | os.PathLike) -> pathlib.Path:
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{path}: no checkpoint here; expected a workdir, its checkpoints folder, "
                          "or the folder of one step")
+    for folder in (workdir / "checkpoints").iterdir():
+        if folder.name.isdigit():  # a score that was changed would hide the best
+            _check_score(folder, read_meta(folder))
     with Checkpoints(workdir) as checkpoints:
         found = checkpoints.best() or checkpoints.latest()
     if found is None:
@@ -248,15 +251,25 @@ def _restore(folder: pathlib.Path, like: Any) -> Any:
     return restored
 
 
+def _check_score(folder: pathlib.Path, meta: dict[str, Any]) -> None:
+    """Refuses a checkpoint whose score is not that of what was saved."""
+    if meta.get("score") is None:
+        return
+    try:
+        with _alone(ocp.JsonCheckpointHandler(_METRICS)) as checkpointer:
+            same = _score(checkpointer.restore(folder / _METRICS)) == meta["score"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: its score cannot be read ({error!r})") from error
+    if not same:
+        raise InputError(f"{folder}: the checkpoint is damaged (its score has changed)")
+
+
 def _check_sound(folder: pathlib.Path) -> None:
     """Reads all of a checkpoint of a run; raises any of several errors if something changed."""
     meta = read_meta(folder)
     if meta["step"] != int(folder.name):
         raise InputError(f"it says that it is of step {meta['step']}")
-    if meta.get("score") is not None:
-        with _alone(ocp.JsonCheckpointHandler(_METRICS)) as checkpointer:
-            if _score(checkpointer.restore(folder / _METRICS)) != meta["score"]:
-                raise InputError("its score has changed")
+    _check_score(folder, meta)
     _restore(folder, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype),
                                   _saved_tree(folder)))
 
@@ -269,22 +282,36 @@ def set_aside_damaged(workdir: str | os.PathLike) -> list[str]:
 
     Returns:
       A line on each that was damaged.
+
+    Raises:
+      InputError: there are several, and none can be read; all of them stay.
     """
     workdir = pathlib.Path(workdir).absolute()
-    lines = []
-    for folder in sorted((workdir / "checkpoints").glob("*"), reverse=True):
-        if not folder.name.isdigit():
-            continue
+    for unfinished in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(unfinished)  # of a run that was killed, or whose disk was full
+    steps = sorted((folder for folder in (workdir / "checkpoints").glob("*")
+                    if folder.name.isdigit()), reverse=True)
+    damaged = {}
+    for folder in steps:
         try:
             _check_sound(folder)
+        except MemoryError:
+            raise
         except Exception as error:  # damage takes any form in orbax and tensorstore
-            target = workdir / "damaged" / folder.name
-            while target.exists():
-                target = target.with_name(f"{target.name}.again")
-            target.parent.mkdir(exist_ok=True)
-            shutil.move(folder, target)
-            reason = first_line(error).removeprefix(f"{folder}: ")
-            lines.append(f"{folder}: {reason}; set aside as {target}")
+            damaged[folder] = first_line(error).removeprefix(f"{folder}: ")
+    # Rather a disk that cannot be read now than damage, which comes to one.
+    if len(damaged) == len(steps) > 1:
+        folder, reason = damaged.popitem()
+        raise InputError(f"{folder}: {reason}; nor can any other checkpoint of the run be read. "
+                         f"Remove {folder.parent} to start anew")
+    lines = []
+    for folder, reason in damaged.items():
+        target = workdir / "damaged" / folder.name
+        while target.exists():
+            target = target.with_name(f"{target.name}.again")
+        target.parent.mkdir(exist_ok=True)
+        shutil.move(folder, target)
+        lines.append(f"{folder}: {reason}; set aside as {target}")
     return lines
 
 

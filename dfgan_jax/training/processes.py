@@ -10,6 +10,7 @@ import ctypes
 import dataclasses
 import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -37,9 +38,10 @@ LOST_AFTER_S = 30.0
 LOST = ProcessError.STATUS
 """Status of a process that ends since another was lost: starting all again may help."""
 
+_JAX_LOST_AFTER_S = 45  # should process 0 be silent; else this comes after our own word
 _BEAT_S = 1.0
 _ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
-_FOR_EVER_MS = 7 * 24 * 3600 * 1000
+_FOR_EVER_MS = 10 * 365 * 24 * 3600 * 1000  # a run may take longer than any wait
 _SERIAL = itertools.count()  # every process counts alike, so that keys are found and not reused
 
 
@@ -75,6 +77,9 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
       InputError: the flags contradict each other, or are incomplete.
     """
     if place.num_processes == 1:
+        if place.process_id:
+            raise InputError(f"--process_id is {place.process_id}; expected 0, since "
+                             "--num_processes is 1")
         return None
     if None not in (place.coordinator, place.num_processes, place.process_id):
         _check(place)
@@ -83,12 +88,23 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
     def several(name: str) -> bool:
         return environment.get(name, "1") not in ("", "1")
 
-    if "SLURM_STEP_NODELIST" in environment and several("SLURM_NTASKS"):
-        return dataclasses.replace(place, cluster="slurm")  # a step of srun; a batch script is none
+    # Before SLURM, whose step mpirun's own daemons are on the nodes after the first.
     if several("OMPI_COMM_WORLD_SIZE"):
-        return Place(coordinator=place.coordinator, cluster="ompi",
-                     num_processes=int(environment["OMPI_COMM_WORLD_SIZE"]),
-                     process_id=int(environment["OMPI_COMM_WORLD_RANK"]))
+        found = Place(coordinator=place.coordinator, cluster="ompi",
+                      num_processes=int(environment["OMPI_COMM_WORLD_SIZE"]),
+                      process_id=int(environment["OMPI_COMM_WORLD_RANK"]))
+        for name in ("num_processes", "process_id"):
+            given = getattr(place, name)
+            if given not in (None, getattr(found, name)):
+                raise InputError(f"--{name} is {given}, and Open MPI says "
+                                 f"{getattr(found, name)}; give all of --coordinator, "
+                                 "--num_processes and --process_id, or neither")
+        return found
+    # A step of srun; a batch script is none. An interactive step is one of a single task, in
+    # which SLURM_NTASKS may be the allocation's.
+    if "SLURM_STEP_NODELIST" in environment and several(
+            "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"):
+        return dataclasses.replace(place, cluster="slurm")
     if on_tpu:
         return dataclasses.replace(place, cluster="tpu")
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
@@ -175,7 +191,8 @@ def _of_the_others(error: BaseException) -> bool:
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_number: int) -> None:
     """Says in one line what JAX has said in many, as its client aborts the process."""
-    os.write(2, b"error: another process of this run was killed, is lost, or did not come in time"
+    os.write(2, b"error: JAX ended this process (the lines above say why): mostly since another "
+             b"process of this run was killed, is lost, or did not come in time"
              + _ADVICE.encode() + b"\n")
     os._exit(LOST)
 
@@ -189,23 +206,35 @@ def _tell_aborts() -> None:
 
 
 def _initialize(place: Place, *, timeout_s: int) -> None:
+    if place.process_id == 0 and place.coordinator is not None:
+        _refuse_taken_port(place.coordinator)
     # JAX would catch SIGTERM before us, and ask for another way of stopping.
     jax.config.update("jax_enable_preemption_service", False)
     _tell_aborts()
-    devices = None
-    if place.cluster == "ompi":  # a GPU for each process; JAX asks mpi4py for it, if it may
-        devices = [int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])]
     method = {"flags": "deactivate", "slurm": "slurm", "ompi": "ompi"}.get(str(place.cluster))
     try:
+        devices = None
+        if place.cluster == "ompi":  # a GPU for each process; JAX asks mpi4py for it, if it may
+            devices = [int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])]
         jax.distributed.initialize(place.coordinator, place.num_processes, place.process_id,
                                    local_device_ids=devices, cluster_detection_method=method,
-                                   initialization_timeout=timeout_s)
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
+                                   initialization_timeout=timeout_s,
+                                   heartbeat_timeout_seconds=_JAX_LOST_AFTER_S)
+    except Exception as error:  # the package kubernetes, for one, has its own kinds
         raise InputError(
             f"the other processes of this run cannot be joined ({place.cluster}: "
             f"{first_line(error)}); "
             "--coordinator=HOST:PORT --num_processes=N --process_id=I say where they are, "
             "--num_processes=1 runs this one alone") from error
+
+
+def _refuse_taken_port(coordinator: str) -> None:
+    """JAX would share the port with the run that listens there, or crash; both would be lost."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--coordinator is {coordinator}: cannot listen there ({error}); each run "
+                         "needs a port of its own") from error
 
 
 def _client() -> Any:
@@ -364,9 +393,16 @@ def broadcast(tree: Any) -> Any:
     if jax.process_count() == 1:
         return tree
     barrier("broadcast")  # which waits for ever; a collective of CPUs does not
-    if not is_main():
-        tree = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
-    return multihost_utils.broadcast_one_to_all(tree)
+
+    def as_bytes(x: Any) -> np.ndarray:
+        """What JAX broadcasts it adds up, which would make 0.0 of -0.0 and of denormals."""
+        if is_main():
+            return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        return np.zeros(math.prod(x.shape) * np.dtype(x.dtype).itemsize, np.uint8)
+
+    said = multihost_utils.broadcast_one_to_all(jax.tree.map(as_bytes, tree))
+    return jax.tree.map(lambda x, each: np.asarray(each).view(x.dtype).reshape(x.shape), tree,
+                        said)
 
 
 def _parts(count: int) -> list[np.ndarray]:

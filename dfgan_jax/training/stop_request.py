@@ -1,7 +1,7 @@
 """Stopping a run by a signal, after a step and a checkpoint, in all its processes alike."""
 
+import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +41,9 @@ class StopRequest:
     def _remember(self, number: int, _frame: object) -> None:
         self.number = number
         self._restore()
-        print(f"{signal.Signals(number).name}: saving first; once more ends it at once",
-              file=sys.stderr, flush=True)
+        # Not `print`: a write to stderr may be what the signal has interrupted.
+        os.write(2, f"{signal.Signals(number).name}: saving first; once more ends it at once\n"
+                 .encode())
 
     def agreed(self, *, at_last: bool = False) -> int | None:
         """The signal that the processes stop for, the same in all; None without one.

@@ -1,6 +1,8 @@
 import csv
+import itertools
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -20,6 +22,7 @@ from dfgan_jax.inference import Denoiser
 from dfgan_jax.modes import setup, train
 from dfgan_jax.training import checkpoints
 from dfgan_jax.training.state import create_state
+from dfgan_jax.training.stop_request import StopRequest
 from dfgan_jax.training.writers import read_history
 from tests.modes import command
 from tests.porting.test_weights import discriminator, generator, save
@@ -283,7 +286,8 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
 
 
 @pytest.mark.parametrize(("then", "status"), [
-    ("pass", -signal.SIGTERM), ("stop.agreed()", 0), ("raise SystemExit(3)", 3)])
+    ("pass", -signal.SIGTERM), ("stop.agreed()", 0), ("raise SystemExit(3)", 3),
+    ("os.kill(os.getpid(), signal.SIGTERM); stop.agreed()", -signal.SIGTERM)])
 def test_a_signal_that_the_loop_has_not_heeded_acts_after_it(then, status):
     code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
             "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
@@ -292,6 +296,65 @@ def test_a_signal_that_the_loop_has_not_heeded_acts_after_it(then, status):
     done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
                           capture_output=True)
     assert done.returncode == status
+
+
+def test_of_several_processes_what_they_asked_for_a_step_before_counts():
+    others = iter([0, signal.SIGTERM, 0, 0, signal.SIGUSR1])
+    stop = StopRequest(lambda number: np.int32(max(number, next(others))))
+    assert [stop.agreed() for _ in range(3)] == [None, None, signal.SIGTERM]
+    assert stop.agreed() is None
+    assert stop.agreed(at_last=True) == signal.SIGUSR1
+
+
+def test_a_signal_while_stderr_waits_for_its_reader_still_saves():
+    """A write that it interrupts must not fail, as one by `print` would."""
+    code = ("import sys\nfrom dfgan_jax.training.stop_request import StopRequest\n"
+            "with StopRequest(int) as stop:\n"
+            "    print('ready', flush=True)\n"
+            "    while not stop.agreed():\n"
+            "        print('x' * 999, file=sys.stderr, flush=True)\n"
+            "    sys.exit(3)\n")
+    with subprocess.Popen([sys.executable, "-c", code], cwd=command.ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": ""}
+                          ) as process:
+        process.stdout.readline()
+        time.sleep(0.3)  # 64 KiB are full
+        process.send_signal(signal.SIGTERM)
+        assert b"SIGTERM: saving first" in process.stderr.read()
+    assert process.returncode == 3
+
+
+def test_only_who_saves_is_due():
+    savers = [train._Saver(kept, after_s=0, every_s=-1) for kept in (Kept(), None)]
+    assert [saver.due() for saver in savers] == [True, False]
+
+
+class Counted(int):
+    """A state that has only counted its steps."""
+
+    step = property(int)
+
+
+@pytest.mark.parametrize(("step", "expected"), [
+    (1, (signal.SIGTERM, [1])), (2, (signal.SIGTERM, [2])), (3, (signal.SIGTERM, [2, 3])),
+    (99, (None, [2, 6]))])
+def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected, monkeypatch):
+    """Epochs of two steps, three of them, too short for a checkpoint of their own."""
+    monkeypatch.setattr(train.parallel, "copied", lambda state: state)
+    config = setup.ml_collections.ConfigDict({
+        "epochs": 3, "log_every_steps": 1, "batch_size": 1,
+        "validation": {"statistics": "running", "first_epoch": 1, "select_by": "psnr"}})
+    kept, numbers = Kept(), itertools.count(1)
+    kept.wait = lambda: None
+    stop = StopRequest(lambda _: int(next(numbers) == step) * signal.SIGTERM)
+    compiled = train._Steps(
+        advance=lambda state, step, most: (Counted(state + 1), {"loss": np.zeros(1)}, 1),
+        validate=lambda state: {"psnr": np.ones(1)},
+        batch_statistics=None, waited_s=lambda: 0.0)
+    number = train._fit(config, {}, Counted(0), per_epoch=2, fingerprints={}, compiled=compiled,
+                        saver=train._Saver(kept, after_s=1e6, every_s=1e6),
+                        metrics=train._Metrics(None), stop=stop)
+    assert (number, [saved for _, saved, _ in kept.saved]) == expected
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(

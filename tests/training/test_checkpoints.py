@@ -1,4 +1,6 @@
+import errno
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -143,11 +145,13 @@ def damaged(folder, how):
             content[len(content) // 2] ^= 4
         path.write_bytes(content)
     else:
-        path = folder / {"score": "metrics/metrics", "step": "meta/metadata"}[how]
-        path.write_text(path.read_text().replace("0.5", "0.6").replace('"step": 2', '"step": 3'))
+        path = folder / {"score": "metrics/metrics"}.get(how, "meta/metadata")
+        for old, new in (("0.5", "0.6"), ('"step": 2', '"step": 3'), ('"epoch": 1', '"epoch": 7')):
+            if how in old or how == "score":
+                path.write_text(path.read_text().replace(old, new))
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "score", "step"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "score", "step", "epoch"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_the_latest(tmp_path, how):
     with checkpoints.Checkpoints(tmp_path) as kept:
         save(kept, 1, 0.2)
@@ -162,7 +166,21 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_the_latest(tmp_
         assert (kept.latest().name, kept.best().name) == ("1", "1")
         restored = checkpoints.restore_state(kept.latest(), state(0))
         save(kept, 2, 0.7)  # as the run does when it comes there again
+    damaged(tmp_path / "checkpoints" / "2", "cut")
+    assert len(checkpoints.set_aside_damaged(tmp_path)) == 1
+    assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"2", "2.again"}
     jax.tree.map(np.testing.assert_array_equal, restored, state(1))
+
+
+def test_where_none_of_several_can_be_read_all_stay(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+        save(kept, 2)
+    for step in "12":
+        damaged(tmp_path / "checkpoints" / step, "cut")
+    with pytest.raises(InputError, match=r"Remove .*/checkpoints to start anew"):
+        checkpoints.set_aside_damaged(tmp_path)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 
 def test_changed_weights_are_refused(tmp_path):
@@ -175,3 +193,51 @@ def test_changed_weights_are_refused(tmp_path):
     (first / "state").rename(second / "state")
     with pytest.raises(InputError, match=r"damaged \(the SHA-256 of its generator"):
         checkpoints.restore_generator(second, state(0).generator)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_set_aside(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "checkpoints" / "2")
+    [line] = checkpoints.set_aside_damaged(tmp_path)
+    assert "it says that it is of step 1" in line
+
+
+def test_what_a_killed_save_left_is_removed_and_is_no_damage(tmp_path):
+    left = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp" / "state"
+    left.mkdir(parents=True)
+    assert checkpoints.set_aside_damaged(tmp_path) == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("0.2", "9.2", "its score has changed"), ("score", "scora", "its score cannot be read")])
+def test_a_changed_score_chooses_no_checkpoint(tmp_path, old, new, message):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1, 0.2)
+        save(kept, 2, 0.5)
+    path = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        checkpoints.locate(tmp_path)
+
+
+def test_what_was_read_can_be_saved_again(tmp_path):
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+        kept.save(state(2), {**checkpoints.read_meta(kept.latest()), "step": 2})
+        kept.wait()
+        assert checkpoints.read_meta(kept.latest())["step"] == 2
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()  # that a run is writing
+    assert checkpoints.locate(tmp_path).name == "2"
+    assert checkpoints.set_aside_damaged(tmp_path) == []
+
+
+def test_a_full_disk_is_told_by_the_folder(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise ValueError(f"pages of {os.strerror(errno.ENOSPC)}, and more")
+
+    with checkpoints.Checkpoints(tmp_path) as kept:
+        monkeypatch.setattr(kept._manager, "save", full)
+        with pytest.raises(OSError, match=r"^\[Errno 28\] No space left .*: '.*/checkpoints'$"):
+            save(kept, 1)

@@ -1,15 +1,19 @@
+import contextlib
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.errors import InputError, ProcessError
+from dfgan_jax.modes import train
+from dfgan_jax.training import processes
 from dfgan_jax.training.processes import Place, find_place
 from tests.modes import command
 from tests.training import process
@@ -29,7 +33,13 @@ ALL_FLAGS = Place(coordinator="host:1", num_processes=3, process_id=2)
     (Place(coordinator="host:1"), SLURM, False, Place(coordinator="host:1", cluster="slurm")),
     (Place(), OMPI, False, Place(num_processes=2, process_id=1, cluster="ompi")),
     (Place(), OMPI | {"OMPI_COMM_WORLD_SIZE": "1"}, False, None),
+    # mpirun's daemons on the nodes after the first are a step of srun.
+    (Place(), SLURM | OMPI, False, Place(num_processes=2, process_id=1, cluster="ompi")),
     (Place(), KUBERNETES, False, Place(cluster="k8s")),
+    # An interactive step of one task in an allocation of two.
+    (Place(), SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, False, None),
+    (Place(), SLURM | {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "2"}, False,
+     Place(cluster="slurm")),
     (Place(), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),
     (Place(), {}, True, Place(cluster="tpu")),
     (Place(), KUBERNETES, True, Place(cluster="tpu")),
@@ -41,15 +51,17 @@ def test_a_process_finds_its_place(place, environment, on_tpu, expected):
     assert find_place(place, environment, on_tpu=on_tpu) == expected
 
 
-@pytest.mark.parametrize(("place", "message"), [
-    (Place(coordinator="host:1"), "--num_processes, --process_id missing"),
-    (Place(num_processes=2, process_id=0), "--coordinator missing"),
-    (Place(coordinator="host", num_processes=2, process_id=0), "'host'; expected HOST:PORT"),
-    (Place(coordinator="host:1", num_processes=2, process_id=2), "is 2; expected 0 to 1"),
+@pytest.mark.parametrize(("place", "environment", "message"), [
+    (Place(coordinator="host:1"), {}, "--num_processes, --process_id missing"),
+    (Place(num_processes=2, process_id=0), {}, "--coordinator missing"),
+    (Place(coordinator="host", num_processes=2, process_id=0), {}, "'host'; expected HOST:PORT"),
+    (Place(coordinator="host:1", num_processes=2, process_id=2), {}, "is 2; expected 0 to 1"),
+    (Place(num_processes=1, process_id=1), {}, "is 1; expected 0, since"),
+    (Place(num_processes=4), OMPI, "--num_processes is 4, and Open MPI says 2"),
 ])
-def test_flags_that_name_no_place_are_refused(place, message):
+def test_flags_that_name_no_place_are_refused(place, environment, message):
     with pytest.raises(InputError, match=message):
-        find_place(place, {}, on_tpu=False)
+        find_place(place, environment, on_tpu=False)
 
 
 def start(count, *arguments):
@@ -95,7 +107,7 @@ def test_processes_train_like_one(count, tmp_path, request):
             assert_like(actual, expected)
         agreed = np.load(tmp_path / f"agreed-{count}-{index}.npz")
         assert agreed["index"] == 0
-        np.testing.assert_array_equal(agreed["x"], [0, 0, 0])
+        assert agreed["x"].tobytes() == process.ODD.tobytes()  # of process 0, bit for bit
         np.testing.assert_array_equal(agreed["items"], 100 + np.arange(14.).reshape(7, 2))
         assert agreed["calls"] == {2: [4, 3], 4: [2, 2, 2, 1]}[count][index]
     # A checkpoint of several processes goes on with one and any number of devices.
@@ -156,3 +168,67 @@ def test_processes_end_together(what, statuses, message):
         assert ("only process 0 prints this" in output) == (index == 0)
         if status != -signal.SIGKILL:
             assert re.search(message, output), output
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """Stands for a process of two, whose index a test sets; what it does, in order."""
+    done = []
+    client = types.SimpleNamespace(
+        wait_at_barrier=lambda name, _: done.append(name.split("/")[0]),
+        key_value_set=lambda key, _, allow_overwrite: done.append(key),
+        blocking_key_value_get=lambda key, _: done.append(key))
+    monkeypatch.setattr(processes, "_client", lambda: client)
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: done.append(f"{seconds:.0f} s"))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    return done
+
+
+@pytest.mark.parametrize(("index", "expected"), [
+    (0, ["called", "main first"]), (1, ["main first", "called"])])
+def test_process_0_is_first(one_of_two, monkeypatch, index, expected):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    processes.main_first(lambda: one_of_two.append("called"))
+    assert one_of_two == expected
+
+
+def test_who_saves_nothing_waits_for_process_0_to_rescue(one_of_two):
+    train._Saver(None, after_s=0, every_s=0).rescue()
+    assert one_of_two == ["never"]
+
+
+@pytest.mark.parametrize(("index", "lost", "expected"), [
+    (1, False, ["end/1"]), (1, True, ["end/lost"]), (0, False, ["end/0", "3 s"])])
+def test_the_others_learn_why_and_process_0_lets_them_ask(one_of_two, monkeypatch, index, lost,
+                                                          expected):
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    processes._Watch().tell("reason", lost=lost)
+    assert one_of_two == expected
+
+
+@pytest.mark.parametrize(("error", "told", "expected"), [
+    (None, None, ["end", "stopped"]),
+    (SystemExit(143), SystemExit, ["end", "stopped"]),
+    (InputError("no file"), InputError, ["told False", 1]),
+    (KeyboardInterrupt(), KeyboardInterrupt, ["told False", 130]),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), jax.errors.JaxRuntimeError,
+     ["told False", 1]),
+    (jax.errors.JaxRuntimeError("UNAVAILABLE: closed"), ProcessError, ["told True", 75])])
+def test_how_a_process_ends(one_of_two, monkeypatch, error, told, expected):
+    watch = types.SimpleNamespace(
+        start=lambda: None, join=lambda timeout: None, stop=lambda: one_of_two.append("stopped"),
+        tell=lambda _, lost: one_of_two.append(f"told {lost}"))
+    monkeypatch.setattr(processes, "_Watch", lambda: watch)
+    monkeypatch.setattr(processes, "_initialize", lambda place, timeout_s: None)
+    monkeypatch.setattr(processes.atexit, "register", lambda _, status: one_of_two.append(status))
+    with (pytest.raises(told) if told else contextlib.nullcontext()), processes.joined(ALL_FLAGS):
+        if error is not None:
+            raise error
+    assert one_of_two == expected
+
+
+def test_a_port_that_another_run_listens_at_is_refused():
+    with (socket.create_server(("", 0)) as taken,
+          pytest.raises(InputError, match="needs a port of its own")):
+        processes._initialize(Place(coordinator=f"localhost:{taken.getsockname()[1]}",
+                                    num_processes=2, process_id=0, cluster="flags"), timeout_s=1)
