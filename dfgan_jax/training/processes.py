@@ -41,6 +41,7 @@ LOST = ProcessError.STATUS
 _JAX_LOST_AFTER_S = 45  # should process 0 be silent; else this comes after our own word
 _BEAT_S = 1.0
 _ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
+_LEAVING_MS = 10_000
 _FOR_EVER_MS = 10 * 365 * 24 * 3600 * 1000  # a run may take longer than any wait
 _SERIAL = itertools.count()  # every process counts alike, so that keys are found and not reused
 
@@ -164,8 +165,9 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
                 barrier("end")
                 raise
             barrier("end")
-    except SystemExit:
+    except SystemExit as error:
         watch.stop()
+        atexit.register(_see_the_others_leave, int(error.code or 0))
         raise
     except BaseException as error:
         shared = _of_the_others(error)
@@ -181,6 +183,7 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
                 f"process was killed, or is lost{_ADVICE}") from error
         raise
     watch.stop()
+    atexit.register(_see_the_others_leave, 0)
 
 
 def _of_the_others(error: BaseException) -> bool:
@@ -246,6 +249,18 @@ def _client() -> Any:
 def _silent() -> Iterator[None]:
     with (open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), hidden()):
         yield
+
+
+def _see_the_others_leave(status: int) -> None:
+    """Before JAX waits for them; at the end of all work, one that is killed must not matter."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone before
+        if not is_main():
+            _client().key_value_set(f"leaves/{jax.process_index()}", "")
+            return
+        for index in range(1, jax.process_count()):
+            _client().blocking_key_value_get(f"leaves/{index}", _LEAVING_MS)
+        return
+    _leave_at_once(status)
 
 
 def _leave_at_once(status: int) -> None:

@@ -176,7 +176,7 @@ def one_of_two(monkeypatch):
     done = []
     client = types.SimpleNamespace(
         wait_at_barrier=lambda name, _: done.append(name.split("/")[0]),
-        key_value_set=lambda key, _, allow_overwrite: done.append(key),
+        key_value_set=lambda key, _, allow_overwrite=False: done.append(key),
         blocking_key_value_get=lambda key, _: done.append(key))
     monkeypatch.setattr(processes, "_client", lambda: client)
     monkeypatch.setattr(processes.time, "sleep", lambda seconds: done.append(f"{seconds:.0f} s"))
@@ -207,8 +207,8 @@ def test_the_others_learn_why_and_process_0_lets_them_ask(one_of_two, monkeypatc
 
 
 @pytest.mark.parametrize(("error", "told", "expected"), [
-    (None, None, ["end", "stopped"]),
-    (SystemExit(143), SystemExit, ["end", "stopped"]),
+    (None, None, ["end", "stopped", 0]),
+    (SystemExit(143), SystemExit, ["end", "stopped", 143]),
     (InputError("no file"), InputError, ["told False", 1]),
     (KeyboardInterrupt(), KeyboardInterrupt, ["told False", 130]),
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), jax.errors.JaxRuntimeError,
@@ -224,6 +224,22 @@ def test_how_a_process_ends(one_of_two, monkeypatch, error, told, expected):
     with (pytest.raises(told) if told else contextlib.nullcontext()), processes.joined(ALL_FLAGS):
         if error is not None:
             raise error
+    assert one_of_two == expected
+
+
+@pytest.mark.parametrize(("index", "killed", "expected"), [
+    (0, False, ["leaves/1"]), (0, True, [143]), (1, False, ["leaves/1"])])
+def test_at_the_end_of_all_work_one_that_is_killed_does_not_matter(one_of_two, monkeypatch, index,
+                                                                   killed, expected):
+    """Process 0 waits for the other, and leaves with its own status where it never comes."""
+    def never(key, _):
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED")
+
+    if killed:
+        monkeypatch.setattr(processes._client(), "blocking_key_value_get", never)
+    monkeypatch.setattr(processes, "_leave_at_once", one_of_two.append)
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    processes._see_the_others_leave(143)
     assert one_of_two == expected
 
 
