@@ -420,8 +420,9 @@ def _tpu_lines(report: dict[str, Any]) -> list[str]:
         for each in report[name]:
             lines.append(f"  {step + ':':<12} {each['count']} × {each['op']} of {each['what']}, "
                          f"{_size(each['bytes'])}")
-    lines += [f"  compiled:    {each['step']}, {each['images_per_chip']} a chip, in "
-              f"{format_duration(each['seconds'])}" for each in report["compiled"]]
+    lines += [f"  compiled:    {each['step']}, {each['images_per_chip']} a chip: "
+              f"{each['memory_per_chip_gib']:.2f} GiB, in {format_duration(each['seconds'])}"
+              for each in report["compiled"]]
     return lines
 
 
