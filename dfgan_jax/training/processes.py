@@ -97,9 +97,8 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
         for name in ("num_processes", "process_id"):
             given = getattr(place, name)
             if given not in (None, getattr(found, name)):
-                raise InputError(f"--{name} is {given}, and Open MPI says "
-                                 f"{getattr(found, name)}; give all of --coordinator, "
-                                 "--num_processes and --process_id, or neither")
+                raise InputError(f"--{name} is {given}, and Open MPI says {getattr(found, name)}; "
+                                 "leave it out")
         return found
     # A step of srun; a batch script is none. An interactive step is one of a single task, in
     # which SLURM_NTASKS may be the allocation's.
