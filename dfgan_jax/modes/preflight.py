@@ -131,7 +131,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: s
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Ctrl-C ends the process at once; Python would wait for the compiler, for minutes."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:  # what a shell has set to be ignored stays so
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import math
+import signal
 
 import jax
 import pytest
@@ -161,6 +162,7 @@ def test_the_report_is_there_before_the_search(config, slice_of_16, tmp_path, mo
     compile_ = preflight._compile
 
     def interrupted(config, devices, step, images_per_chip, *, limit):
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # heeded within the compiler
         if images_per_chip != 2:
             raise KeyboardInterrupt
         return compile_(config, devices, step, images_per_chip, limit=limit)
@@ -171,6 +173,7 @@ def test_the_report_is_there_before_the_search(config, slice_of_16, tmp_path, mo
         preflight.run(config, workdir=tmp_path, topology="v5e:4x4")
     report = json.loads((tmp_path / "preflight.json").read_text())
     assert (report["fits"], report["largest_batch"]) == (True, 32)
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_DFL
 
 
 @pytest.mark.parametrize(("parallel", "joined"), [("pmap", True), ("jit", False)])
