@@ -157,14 +157,19 @@ def locate(path: str | os.PathLike) -> pathlib.Path:
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{path}: no checkpoint here; expected a workdir, its checkpoints folder, "
                          "or the folder of one step")
-    for folder in (workdir / "checkpoints").iterdir():
-        if folder.name.isdigit():  # a score that was changed would hide the best
-            _check_score(folder, read_meta(folder))
+    for folder in _step_folders(workdir):  # a score that was changed would hide the best
+        _check_score(folder, read_meta(folder))
     with Checkpoints(workdir) as checkpoints:
         found = checkpoints.best() or checkpoints.latest()
     if found is None:
         raise InputError(f"{path}: holds no finished checkpoint")
     return found
+
+
+def _step_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Those of the checkpoints that were finished."""
+    return sorted((folder for folder in (workdir / "checkpoints").glob("*")
+                   if folder.name.isdigit()), reverse=True)
 
 
 def _digest(tree: Any) -> str:
@@ -289,8 +294,7 @@ def set_aside_damaged(workdir: str | os.PathLike) -> list[str]:
     workdir = pathlib.Path(workdir).absolute()
     for unfinished in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(unfinished)  # of a run that was killed, or whose disk was full
-    steps = sorted((folder for folder in (workdir / "checkpoints").glob("*")
-                    if folder.name.isdigit()), reverse=True)
+    steps = _step_folders(workdir)
     damaged = {}
     for folder in steps:
         try:

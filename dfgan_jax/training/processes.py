@@ -156,18 +156,14 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
         return
     watch = _Watch()
     watch.start()
+    ended: SystemExit | None = None  # in all processes, since they agree on it
     try:
         with _silent() if jax.process_index() else contextlib.nullcontext():
             try:
                 yield
-            except SystemExit:
-                barrier("end")
-                raise
+            except SystemExit as error:
+                ended = error
             barrier("end")
-    except SystemExit as error:
-        watch.stop()
-        atexit.register(_see_the_others_leave, int(error.code or 0))
-        raise
     except BaseException as error:
         shared = _of_the_others(error)
         if shared:
@@ -182,7 +178,9 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
                 f"process was killed, or is lost{_ADVICE}") from error
         raise
     watch.stop()
-    atexit.register(_see_the_others_leave, 0)
+    atexit.register(_see_the_others_leave, int(ended.code or 0) if ended else 0)
+    if ended:
+        raise ended
 
 
 def _of_the_others(error: BaseException) -> bool:
@@ -252,14 +250,14 @@ def _silent() -> Iterator[None]:
 
 def _see_the_others_leave(status: int) -> None:
     """Before JAX waits for them; at the end of all work, one that is killed must not matter."""
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone before
-        if not is_main():
+    try:
+        if is_main():
+            for index in range(1, jax.process_count()):
+                _client().blocking_key_value_get(f"leaves/{index}", _LEAVING_MS)
+        else:
             _client().key_value_set(f"leaves/{jax.process_index()}", "")
-            return
-        for index in range(1, jax.process_count()):
-            _client().blocking_key_value_get(f"leaves/{index}", _LEAVING_MS)
-        return
-    _leave_at_once(status)
+    except jax.errors.JaxRuntimeError:  # one was killed, or process 0 has gone before
+        _leave_at_once(status)
 
 
 def _leave_at_once(status: int) -> None:

@@ -12,6 +12,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -341,7 +342,7 @@ class Counted(int):
 def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected, monkeypatch):
     """Epochs of two steps, three of them, too short for a checkpoint of their own."""
     monkeypatch.setattr(train.parallel, "copied", lambda state: state)
-    config = setup.ml_collections.ConfigDict({
+    config = ml_collections.ConfigDict({
         "epochs": 3, "log_every_steps": 1, "batch_size": 1,
         "validation": {"statistics": "running", "first_epoch": 1, "select_by": "psnr"}})
     kept, numbers = Kept(), itertools.count(1)
