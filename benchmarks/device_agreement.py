@@ -64,7 +64,7 @@ def _compute(device: jax.Device, batch: dict[str, np.ndarray], *, precision: str
         denoised = jax.jit(lambda v, x: networks.generator.apply(v, x, train=False))(
             state.generator, batch["qdct"])
         after, metrics = jax.jit(functools.partial(
-            steps.train_step, networks=networks, optimizers=optimizers, weights=WEIGHTS))(
+            steps.train_step, networks=networks, optimizers=optimizers, loss=WEIGHTS))(
                 state, batch)
         changes = {name: jax.tree.map(np.subtract, *jax.device_get((b, a)))
                    for name, a, b in (

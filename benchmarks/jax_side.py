@@ -26,12 +26,12 @@ from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.torch_layout import Layout
 from dfgan_jax.training import steps
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.parallel import Parallelism, inference
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 # Those of the published code, as configs/attn.py:published has them.
-WEIGHTS = LossWeights(image=1.0, difference=1.0, gradient_image=1.0, gradient_difference=1.0,
+WEIGHTS = LossOptions(image=1.0, difference=1.0, gradient_image=1.0, gradient_difference=1.0,
                       adversarial=0.05)
 GENERATOR_LEARNING_RATE, DISCRIMINATOR_LEARNING_RATE = 2e-4, 2e-5
 
@@ -74,7 +74,7 @@ def _training(side: Side) -> Run:
                             optax.adam(DISCRIMINATOR_LEARNING_RATE))
     devices = Parallelism("auto", global_batch_size=side.batch, devices=jax.devices()[:1])
     update = devices.train(functools.partial(steps.train_step, networks=networks,
-                                             optimizers=optimizers, weights=WEIGHTS))
+                                             optimizers=optimizers, loss=WEIGHTS))
     state = jax.jit(functools.partial(create_state, networks=networks, optimizers=optimizers))(
         jax.random.key(0))
     discriminator = _variables(torch_layout.discriminator_layout(width=side.discriminator_width))

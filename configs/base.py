@@ -17,12 +17,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.initial_checkpoint = ""
 
     config.data = ml_collections.ConfigDict()
-    # Pairs in the published file format, one .npy for each split; empty: simulated.
+    # Pairs in the published file format, an .npy for each split, or several separated by
+    # commas; empty: simulated.
     config.data.train = ""
     config.data.valid = ""
     config.data.test = ""
+    # Shares of the files of data.train in the batches, separated by commas, such as 3,1; empty:
+    # each slice comes as often as any other.
+    config.data.train_shares = ""
     # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
     config.data.size = 256
+    # Height and width of the random crops that training takes, the same of both doses [pixels];
+    # 0: whole slices. Multiple of 16. Validation and test take whole slices.
+    config.data.crop = 0
+    # Training takes each slice or crop in one of its eight orientations: flips and quarter turns.
+    config.data.augment = False
     # The pairs of training and validation stay on the device: always, never, or auto: on a GPU or
     # TPU, where they take no more than a quarter of its memory.
     config.data.on_device = "auto"
@@ -50,6 +59,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.generator.width = 32
     # CBAM after every down and up stage of the U-Net: AttnDFGAN.
     config.generator.attention = False
+    # image: the U-Net makes every pixel anew, as published; difference: it makes the difference
+    # map, which is added to its input.
+    config.generator.output = "image"
+    # The U-Net adds its input to all features after the last up stage, as published.
+    config.generator.add_image = True
+    # CBAM's gates start open, instead of half closed as published.
+    config.generator.open_gates = False
+    # Windows that CBAM's channel gates take maxima of, whose mean they use [pixels of the image];
+    # 0: the maximum of the whole image, as published.
+    config.generator.gate_window = 0
+    # Of the U-Net's stages: batch (as published), group or none.
+    config.generator.normalization = "batch"
+    # Share of its running statistics that batch normalisation keeps at each update.
+    config.generator.momentum = 0.9
 
     # pair: one on the image, one on the difference map; joint: one on both, as two
     # channels (as published); none: supervised training.
@@ -57,6 +80,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.discriminator = ml_collections.ConfigDict()
     # Channels of the first layer.
     config.discriminator.width = 128
+    # Each kernel is divided by its largest singular value.
+    config.discriminator.spectral_norm = False
 
     # Weights of the generator's terms (slides); image and difference weigh the same
     # mean squared error, since the two are equal in value.
@@ -66,8 +91,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.gradient_image = 0.0
     config.loss.gradient_difference = 0.0
     config.loss.adversarial = 0.05
+    # Form of image and difference: squared (the slides), charbonnier, or log_squared: the
+    # logarithm of each slice's mean squared error, so that noisy slices do not drown the others.
+    config.loss.intensity = "squared"
+    # Weight, in image and difference, of pixels from -160 to 240 HU beside 1 of all others.
+    config.loss.soft_tissue = 1.0
+    # Updates before the adversarial term counts.
+    config.loss.adversarial_from_step = 0
+    # Score that the discriminators learn for the normal dose: 0.9 is one-sided label smoothing.
+    config.loss.real_label = 1.0
+    # Weight of R1, the squared slope of the discriminators at the normal dose.
+    config.loss.gradient_penalty = 0.0
 
-    # Adam.
+    # Adam; AdamW with a weight decay.
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.generator_learning_rate = 2e-4
     config.optimizer.discriminator_learning_rate = 2e-5
@@ -76,6 +112,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
+    # Updates in which the generator's learning rate rises from 0.
+    config.optimizer.warm_up_steps = 0
+    # Of the generator's weights, times the learning rate.
+    config.optimizer.weight_decay = 0.0
+    # The generator's gradient is scaled down to this norm; 0: never.
+    config.optimizer.clip_norm = 0.0
+    # Of an exponential moving average of the generator's weights, which is then validated,
+    # evaluated and denoises; 0: none.
+    config.optimizer.average_decay = 0.0
 
     # Slices in one update, over all devices.
     config.batch_size = 16

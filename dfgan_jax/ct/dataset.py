@@ -63,6 +63,29 @@ def parse_split(text: str) -> tuple[float, ...]:
     return shares
 
 
+def parse_shares(text: str, files: Sequence[str], *, name: str) -> tuple[float, ...]:
+    """The shares of some files, such as `0.7,0.3`.
+
+    Args:
+      text: a number above 0 for each file, separated by commas, which add up to 1.
+      files: that the shares are of.
+      name: of the field, for errors.
+
+    Raises:
+      InputError: they are something else.
+    """
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if (len(shares) != len(files) or not all(share > 0 for share in shares)
+            or abs(sum(shares) - 1) > 1e-6):
+        raise InputError(f"{name} is {text!r}; expected a share above 0 for each of the "
+                         f"{len(files)} files ({', '.join(files) or 'none is given'}), which add "
+                         "up to 1")
+    return shares
+
+
 def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str, str]:
     """Gives each patient a split, at least one to each split that has a share.
 

@@ -20,6 +20,7 @@ class BatchNorm(nn.Module):
       features: C, size of the last axis.
       momentum: what the running statistics keep at each update.
       epsilon: added to the variance.
+      initial_bias: that is added after normalisation.
       axis_name: mapped axis over which batch statistics are averaged; None when
         the whole batch is at hand.
       dtype: dtype of the result; statistics are at least float32.
@@ -28,6 +29,7 @@ class BatchNorm(nn.Module):
     features: int
     momentum: float = 0.9
     epsilon: float = 1e-5
+    initial_bias: float = 0.0
     axis_name: str | None = None
     dtype: Any = None
 
@@ -36,7 +38,8 @@ class BatchNorm(nn.Module):
         self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         self.running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         self.scale = self.param("scale", nn.initializers.ones_init(), shape, jnp.float32)
-        self.bias = self.param("bias", nn.initializers.zeros_init(), shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.constant(self.initial_bias), shape,
+                               jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises (..., C) by its own statistics, and moves the running ones."""

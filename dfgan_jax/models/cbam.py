@@ -11,6 +11,29 @@ from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform
 
 
+def pooled_maximum(x: jax.Array, *, window: int) -> jax.Array:
+    """The maximum over height and width, or the mean of the maxima of windows.
+
+    The maximum of an image grows with the image. The mean over windows as large as the
+    crops of training does not.
+
+    Args:
+      x: (N, H, W, C).
+      window: height and width of a window [pixels]; 0 for the whole image. Windows at the
+        right and at the bottom may be smaller.
+
+    Returns:
+      (N, C).
+    """
+    n, h, w, c = x.shape
+    if not window or window >= max(h, w):
+        return x.max((1, 2))
+    lowest = jnp.finfo(x.dtype).min
+    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)), constant_values=lowest)
+    x = x.reshape(n, x.shape[1] // window, window, x.shape[2] // window, window, c)
+    return x.max((2, 4)).mean((1, 2))
+
+
 class ChannelGate(nn.Module):
     """Scales channels by σ(MLP(average pool) + MLP(max pool)), one shared MLP.
 
@@ -19,10 +42,14 @@ class ChannelGate(nn.Module):
 
     Attributes:
       reduction: features of the MLP's hidden layer are C / reduction, at least 1.
+      initial_bias: of the MLP's last layer; it counts twice.
+      window: see `pooled_maximum`.
       dtype: dtype of the computation.
     """
 
     reduction: int = 16
+    initial_bias: float = 0.0
+    window: int = 0
     dtype: Any = None
 
     @nn.compact
@@ -31,8 +58,9 @@ class ChannelGate(nn.Module):
         channels = x.shape[-1]
         hidden = nn.Dense(max(channels // self.reduction, 1), kernel_init=kaiming_uniform,
                           dtype=self.dtype, name="hidden")
-        out = nn.Dense(channels, kernel_init=kaiming_uniform, dtype=self.dtype, name="out")
-        pooled = jnp.stack([x.mean((1, 2)), x.max((1, 2))])
+        out = nn.Dense(channels, kernel_init=kaiming_uniform, dtype=self.dtype, name="out",
+                       bias_init=nn.initializers.constant(self.initial_bias))
+        pooled = jnp.stack([x.mean((1, 2)), pooled_maximum(x, window=self.window)])
         average, maximum = out(nn.relu(hidden(pooled)))
         return x * nn.sigmoid(average + maximum)[:, None, None, :]
 
@@ -41,10 +69,12 @@ class SpatialGate(nn.Module):
     """Scales pixels by σ(BatchNorm(conv 7×7 of [max over C, mean over C])).
 
     Attributes:
+      initial_bias: of the normalisation.
       axis_name: mapped axis over which batch statistics are averaged.
       dtype: dtype of the computation.
     """
 
+    initial_bias: float = 0.0
     axis_name: str | None = None
     dtype: Any = None
 
@@ -57,7 +87,8 @@ class SpatialGate(nn.Module):
                  name="conv"),
             # The published module moves these statistics ten times more slowly than
             # the U-Net's other norms.
-            BatchNorm(1, momentum=0.99, axis_name=self.axis_name, dtype=self.dtype, name="norm"),
+            BatchNorm(1, momentum=0.99, initial_bias=self.initial_bias, axis_name=self.axis_name,
+                      dtype=self.dtype, name="norm"),
             pooled, train=train)
         return x * nn.sigmoid(scale)
 
@@ -67,17 +98,24 @@ class CBAM(nn.Module):
 
     Attributes:
       reduction: of the channel gate's MLP.
+      channel_bias: initial bias of the channel gate's MLP.
+      spatial_bias: initial bias of the spatial gate's normalisation.
+      window: of the channel gate's maxima; see `pooled_maximum`.
       axis_name: mapped axis over which batch statistics are averaged.
       dtype: dtype of the computation.
     """
 
     reduction: int = 16
+    channel_bias: float = 0.0
+    spatial_bias: float = 0.0
+    window: int = 0
     axis_name: str | None = None
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to the same shape."""
-        x = ChannelGate(self.reduction, dtype=self.dtype, name="channel_gate")(x)
-        return SpatialGate(axis_name=self.axis_name, dtype=self.dtype, name="spatial_gate")(
-            x, train=train)
+        x = ChannelGate(self.reduction, initial_bias=self.channel_bias, window=self.window,
+                        dtype=self.dtype, name="channel_gate")(x)
+        return SpatialGate(initial_bias=self.spatial_bias, axis_name=self.axis_name,
+                           dtype=self.dtype, name="spatial_gate")(x, train=train)

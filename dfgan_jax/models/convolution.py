@@ -34,6 +34,7 @@ class Conv(nn.Module):
       use_bias: whether it has a `bias`.
       dtype: dtype of the computation.
       kernel_init: initial kernel.
+      kernel_scale: kernel → a factor that it is multiplied by; None for 1.
     """
 
     features: int
@@ -43,6 +44,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     dtype: Any = None
     kernel_init: Callable = nn.initializers.lecun_normal()
+    kernel_scale: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, affine: tuple[jax.Array, jax.Array] | None = None
@@ -57,6 +59,8 @@ class Conv(nn.Module):
         size = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features),
                             jnp.float32)
+        if self.kernel_scale is not None:
+            kernel *= self.kernel_scale(kernel)
         bias = (self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
                 if self.use_bias else None)
         if affine is not None:

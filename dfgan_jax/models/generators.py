@@ -1,5 +1,6 @@
 """The generators: each maps normalised quarter-dose slices to denoised ones of the same shape."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,12 +14,20 @@ Generator = UNet | REDCNN
 
 ARCHITECTURES = ("unet", "redcnn")
 
+PUBLISHED_OPTIONS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UNet)
+                                     if field.name in ("output", "add_image", "open_gates", "gate_window",
+                                       "normalization", "momentum")}
+"""The U-Net's options that the published network has; name → value."""
+
+UNSEEN_OPTIONS = ("output", "add_image", "gate_window")
+"""Those of `PUBLISHED_OPTIONS` that change the result and that no weight shows."""
+
 MIN_SIZE = 2 * SIZE_MULTIPLE
 """Smallest height and width, multiples of `SIZE_MULTIPLE`, that every generator takes."""
 
 
 def build_generator(*, width: int, architecture: str = "unet", attention: bool = False,
-                    dtype: Any = None) -> Generator:
+                    dtype: Any = None, **options: Any) -> Generator:
     """Makes the module that a configuration's `generator` describes.
 
     Args:
@@ -27,14 +36,20 @@ def build_generator(*, width: int, architecture: str = "unet", attention: bool =
         none, and mean the U-Net.
       attention: CBAM, in the U-Net.
       dtype: dtype of the computation.
+      **options: the U-Net's other fields, by name; those that are not given are the published
+        network's.
 
     Raises:
       InputError: there is no such generator.
     """
     if architecture == "unet":
-        return UNet(width=width, attention=attention, dtype=dtype)
+        return UNet(width=width, attention=attention, dtype=dtype, **options)
     if architecture == "redcnn" and not attention:
-        return REDCNN(width=width, dtype=dtype)
+        changed = [name for name, value in options.items() if value != PUBLISHED_OPTIONS[name]]
+        if not changed:
+            return REDCNN(width=width, dtype=dtype)
+        raise InputError(f"generator.{changed[0]} is {options[changed[0]]!r}; expected "
+                         f"{PUBLISHED_OPTIONS[changed[0]]!r}, since RED-CNN has no such option")
     raise InputError(f"a generator of architecture {architecture!r} with attention {attention!r}: "
                      "expected unet, or redcnn without attention")
 

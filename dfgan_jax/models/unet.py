@@ -1,6 +1,6 @@
 """The generator: a U-Net, with CBAM attention (AttnDFGAN) or without (DFGAN)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,19 @@ from dfgan_jax.models.initializers import kaiming_uniform, uniform_fan
 
 STAGE = "stage"
 """Name, for `jax.checkpoint`, of what each stage gives."""
+
+Output = Literal["image", "difference"]
+"""`image`: the network makes every pixel anew, as published. `difference`: it makes the
+difference map, which is added to its input."""
+
+Normalization = Literal["batch", "group", "none"]
+"""After each convolution of a stage: batch normalisation, as published; group normalisation (Wu &
+He, ECCV 2018) of `GROUP_SIZE` channels a group; or a bias alone."""
+
+GROUP_SIZE = 4
+
+OPEN_CHANNEL_BIAS, OPEN_SPATIAL_BIAS = 1.5, 3.0
+"""Initial biases of CBAM's gates that start open: both gates are σ(3) = 0.95 on average."""
 
 SIZE_MULTIPLE = 16
 """Four max-pools halve the image: its height and width are multiples of this."""
@@ -30,15 +43,19 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
 
 
 class DoubleConv(nn.Module):
-    """[3×3 conv without bias → BatchNorm → ReLU] twice.
+    """[3×3 conv → normalisation → ReLU] twice.
 
     Attributes:
       features: channels of the result.
+      normalization: see `Normalization`.
+      momentum: of the running statistics of batch normalisation.
       axis_name: mapped axis over which batch statistics are averaged.
       dtype: dtype of the computation.
     """
 
     features: int
+    normalization: Normalization = "batch"
+    momentum: float = 0.9
     axis_name: str | None = None
     dtype: Any = None
 
@@ -46,12 +63,17 @@ class DoubleConv(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps (N, H, W, C) to (N, H, W, features)."""
         for i in (1, 2):
-            x = conv_norm(
-                Conv(self.features, 3, padding=1, use_bias=False, kernel_init=kaiming_uniform,
-                     dtype=self.dtype, name=f"conv{i}"),
-                BatchNorm(self.features, axis_name=self.axis_name, dtype=self.dtype,
-                          name=f"norm{i}"),
-                x, train=train)
+            conv = Conv(self.features, 3, padding=1, use_bias=self.normalization == "none",
+                        kernel_init=kaiming_uniform, dtype=self.dtype, name=f"conv{i}")
+            if self.normalization == "batch":
+                x = conv_norm(conv, BatchNorm(
+                    self.features, momentum=self.momentum, axis_name=self.axis_name,
+                    dtype=self.dtype, name=f"norm{i}"), x, train=train)
+            elif self.normalization == "group":
+                x = nn.GroupNorm(num_groups=None, group_size=GROUP_SIZE, epsilon=1e-5,
+                                 dtype=self.dtype, name=f"norm{i}")(conv(x))
+            else:
+                x = conv(x)
             x = nn.relu(x)
         return x
 
@@ -88,17 +110,34 @@ class UNet(nn.Module):
 
     7,762,808 parameters at width 32, with attention 7,819,538. Beside the usual
     skips, a strided convolution of the input image is added after each of the
-    first three up stages, and the image itself after the last.
+    first three up stages, and, with `add_image`, the image itself after the last. The
+    defaults are the published network.
 
     Attributes:
       width: channels of the first stage; each of the four down stages doubles them.
       attention: CBAM after every down and up stage (AttnDFGAN).
+      output: see `Output`. With `difference` the last layer starts at zero, so that an
+        untrained network gives back its input.
+      add_image: add the input image to all features after the last up stage.
+      open_gates: CBAM's gates start open. From biases of zero each starts at about a half,
+        and two at each of eight places scale features down.
+      gate_window: height and width of the windows that the channel gates take maxima of, in
+        pixels of the image; 0: the maximum is that of the whole image, as published. See
+        `cbam.pooled_maximum`.
+      normalization: of the stages; see `Normalization`. CBAM's own normalisation stays.
+      momentum: of the running statistics of the stages' batch normalisation.
       axis_name: mapped axis over which batch statistics are averaged.
       dtype: dtype of the computation; parameters stay float32.
     """
 
     width: int = 32
     attention: bool = False
+    output: Output = "image"
+    add_image: bool = True
+    open_gates: bool = False
+    gate_window: int = 0
+    normalization: Normalization = "batch"
+    momentum: float = 0.9
     axis_name: str | None = None
     dtype: Any = None
 
@@ -120,29 +159,34 @@ class UNet(nn.Module):
             raise ValueError(f"qdct has shape {qdct.shape}; expected (N, H, W, 1) with H and W "
                              f"multiples of {SIZE_MULTIPLE}")
         common: dict[str, Any] = {"axis_name": self.axis_name, "dtype": self.dtype}
+        gates: dict[str, Any] = ({"channel_bias": OPEN_CHANNEL_BIAS, "spatial_bias": OPEN_SPATIAL_BIAS}
+                                 if self.open_gates else {})
 
-        def attend(x, stage):
-            x = CBAM(name=f"{stage}_cbam", **common)(x, train=train) if self.attention else x
+        def stage(x, features, name, *, halvings):
+            x = DoubleConv(features, normalization=self.normalization, momentum=self.momentum,
+                           name=name, **common)(x, train=train)
+            if self.attention and halvings is not None:
+                window = max(self.gate_window >> halvings, 1) if self.gate_window else 0
+                x = CBAM(window=window, name=f"{name}_cbam", **gates, **common)(x, train=train)
             return checkpoint_name(x, STAGE)
 
-        x = checkpoint_name(DoubleConv(self.width, name="inc", **common)(qdct, train=train), STAGE)
+        x = stage(qdct, self.width, "inc", halvings=None)
         skips = []
         for i in (1, 2, 3, 4):
             skips.append(x)
-            x = max_pool_2x2(x)
-            x = DoubleConv(self.width << i, name=f"down{i}", **common)(x, train=train)
-            x = attend(x, f"down{i}")
+            x = stage(max_pool_2x2(x), self.width << i, f"down{i}", halvings=i)
         for i in (1, 2, 3, 4):
             features = self.width << (4 - i)
             x = UpConv(features, dtype=self.dtype, name=f"up{i}_conv")(x)
             x = jnp.concatenate([skips.pop(), x], axis=-1)
-            x = DoubleConv(features, name=f"up{i}", **common)(x, train=train)
-            x = attend(x, f"up{i}")
+            x = stage(x, features, f"up{i}", halvings=4 - i)
             stride = 1 << (4 - i)
             if stride > 1:
                 x += Conv(1, stride, stride=stride, kernel_init=kaiming_uniform,
                           dtype=self.dtype, name=f"size_down{stride}")(qdct)
-            else:
+            elif self.add_image:
                 x += qdct
-        return Conv(1, 3, padding=1, kernel_init=kaiming_uniform, dtype=self.dtype,
-                    name="outc")(x)
+        is_image = self.output == "image"
+        x = Conv(1, 3, padding=1, dtype=self.dtype, name="outc",
+                 kernel_init=kaiming_uniform if is_image else nn.initializers.zeros_init())(x)
+        return x if is_image else qdct + x.astype(qdct.dtype)

@@ -182,7 +182,7 @@ def _program(config: ml_collections.ConfigDict, state: TrainState, row: dict[str
         return _Program(functools.partial(networks.generator.apply, train=False),
                         state.generator, batch["qdct"], donate=(), dtype=row["dtype"])
     step = functools.partial(
-        steps.train_step, networks=networks, weights=setup.build_weights(config),
+        steps.train_step, networks=networks, loss=setup.build_loss(config),
         optimizers=setup.build_optimizers(config, total_steps=1), remat=config.remat)
     return _Program(step, state, batch, donate=(0,), dtype=row["dtype"])
 
@@ -263,8 +263,9 @@ def _measure_row(program: _Program, *, flops: float, peak: float, bandwidth: flo
 def _measure_input(program: _Program, *, seconds: float) -> dict[str, Any]:
     """The input pipeline before a training step, and by itself."""
     count, size = program.batch["ndct"].shape[:2]
-    batches = input_pipeline.train_batches(_random_pairs(4 * count, size), global_batch_size=count,
-                                           seed=0)
+    batches = input_pipeline.train_batches(
+        _random_pairs(4 * count, size),
+        input_pipeline.Sampling(global_batch_size=count, seed=0))
     waiting = measuring.waiting_share(input_pipeline.iterate_from(batches, 0),
                                       program.on_device(), seconds=seconds)
     alone = input_pipeline.iterate_from(batches, 0)

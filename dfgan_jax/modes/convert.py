@@ -14,7 +14,7 @@ from dfgan_jax.models import redcnn
 from dfgan_jax.models.generators import build_generator
 from dfgan_jax.modes import setup
 from dfgan_jax.porting import torch_layout, weight_file
-from dfgan_jax.porting.weights import Weights
+from dfgan_jax.porting.weights import Weights, options_metadata
 from dfgan_jax.training import checkpoints
 
 VERIFY_SIZE = 256
@@ -38,6 +38,10 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
     for path in [output, *([_comparison(output)] if verify else [])]:
         refuse_existing(path)
     loaded = checkpoints.load_weights(inputs, container=container)
+    if is_file and loaded.weights.unseen and not weight_file.is_safetensors(output):
+        named = ", ".join(f"{name} {value!r}" for name, value in loaded.weights.unseen.items())
+        raise InputError(f"{output}: only .safetensors can carry that the generator has {named}; a "
+                         "file of PyTorch would be taken for the published network")
     print("\n".join(loaded.explanation))
     if is_file:
         written = _write_files(output, loaded.weights, loaded.meta)
@@ -61,7 +65,7 @@ def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
              output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
     for path in paths.values():
         refuse_existing(path)
-    metadata = {"model": setup.model_name(meta["config"])} | {
+    metadata = {"model": setup.model_name(meta["config"])} | options_metadata(weights.unseen) | {
         name: str(meta[name]) for name in ("step", "epoch") if meta[name] is not None}
     for name, path in paths.items():
         weight_file.write_weight_file(path, state_dicts[name],

@@ -119,8 +119,9 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     Raises:
       InputError: the manifest of the test slices is wrong, or a row cannot be made.
     """
-    ndct, qdct = (hounsfield.denormalise(each) for each in (data["test"].ndct, data["test"].qdct))
-    sample = Sample(_patients(config, len(ndct)), len(ndct))
+    ndct, qdct = (hounsfield.denormalise(np.asarray(each))
+                  for each in (data["test"].ndct, data["test"].qdct))
+    sample = Sample(_patients(config, data["test"].counts), len(ndct))
     protocols = [PROTOCOLS[name] for name in dict.fromkeys(
         [FULL_RANGE.name, *(_listed(config.evaluation.protocols) or PROTOCOLS)])]
     input_rows = {INPUT_ROW: _Row(table=tables.Row(kind="input"), denoise=lambda hu, bar: hu)}
@@ -190,17 +191,29 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     print(f"Report: {report}", flush=True)
 
 
-def _patients(config: ml_collections.ConfigDict, count: int) -> list[str] | None:
-    """The patient of each test slice; every phantom is one; None where the file's are unknown."""
+def _patients(config: ml_collections.ConfigDict, counts: Sequence[int]) -> list[str] | None:
+    """The patient of each test slice; every phantom is one; None where a file's are unknown.
+
+    Args:
+      config: names the files.
+      counts: slices of each.
+    """
     if not config.data.test:
-        return [f"phantom {index}" for index in range(count)]
-    return read_patients(pathlib.Path(config.data.test), count)
+        return [f"phantom {index}" for index in range(sum(counts))]
+    patients: list[str] = []
+    for path, number in zip(setup.data_files(config, "test"), counts, strict=True):
+        named = read_patients(pathlib.Path(path), number)
+        if named is None:
+            return None
+        patients += named
+    return patients
 
 
 def _notes_on_data(config: ml_collections.ConfigDict, data: Mapping[str, Pairs]) -> list[str]:
     """What a reader of the tables has to know of the slices, in sentences."""
     notes = []
-    equal = int((data["test"].qdct == data["test"].ndct).all((1, 2)).sum())
+    equal = int((np.asarray(data["test"].qdct) == np.asarray(data["test"].ndct)
+                 ).all((1, 2)).sum())
     if equal:
         notes.append(f"{equal} of {len(data['test'])} slices equal their references: their PSNR is "
                      "infinite, and rows with such slices have no mean.")

@@ -235,12 +235,12 @@ def _shared(config: ml_collections.ConfigDict, devices: int) -> _Batch:
 def _steps(config: ml_collections.ConfigDict, *, remat: bool
            ) -> tuple[Callable, Callable, TrainState]:
     """The training step, the evaluation step and the shapes of a state, as `train` has them."""
-    networks, weights = setup.build_networks(config), setup.build_weights(config)
+    networks, loss = setup.build_networks(config), setup.build_loss(config)
     optimizers = setup.build_optimizers(config, total_steps=1)  # a number in the program
     state = setup.state_shapes(networks, optimizers)
     return (functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
-                              weights=weights, accumulate=config.accumulate, remat=remat),
-            functools.partial(train.validation_step, networks=networks, weights=weights), state)
+                              loss=loss, accumulate=config.accumulate, remat=remat),
+            functools.partial(train.validation_step, networks=networks, loss=loss), state)
 
 
 def _images(config: ml_collections.ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:

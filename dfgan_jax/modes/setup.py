@@ -5,26 +5,36 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import ml_collections
 import optax
 
-from dfgan_jax.ct.pairs import Pairs, check_no_overlap
+from dfgan_jax.ct import dataset
+from dfgan_jax.ct.pairs import Pairs, check_no_overlap, joined
 from dfgan_jax.ct.pairs_cache import read_preprocessed
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import user_cache, written_whole
-from dfgan_jax.models.generators import ARCHITECTURES, build_generator
+from dfgan_jax.models.generators import ARCHITECTURES, PUBLISHED_OPTIONS, build_generator
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
-from dfgan_jax.models.unet import SIZE_MULTIPLE
+from dfgan_jax.models.unet import SIZE_MULTIPLE, Normalization, Output
 from dfgan_jax.training import parallel, processes
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.input_pipeline import Sampling
+from dfgan_jax.training.losses import Intensity, LossOptions
 from dfgan_jax.training.state import CHANNELS, Networks, Optimizers, TrainState, create_state
 
 CONFIG_FILE = "config.json"
 
-_MEANT = {"generator.architecture": "unet"}
+_MEANT = {
+    "generator.architecture": "unet",
+    **{f"generator.{name}": value for name, value in PUBLISHED_OPTIONS.items()},
+    **{f"loss.{name}": value for name, value in LossOptions._field_defaults.items()},
+    "discriminator.spectral_norm": False,
+    "data.train_shares": "", "data.crop": 0, "data.augment": False,
+    "optimizer.warm_up_steps": 0, "optimizer.weight_decay": 0.0, "optimizer.clip_norm": 0.0,
+    "optimizer.average_decay": 0.0,
+}
 """What configurations from before a field was added meant by it."""
 
 _CHOICES = {
@@ -35,13 +45,21 @@ _CHOICES = {
     "data.on_device": ("auto", "always", "never"),
     "remat": (False, True),
     "optimizer.schedule": ("constant", "cosine"),
+    "generator.output": get_args(Output),
+    "generator.normalization": get_args(Normalization),
+    "loss.intensity": get_args(Intensity),
     "validation.statistics": ("running", "batch"),
     "validation.select_by": ("psnr", "generator_loss"),
 }
 _POSITIVE = ("batch_size", "accumulate", "epochs", "generator.width", "discriminator.width",
              "log_every_steps", "checkpoint_every_minutes", "validation.first_epoch",
              "simulation.train_slices", "simulation.valid_slices", "simulation.test_slices",
-             "optimizer.generator_learning_rate", "optimizer.discriminator_learning_rate")
+             "optimizer.generator_learning_rate", "optimizer.discriminator_learning_rate",
+             "loss.soft_tissue", "loss.real_label")
+_NOT_NEGATIVE = ("checkpoint_after_seconds", "generator.gate_window", "optimizer.warm_up_steps",
+                 "optimizer.weight_decay", "optimizer.clip_norm", "loss.adversarial",
+                 "loss.adversarial_from_step", "loss.gradient_penalty", "data.crop")
+_BELOW_ONE = ("generator.momentum", "optimizer.average_decay")
 
 
 def _field(config: ml_collections.ConfigDict, name: str) -> Any:
@@ -64,9 +82,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in _POSITIVE:
         if not _field(config, name) > 0:
             raise InputError(f"config.{name} is {_field(config, name)}; expected more than 0")
-    if not _field(config, "checkpoint_after_seconds") >= 0:
-        raise InputError(f"config.checkpoint_after_seconds is {config.checkpoint_after_seconds}; "
-                         "expected 0 or more")
+    for name in _NOT_NEGATIVE:
+        if not _field(config, name) >= 0:
+            raise InputError(f"config.{name} is {_field(config, name)}; expected 0 or more")
+    for name in _BELOW_ONE:
+        if not 0 <= _field(config, name) < 1:
+            raise InputError(f"config.{name} is {_field(config, name)}; expected 0 or more, and "
+                             "below 1")
     for name in ("seed", "simulation.seed"):
         if not 0 <= _field(config, name) < 2**32:
             raise InputError(f"config.{name} is {_field(config, name)}; expected 0 to 2**32 - 1")
@@ -75,6 +97,15 @@ def check(config: ml_collections.ConfigDict) -> None:
                          "attention")
     for name in ("protocols", "baselines", "physics", "pixel_spacing_mm"):
         _field(config, f"evaluation.{name}")
+    build_networks(config)
+    if (config.validation.statistics, bool(config.optimizer.average_decay)) == ("batch", True):
+        raise InputError("config.validation.statistics is 'batch'; expected 'running', since "
+                         "config.optimizer.average_decay averages the running statistics")
+    crop = config.data.crop
+    if crop % SIZE_MULTIPLE or (crop and crop < MIN_SIZE):
+        raise InputError(f"config.data.crop is {crop}; expected a multiple of {SIZE_MULTIPLE}, at "
+                         f"least {MIN_SIZE}, or 0 for whole slices")
+    build_sampling(config)
     size = _field(config, "data.size")
     if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
         raise InputError(f"config.data.size is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
@@ -84,20 +115,32 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build_networks(config: ml_collections.ConfigDict) -> Networks:
     return Networks(
         generator=build_generator(**config.generator, dtype=config.dtype),
-        discriminator=PatchDiscriminator(width=config.discriminator.width, dtype=config.dtype),
+        discriminator=PatchDiscriminator(**config.discriminator, dtype=config.dtype),
         discriminators=config.discriminators)
 
 
 def build_optimizers(config: ml_collections.ConfigDict, *, total_steps: int) -> Optimizers:
     options = config.optimizer
 
-    def adam(learning_rate: float) -> optax.GradientTransformation:
-        schedule = (optax.cosine_decay_schedule(learning_rate, total_steps)
-                    if options.schedule == "cosine" else learning_rate)
-        return optax.adam(schedule, b1=options.b1, b2=options.b2, eps=options.eps)
+    def schedule(learning_rate: float, *, warm_up_steps: int = 0) -> optax.ScalarOrSchedule:
+        end_value = 0.0 if options.schedule == "cosine" else learning_rate
+        if warm_up_steps:
+            return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up_steps,
+                                                      total_steps, end_value)
+        if options.schedule == "cosine":
+            return optax.cosine_decay_schedule(learning_rate, total_steps)
+        return learning_rate
 
-    return Optimizers(generator=adam(options.generator_learning_rate),
-                      discriminator=adam(options.discriminator_learning_rate))
+    moments = {"b1": options.b1, "b2": options.b2, "eps": options.eps}
+    rate = schedule(options.generator_learning_rate, warm_up_steps=options.warm_up_steps)
+    generator = (optax.adamw(rate, weight_decay=options.weight_decay, **moments)
+                 if options.weight_decay else optax.adam(rate, **moments))
+    if options.clip_norm:
+        generator = optax.chain(optax.clip_by_global_norm(options.clip_norm), generator)
+    return Optimizers(
+        generator=generator,
+        discriminator=optax.adam(schedule(options.discriminator_learning_rate), **moments),
+        average_decay=options.average_decay)
 
 
 def build_state(config: ml_collections.ConfigDict, networks: Networks, optimizers: Optimizers
@@ -114,8 +157,8 @@ def state_shapes(networks: Networks, optimizers: Optimizers) -> TrainState:
         create_state, networks=networks, optimizers=optimizers), jax.random.key(0))
 
 
-def build_weights(config: ml_collections.ConfigDict) -> LossWeights:
-    return LossWeights(**config.loss)
+def build_loss(config: ml_collections.ConfigDict) -> LossOptions:
+    return LossOptions(**config.loss)
 
 
 def model_name(config: Any) -> str:
@@ -130,6 +173,26 @@ def model_name(config: Any) -> str:
     if config["discriminators"] == "none":
         return "AttnU-Net" if options["attention"] else "U-Net"
     return "AttnDFGAN" if options["attention"] else "DFGAN"
+
+
+def data_files(config: ml_collections.ConfigDict, split: str) -> list[str]:
+    """The files of a split, in order; none where it is simulated."""
+    return [path.strip() for path in config.data[split].split(",") if path.strip()]
+
+
+def build_sampling(config: ml_collections.ConfigDict) -> Sampling:
+    """How training takes its batches.
+
+    Raises:
+      InputError: the shares of the files are not one for each, or do not add up to 1.
+    """
+    shares = None
+    if config.data.train_shares:
+        files = data_files(config, "train")
+        shares = dataset.parse_shares(config.data.train_shares, files,
+                                      name="config.data.train_shares")
+    return Sampling(global_batch_size=config.batch_size, seed=config.seed, crop=config.data.crop,
+                    augment=config.data.augment, shares=shares)
 
 
 def data_source(config: ml_collections.ConfigDict, split: str) -> str:
@@ -159,27 +222,42 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
       InputError: a file cannot be used, the cache cannot be written, a slice stands in
         two splits, or the size does not fit the training of the networks.
     """
-    preprocessed = {
-        split: read_preprocessed(config.data[split] or simulated(config, split),
-                                 size=config.data.size, folder=cache_folder(config))
-        for split in splits}
-    check_no_overlap({f"data.{split}": each.raw_qdct_digests
-                      for split, each in preprocessed.items()})
+    preprocessed = {}
+    for split in splits:
+        files = data_files(config, split)
+        for path in files or [str(simulated(config, split))]:
+            name = f"data.{split} ({path})" if len(files) > 1 else f"data.{split}"
+            preprocessed[split, name] = read_preprocessed(
+                path, size=config.data.size, folder=cache_folder(config))
+    check_no_overlap({name: each.raw_qdct_digests for (_, name), each in preprocessed.items()})
     try:
-        check_no_overlap({f"data.{split}": each.raw_ndct_digests
-                          for split, each in preprocessed.items()})
+        check_no_overlap({name: each.raw_ndct_digests for (_, name), each in preprocessed.items()})
     except InputError as error:
         # Phantoms may be the same on purpose; scans are the same patient.
         print(f"warning: normal doses: {error}", file=sys.stderr, flush=True)
-    pairs = {split: each.pairs for split, each in preprocessed.items()}
-    # What is denoised only may have any size.
-    for split in pairs.keys() - {"test"} if "train" in pairs else ():
-        height, width = pairs[split].ndct.shape[1:]
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MIN_SIZE:
-            raise InputError(f"data.{split} ({data_source(config, split)}) has slices of "
-                             f"{height}×{width}; the networks take multiples of {SIZE_MULTIPLE}, "
-                             f"at least {MIN_SIZE}: set data.size to resize")
+    pairs = {split: joined([each.pairs for (of, _), each in preprocessed.items() if of == split])
+             for split in splits}
+    for split, each in pairs.items():
+        _check_sizes(config, split, each, is_training="train" in pairs)
     return pairs
+
+
+def _check_sizes(config: ml_collections.ConfigDict, split: str, pairs: Pairs, *,
+                 is_training: bool) -> None:
+    """Refuses slices that the networks cannot be trained on, or that make no batch."""
+    is_cropped = split == "train" and config.data.crop > 0
+    if len(set(pairs.sizes)) > 1 and not is_cropped:
+        raise InputError(f"data.{split} ({data_source(config, split)}) has slices of "
+                         f"{' and '.join(f'{h}×{w}' for h, w in sorted(set(pairs.sizes)))}; "
+                         "expected one size: set data.size to resize"
+                         f"{', or data.crop' if split == 'train' else ''}")
+    if not is_training or split == "test" or is_cropped:  # the test slices may have any size
+        return
+    height, width = pairs.sizes[0]
+    if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MIN_SIZE:
+        raise InputError(f"data.{split} ({data_source(config, split)}) has slices of "
+                         f"{height}×{width}; the networks take multiples of {SIZE_MULTIPLE}, "
+                         f"at least {MIN_SIZE}: set data.size to resize")
 
 
 def check_same(config: ml_collections.ConfigDict, checkpoint_paths: Sequence[str] = ()) -> None:

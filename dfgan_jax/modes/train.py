@@ -23,10 +23,11 @@ from dfgan_jax.evaluation.metrics import all_metrics
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.files import locked
 from dfgan_jax.inference import Denoiser
+from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
 from dfgan_jax.modes import evaluate, setup, simulate
 from dfgan_jax.progress import Progress, format_duration, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, processes, steps
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, TrainState, with_weights
 from dfgan_jax.training.stop_request import StopRequest
 from dfgan_jax.training.writers import MetricsWriter
@@ -190,11 +191,11 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     fingerprints = setup.check_same_data(data)
     networks = setup.build_networks(config)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
-    weights = setup.build_weights(config)
+    loss = setup.build_loss(config)
     train_step = functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
-                                   weights=weights, accumulate=config.accumulate,
+                                   loss=loss, accumulate=config.accumulate,
                                    remat=config.remat)
-    scoring = functools.partial(validation_step, networks=networks, weights=weights)
+    scoring = functools.partial(validation_step, networks=networks, loss=loss)
     resident = _is_resident(config, data, devices)
     valid = input_pipeline.batch_of(data["valid"])
     if resident:
@@ -207,11 +208,11 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         validate=(_validate_resident(config, valid, scoring, devices) if resident else
                   _validate_streaming(config, data["valid"], scoring, devices)),
         batch_statistics=parallel.unshared(functools.partial(
-            steps.batch_statistics_step, networks=networks, weights=weights)))
+            steps.batch_statistics_step, networks=networks, loss=loss)))
     state = (setup.build_state(config, networks, optimizers) if processes.is_main() else
              setup.state_shapes(networks, optimizers))  # process 0's comes later
     if config.initial_checkpoint and processes.is_main():
-        state = _start_from(config.initial_checkpoint, state)
+        state = _start_from(config, state)
     print(_announcement(config, workdir, data, state, devices, resident=resident), flush=True)
 
     with contextlib.ExitStack() as stack:
@@ -260,9 +261,16 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[
     return stopped_by
 
 
-def _start_from(path: str, state: TrainState) -> TrainState:
+def _start_from(config: ml_collections.ConfigDict, state: TrainState) -> TrainState:
     """The state of a new run, with the networks of a checkpoint."""
+    path = config.initial_checkpoint
     weights = checkpoints.load_weights([path]).weights
+    for name in UNSEEN_OPTIONS:
+        there = weights.unseen.get(name, PUBLISHED_OPTIONS[name])
+        if config.generator[name] != there:
+            raise InputError(f"config.generator.{name} is {config.generator[name]!r}; expected "
+                             f"{there!r}, which config.initial_checkpoint ({path}) was trained "
+                             "with")
     try:
         started = with_weights(state, weights)
     except InputError as error:
@@ -282,18 +290,25 @@ def _announcement(config: ml_collections.ConfigDict, workdir: pathlib.Path,
                            for name, tree in counts.items())
     slices = ", ".join(f"{split} {len(pairs)} ({setup.data_source(config, split)})"
                        for split, pairs in data.items())
-    height, width = data["train"].ndct.shape[1:]
+    sizes = ", ".join(f"{height}×{width}" for height, width in dict.fromkeys(data["train"].sizes))
+    if config.data.crop:
+        sizes += f", in crops of {config.data.crop}×{config.data.crop}"
     found = f"{parallel.describe_devices()}, {devices.device_count} in use by {devices.name}"
     return (f"{setup.model_name(config)} in {workdir}\n"
             f"  devices:    {found}\n"
             f"  parameters: {parameters}\n"
-            f"  slices:     {slices}, {height}×{width}"
+            f"  slices:     {slices}, {sizes}"
             f"{', on the device' if resident else ''}")
 
 
 def _is_resident(config: ml_collections.ConfigDict, data: dict[str, Pairs],
                  devices: parallel.Parallelism) -> bool:
     """Whether the pairs of training and validation stay on the devices."""
+    if len(set(data["train"].sizes)) > 1:
+        if config.data.on_device == "always":
+            raise InputError("config.data.on_device is 'always'; expected 'never' or 'auto', since "
+                             "the files of data.train have slices of several sizes")
+        return False
     if config.data.on_device == "auto":
         return devices.fits(sum(2 * data[split].ndct.nbytes for split in ("train", "valid")))
     return config.data.on_device == "always"
@@ -303,8 +318,8 @@ def _advance_streaming(config: ml_collections.ConfigDict, pairs: Pairs, train_st
                        devices: parallel.Parallelism) -> tuple[Callable, Callable]:
     """`_Steps.advance`, one update a call, with batches that the host sends; and `waited_s`."""
     update = devices.train(train_step)
-    batches = input_pipeline.train_batches(pairs, global_batch_size=config.batch_size,
-                                           seed=config.seed, share=devices.share)
+    batches = input_pipeline.train_batches(pairs, setup.build_sampling(config),
+                                           share=devices.share)
     iterator = None
     waited_s = 0.0
 
@@ -323,16 +338,18 @@ def _advance_streaming(config: ml_collections.ConfigDict, pairs: Pairs, train_st
 def _advance_resident(config: ml_collections.ConfigDict, pairs: Pairs, train_step: Callable,
                       devices: parallel.Parallelism) -> tuple[Callable, Callable]:
     """`_Steps.advance`, up to a row of metrics in one call, with pairs on the devices."""
-    update = devices.train_many(train_step)
-    indices = input_pipeline.train_indices(pairs, global_batch_size=config.batch_size,
-                                           seed=config.seed)
+    sampling = setup.build_sampling(config)
+    update = devices.train_many(train_step, take=functools.partial(
+        input_pipeline.take_views, sampling=sampling))
+    views = input_pipeline.train_views(pairs, sampling)
     placed = devices.place(input_pipeline.batch_of(pairs))
     longest = min(config.log_every_steps, input_pipeline.steps_per_epoch(
         pairs, global_batch_size=config.batch_size))
 
     def advance(state, step, most):
         # As many batches each time, used or not, so that one program is compiled.
-        batches = np.stack([indices[step + i] for i in range(longest)]).astype(np.int32)
+        batches = jax.tree.map(lambda *each: np.stack(each),
+                               *[views[step + i] for i in range(longest)])
         count = min(most, longest)
         state, metrics = update(state, placed, batches, np.int32(count))
         return state, metrics, count
@@ -485,9 +502,9 @@ def _validate(config: ml_collections.ConfigDict, state: TrainState, valid: steps
 
 
 def validation_step(state: TrainState, batch: steps.Batch, *, networks: Networks,
-                     weights: LossWeights) -> steps.Metrics:
+                    loss: LossOptions) -> steps.Metrics:
     """Each loss, and each metric of `full_range`, per image, (N,)."""
-    denoised, terms = steps.evaluation_step(state, batch, networks=networks, weights=weights)
+    denoised, terms = steps.evaluation_step(state, batch, networks=networks, loss=loss)
     denoised_hu, ndct_hu = (hounsfield.denormalise(images[..., 0])
                             for images in (denoised, batch["ndct"]))
     return terms | all_metrics(denoised_hu, ndct_hu, FULL_RANGE_HU)

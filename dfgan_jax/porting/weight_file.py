@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from dfgan_jax.errors import InputError
@@ -23,6 +24,11 @@ _MAX_HEADER_BYTES = 16 << 20
 def has_suffix(path: str | os.PathLike) -> bool:
     """Whether a path ends like a file of weights, and so is meant to be none of a folder."""
     return str(path).lower().endswith(SUFFIXES)
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a path ends like a safetensors file."""
+    return str(path).lower().endswith(SAFETENSORS)
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -57,6 +63,20 @@ def read_weight_file(path: str | os.PathLike) -> Any:
         raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
 
 
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The metadata of a safetensors file; {} of every other file.
+
+    Args:
+      path: of a file that `read_weight_file` has read.
+    """
+    with pathlib.Path(path).open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if file.read(1) != b"{" or header_bytes > _MAX_HEADER_BYTES:
+            return {}
+    with safetensors.safe_open(path, "np") as opened:
+        return opened.metadata() or {}
+
+
 def write_weight_file(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray], *,
                       metadata: Mapping[str, str]) -> None:
     """Writes a state dict, whole or not at all.
@@ -72,7 +92,7 @@ def write_weight_file(path: str | os.PathLike, state_dict: Mapping[str, np.ndarr
     path = pathlib.Path(path)
     refuse_existing(path)
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        if path.name.lower().endswith(SAFETENSORS):
+        if is_safetensors(path):
             # The library takes no other order, and `ascontiguousarray` no scalars.
             contiguous = {key: np.asarray(array, order="C") for key, array in state_dict.items()}
             file.write(safetensors.numpy.save(contiguous, {"format": "pt", **metadata}))

@@ -1,17 +1,23 @@
 """The networks of a run without its optimizers: what PyTorch's files and ours exchange."""
 
 import dataclasses
+import json
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 
 from dfgan_jax.errors import InputError
+from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
+from dfgan_jax.models.unet import Output
 from dfgan_jax.porting import recognition, torch_layout
 from dfgan_jax.porting.torch_layout import Layout
-from dfgan_jax.porting.weight_file import read_weight_file, sha256
+from dfgan_jax.porting.weight_file import read_metadata, read_weight_file, sha256
+from dfgan_jax.safe_pickle import printable
+
+_OPTIONS = "generator_options"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,10 +28,13 @@ class Weights:
       generator: {"params": …, "batch_stats": …, "batches_tracked": …}; the last two are empty
         for RED-CNN, which normalises nothing.
       discriminators: name (`image` and `difference`, or `joint`) → {"params": …}.
+      unseen: the `UNSEEN_OPTIONS` of the generator that are not the published network's;
+        name → value.
     """
 
     generator: dict[str, Any]
     discriminators: dict[str, Any]
+    unseen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def generator_variables(self) -> dict[str, Any]:
@@ -53,7 +62,7 @@ class Weights:
     def options(self) -> dict[str, Any]:
         """What `build_generator` makes the generator's module from."""
         return {"architecture": self.architecture, "attention": self.attention,
-                "width": self.width}
+                "width": self.width, **self.unseen}
 
     def layouts(self) -> dict[str, Layout]:
         """The layout of `generator`, and of each discriminator by its name."""
@@ -110,7 +119,8 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     for network in [generator, *roles.values()]:
         recognition.check(network, others=[generator, *discriminators])
 
-    explanation = recognition.explain(generator)
+    unseen = _unseen_options(generator.container.file)
+    explanation = [*recognition.explain(generator), *explain_options(unseen)]
     for name, network in roles.items():
         explanation += [f"{name}: {line}" if line[0] != " " else line
                         for line in recognition.explain(network)]
@@ -126,7 +136,7 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     weights = Weights(generator={"batch_stats": {}, torch_layout.COUNTS: {},
                                  **recognition.to_variables(generator)},
                       discriminators={name: recognition.to_variables(network)
-                                      for name, network in roles.items()})
+                                      for name, network in roles.items()}, unseen=unseen)
     epochs = [tree["epoch"] for tree in trees.values()
               if isinstance(tree, dict) and type(tree.get("epoch")) is int
               and 0 <= tree["epoch"] < 2**63]
@@ -137,6 +147,45 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
             "source": [{"file": pathlib.Path(path).name, "sha256": sha256(path)}
                        for path in trees]}
     return LoadedWeights(weights=weights, meta=meta, explanation=explanation)
+
+
+def unseen_options(generator_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `UNSEEN_OPTIONS` of a configuration's `generator` that are not the published ones."""
+    return {name: generator_config[name] for name in UNSEEN_OPTIONS
+            if generator_config.get(name, PUBLISHED_OPTIONS[name]) != PUBLISHED_OPTIONS[name]}
+
+
+def explain_options(unseen: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of a generator that its tensors do not show, as lines."""
+    lines = {"output": "output: the difference map, which is added to the input",
+             "add_image": "the image is not added to the features after the last up stage",
+             "gate_window": "the channel gates take the mean of maxima over windows of "
+                            f"{unseen.get('gate_window')} pixels of the image"}
+    return [f"  {lines[name]}" for name in unseen]
+
+
+def options_metadata(unseen: Mapping[str, Any]) -> dict[str, str]:
+    """`unseen` as metadata of a safetensors file; none of the published network."""
+    return {_OPTIONS: json.dumps(dict(unseen))} if unseen else {}
+
+
+def _unseen_options(path: str) -> dict[str, Any]:
+    """The inverse of `options_metadata`; a file that carries none holds the published network."""
+    text = read_metadata(path).get(_OPTIONS, "{}")
+    try:
+        options = json.loads(text)
+        if not isinstance(options, dict) or options.keys() - set(UNSEEN_OPTIONS):
+            raise ValueError(f"expected some of {', '.join(UNSEEN_OPTIONS)}")
+        for name, value in options.items():
+            published = PUBLISHED_OPTIONS[name]
+            if type(value) is not type(published) or (
+                    name == "output" and value not in get_args(Output)) or (
+                    name == "gate_window" and value < 0):
+                raise ValueError(f"{name} is {value!r}")
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata name generator options that there are not: "
+                         f"{printable(text)} ({error})") from error
+    return unseen_options(options)
 
 
 def _the_generator(where: str, places: Sequence[recognition.Container], container: str | None

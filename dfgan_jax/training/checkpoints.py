@@ -28,8 +28,10 @@ from dfgan_jax.porting.torch_layout import COUNTS as _COUNTS
 from dfgan_jax.porting.weights import (
     LoadedWeights,
     Weights,
+    explain_options,
     explain_state_dicts,
     read_weights,
+    unseen_options,
 )
 from dfgan_jax.training.state import TrainState
 
@@ -334,7 +336,9 @@ def restore_state(folder: pathlib.Path, like: TrainState) -> TrainState:
 
 
 def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
-    """Reads the generator's variables alone, whatever the discriminators are.
+    """Reads the variables of the model alone, whatever the discriminators are.
+
+    The model is the generator, or the average of its weights where the state keeps one.
 
     Args:
       folder: of one step, from `locate`, `Checkpoints.latest` or `.best`.
@@ -343,7 +347,9 @@ def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, A
     Raises:
       InputError: the saved tree has other leaves or shapes, or cannot be read.
     """
-    return _restore(folder, {"generator": like})["generator"]
+    has_average = bool(_saved_tree(folder).get("average"))
+    name = "average" if has_average else "generator"
+    return _restore(folder, {name: like})[name]
 
 
 def save_weights(folder: str | os.PathLike, weights: Weights, meta: dict[str, Any]) -> None:
@@ -390,17 +396,21 @@ def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     meta = read_meta(folder)
     like = {name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
             for name, tree in _saved_tree(folder).items()
-            if name in (_COUNTS, "generator", "discriminators")}
+            if name in (_COUNTS, "generator", "average", "discriminators")}
     if "generator" not in like:
         raise InputError(f"{folder}: holds no generator")
     networks = _restore(folder, like)
+    if networks.get("average"):  # which is the model; the generator is on its way
+        networks["generator"] = networks["average"]
     if _COUNTS not in networks:  # a run's own norms have counted a batch in each step
         step = np.int64(meta["step"] or 0)
         networks[_COUNTS] = _counts(networks["generator"]["batch_stats"], step)
+    unseen = unseen_options(meta["config"]["generator"])
     weights = Weights(generator=networks["generator"] | {_COUNTS: networks[_COUNTS]},
-                      discriminators=networks.get("discriminators", {}))
+                      discriminators=networks.get("discriminators", {}), unseen=unseen)
     return LoadedWeights(weights=weights, meta=meta,
-                         explanation=[f"{folder}:", *explain_state_dicts(weights)])
+                         explanation=[f"{folder}:", *explain_options(unseen),
+                                      *explain_state_dicts(weights)])
 
 
 def _counts(batch_stats: Any, step: np.int64) -> Any:

@@ -1,18 +1,62 @@
 """Batches of pairs for training and evaluation (grain).
 
 A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU. Of several
-processes, each reads its share of every batch: which pairs make a batch depends on the step
-alone, so that a run goes on with any number of them.
+processes, each reads its share of every batch: which pairs make a batch, and how each of them is
+cropped and turned, depends on the seed and the step alone, so that a run goes on with any number
+of processes.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import grain
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import InputError
+
+ORIENTATIONS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How training takes its batches from the pairs.
+
+    Attributes:
+      global_batch_size: pairs in a batch, over all devices.
+      seed: of the order, of the crops and of their orientation.
+      crop: height and width of the random crops, the same of both doses [pixels]; 0: whole
+        slices.
+      augment: each slice or crop comes in one of its eight orientations, flips and quarter turns.
+      shares: of the files of the pairs in the batches, which add up to 1; None: each slice comes
+        as often as any other.
+    """
+
+    global_batch_size: int
+    seed: int
+    crop: int = 0
+    augment: bool = False
+    shares: Sequence[float] | None = None
+
+
+class Views(NamedTuple):
+    """Which pairs make a batch, and how each is looked at; arrays of one shape, integers.
+
+    Attributes:
+      rows: numbers of the pairs.
+      tops: first row of each crop.
+      lefts: first column of each crop.
+      orientations: of each, 0 to 7: bit 0 flips rows, bit 1 columns, bit 2 transposes.
+    """
+
+    rows: Any
+    tops: Any
+    lefts: Any
+    orientations: Any
 
 
 def batch_of(pairs: Pairs, index: Any = slice(None)) -> dict[str, Any]:
@@ -24,47 +68,106 @@ def batch_of(pairs: Pairs, index: Any = slice(None)) -> dict[str, Any]:
     return {"ndct": pairs.ndct[index][..., None], "qdct": pairs.qdct[index][..., None]}
 
 
-def train_indices(pairs: Pairs, *, global_batch_size: int, seed: int) -> grain.MapDataset:
-    """Which pairs make each batch of training, without end: `ds[step]` is (N,) int.
+def _oriented(image: Any, orientation: Any, xp: Any) -> Any:
+    """A square image (H, H, …) in one of its eight orientations; `xp` is NumPy or JAX's."""
+    image = xp.where(orientation & 1, image[::-1], image)
+    image = xp.where(orientation & 2, image[:, ::-1], image)
+    return xp.where(orientation & 4, xp.swapaxes(image, 0, 1), image)
+
+
+def view_batch(pairs: Pairs, views: Views, sampling: Sampling) -> dict[str, np.ndarray]:
+    """The batch of some views, on the host; of each slice no more than its crop is read."""
+    def view(slices, row, top, left, orientation):
+        size = sampling.crop or None
+        image = slices[row][top:size and top + size, left:size and left + size]
+        return _oriented(image, orientation, np) if sampling.augment else image
+
+    return {name: np.stack([view(slices, *each) for each in zip(*views, strict=True)])[..., None]
+            for name, slices in (("ndct", pairs.ndct), ("qdct", pairs.qdct))}
+
+
+def take_views(pairs: Mapping[str, jax.Array], views: Views, *, sampling: Sampling
+               ) -> dict[str, jax.Array]:
+    """The batch of some views of pairs that are on the device, each (M, H, W, 1)."""
+    def view(images, row, top, left, orientation):
+        image = images[row]
+        if sampling.crop:
+            image = jax.lax.dynamic_slice(image, (top, left, 0),
+                                          (sampling.crop, sampling.crop, 1))
+        return _oriented(image, orientation, jnp) if sampling.augment else image
+
+    if not sampling.crop and not sampling.augment:
+        return {name: jnp.take(images, views.rows, axis=0) for name, images in pairs.items()}
+    return {name: jax.vmap(lambda *each, images=images: view(images, *each))(*views)
+            for name, images in pairs.items()}
+
+
+def train_views(pairs: Pairs, sampling: Sampling) -> grain.MapDataset:
+    """The views that make each batch of training, without end: `ds[step]` is `Views` of (N,).
 
     Each epoch is shuffled anew, by the seed and the epoch; slices that do not fill
-    the last batch of an epoch wait for another. Order depends on nothing else, so
-    a run goes on from a step alone.
-
-    Args:
-      pairs: normalised HU.
-      global_batch_size: pairs in a batch, over all devices.
-      seed: of the order.
+    the last batch of an epoch wait for another. Of files with shares, each is gone through in an
+    order of its own, and begun again when it ends. Nothing depends on anything but seed and
+    step, so a run goes on from a step alone.
 
     Returns:
       A dataset whose first `steps_per_epoch` batches are the first epoch.
 
     Raises:
-      InputError: there are fewer pairs than one batch takes.
+      InputError: there are fewer pairs than one batch takes, or a crop is larger than a slice.
     """
-    steps_per_epoch(pairs, global_batch_size=global_batch_size)
-    return (grain.MapDataset.range(len(pairs))
-            .shuffle(seed=seed)
-            .batch(global_batch_size, drop_remainder=True)
-            .repeat())
+    steps_per_epoch(pairs, global_batch_size=sampling.global_batch_size)
+    if sampling.crop:
+        for height, width in pairs.sizes:
+            if sampling.crop > min(height, width):
+                raise InputError(f"data.crop is {sampling.crop}, larger than slices of data.train "
+                                 f"({height}×{width})")
+    elif sampling.augment and any(height != width for height, width in pairs.sizes):
+        raise InputError("data.augment turns slices of data.train that are not square; expected "
+                         "data.crop as well")
+
+    def views(step: int, rows: np.ndarray) -> Views:
+        random = np.random.default_rng([sampling.seed, int(step)])
+        tops, lefts, orientations = np.zeros((3, len(rows)), np.int32)
+        if sampling.crop:
+            room = np.array([pairs.size_of(row) for row in rows]) - sampling.crop + 1
+            tops, lefts = random.integers(room.T, dtype=np.int32)
+        if sampling.augment:
+            orientations = random.integers(ORIENTATIONS, size=len(rows), dtype=np.int32)
+        return Views(rows.astype(np.int32), tops, lefts, orientations)
+
+    return _rows(pairs, sampling).map_with_index(views)
+
+
+def _rows(pairs: Pairs, sampling: Sampling) -> grain.MapDataset:
+    """Which pairs make each batch: (N,)."""
+    if sampling.shares is None:
+        return (grain.MapDataset.range(len(pairs))
+                .shuffle(seed=sampling.seed)
+                .batch(sampling.global_batch_size, drop_remainder=True)
+                .repeat())
+    ends = itertools.accumulate(pairs.counts)
+    files = [grain.MapDataset.range(start, end).shuffle(seed=(sampling.seed + number) % 2**32)
+             .repeat() for number, (start, end) in enumerate(itertools.pairwise([0, *ends]))]
+    mixed = grain.MapDataset.mix(files, list(sampling.shares))
+    return mixed.batch(sampling.global_batch_size, drop_remainder=True)
 
 
 def _all(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def train_batches(pairs: Pairs, *, global_batch_size: int, seed: int,
+def train_batches(pairs: Pairs, sampling: Sampling, *,
                   share: Callable[[np.ndarray], np.ndarray] = _all) -> grain.MapDataset:
-    """The batches that `train_indices` names: `ds[step]` is the batch of that step.
+    """The batches that `train_views` names: `ds[step]` is the batch of that step.
 
     Args:
       pairs: normalised HU.
-      global_batch_size: pairs in a batch, over all devices.
-      seed: of the order.
+      sampling: how they are taken.
       share: takes this process's part of a batch's numbers; all of them by default.
     """
-    return train_indices(pairs, global_batch_size=global_batch_size, seed=seed).map(
-        lambda rows: batch_of(pairs, share(rows)))
+    return train_views(pairs, sampling).map(
+        lambda views: view_batch(pairs, Views(*map(share, views)), sampling))
 
 
 def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:

@@ -5,17 +5,45 @@ discriminator, in (0, 1). Each function returns the mean over everything, a
 scalar.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from dfgan_jax.ct import hounsfield
 
-class LossWeights(NamedTuple):
-    """Weights of the generator's terms; the defaults are those of the slides.
+Intensity = Literal["squared", "charbonnier", "log_squared"]
+"""`squared`: the mean squared error. `charbonnier`: the mean of √(error² + `CHARBONNIER_EPSILON`²)
+(Charbonnier et al., ICIP 1994). `log_squared`: the mean over slices of the logarithm of each
+slice's mean squared error, as in NAFNet (Chen et al., ECCV 2022)."""
 
-    `image` and `difference` both weigh `intensity`: the two terms are equal in
-    value, since (denoised − qdct) − (ndct − qdct) = denoised − ndct.
+CHARBONNIER_EPSILON = 1e-3
+
+LOWEST_SQUARED_ERROR = 1e-8
+"""Added to a slice's mean squared error before its logarithm: 0.05 HU, squared."""
+
+SOFT_TISSUE_HU = (-160.0, 240.0)
+"""The abdominal window, which readers look at soft tissue in."""
+
+
+class LossOptions(NamedTuple):
+    """Weights of the terms, and their forms; the defaults are those of the slides.
+
+    Attributes:
+      image: weight of `intensity` of the image.
+      difference: weight of `intensity` of the difference map. The two terms are equal in
+        value, since (denoised − qdct) − (ndct − qdct) = denoised − ndct.
+      gradient_image: weight of `gradient` of the image.
+      gradient_difference: weight of `gradient` of the difference map.
+      adversarial: weight of the generator's adversarial term.
+      intensity: see `Intensity`.
+      soft_tissue: weight of pixels whose normal dose is in `SOFT_TISSUE_HU`, beside 1 of
+        all others.
+      adversarial_from_step: updates before the adversarial term counts. The discriminators
+        train from the first.
+      real_label: score that the discriminators learn for the normal dose: 1, or a little
+        less (one-sided label smoothing; Salimans et al., NeurIPS 2016).
+      gradient_penalty: weight γ of R1, ½γ‖∇D(real)‖² (Mescheder et al., ICML 2018).
     """
 
     image: float = 1.0
@@ -23,11 +51,33 @@ class LossWeights(NamedTuple):
     gradient_image: float = 0.0
     gradient_difference: float = 0.0
     adversarial: float = 0.05
+    intensity: Intensity = "squared"
+    soft_tissue: float = 1.0
+    adversarial_from_step: int = 0
+    real_label: float = 1.0
+    gradient_penalty: float = 0.0
 
 
-def intensity(denoised: jax.Array, ndct: jax.Array) -> jax.Array:
-    """Mean squared error."""
-    return jnp.mean(jnp.square(denoised - ndct))
+def intensity(denoised: jax.Array, ndct: jax.Array, *, form: Intensity = "squared",
+              soft_tissue: float = 1.0) -> jax.Array:
+    """How far the denoised images are from the normal dose, pixel by pixel.
+
+    Args:
+      denoised: (..., H, W, 1), normalised HU.
+      ndct: the same shape.
+      form: see `Intensity`.
+      soft_tissue: see `LossOptions`; weights are divided by their mean.
+    """
+    error = jnp.square(denoised - ndct)
+    if form == "charbonnier":
+        error = jnp.sqrt(error + CHARBONNIER_EPSILON**2)
+    if soft_tissue != 1:
+        low, high = (hounsfield.normalise(limit) for limit in SOFT_TISSUE_HU)
+        weight = jnp.where((ndct >= low) & (ndct <= high), soft_tissue, 1.0)
+        error *= weight / weight.mean((-3, -2, -1), keepdims=True)
+    if form == "log_squared":
+        return jnp.mean(jnp.log(error.mean((-3, -2, -1)) + LOWEST_SQUARED_ERROR))
+    return jnp.mean(error)
 
 
 def _absolute_forward_difference(images: jax.Array, axis: int) -> jax.Array:
@@ -55,7 +105,8 @@ def adversarial_generator(scores_denoised: jax.Array) -> jax.Array:
     return jnp.mean(0.5 * jnp.square(scores_denoised - 1))
 
 
-def adversarial_discriminator(scores_ndct: jax.Array, scores_denoised: jax.Array) -> jax.Array:
-    """The discriminator's least-squares loss, ½(D(ndct) − 1)² + ½D(denoised)²."""
-    return (jnp.mean(0.5 * jnp.square(scores_ndct - 1))
+def adversarial_discriminator(scores_ndct: jax.Array, scores_denoised: jax.Array, *,
+                              real_label: float = 1.0) -> jax.Array:
+    """The discriminator's least-squares loss, ½(D(ndct) − `real_label`)² + ½D(denoised)²."""
+    return (jnp.mean(0.5 * jnp.square(scores_ndct - real_label))
             + jnp.mean(0.5 * jnp.square(scores_denoised)))

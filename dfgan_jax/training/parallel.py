@@ -134,26 +134,34 @@ class Parallelism:
         return self._jitted(_jit(step, in_shardings=(self._replicated, self._sharded),
                                  out_shardings=self._replicated, donate_argnums=0))
 
-    def train_many(self, step: Callable) -> Callable:
+    def train_many(self, step: Callable, *, take: Callable) -> Callable:
         """Compiles several updates in one call, from pairs that are on the devices.
 
         The host does nothing between them.
 
+        Args:
+          step: (state, batch, axis_name=…) → (state, metrics).
+          take: (pairs, views) → batch, for arrays of views of (N,).
+
         Returns:
-          (state, pairs, indices, count) → (state, metrics): `pairs` from `place`, each
-          (M, H, W, 1); `indices`, (K, N) int32, which of them make the batch of each
-          update; `count`, of the K updates those to make. Donates the state. The
+          (state, pairs, views, count) → (state, metrics): `pairs` from `place`, each
+          (M, H, W, 1); `views`, arrays of (K, N) int32, which `take` makes the batch of each
+          update from; `count`, of the K updates those to make. Donates the state. The
           metrics are (K,); those beyond `count` are zeros.
         """
-        def updates(state, pairs, indices, count, **axis):
+        def updates(state, pairs, views, count, **axis):
+            def batch(number):
+                return take(pairs, jax.tree.map(lambda x: x[number], views))
+
             def update(number, carry):
                 state, history = carry
-                state, metrics = step(state, _take(pairs, indices[number]), **axis)
+                state, metrics = step(state, batch(number), **axis)
                 return state, jax.tree.map(lambda all_, one: all_.at[number].set(one),
                                            history, metrics)
 
-            shapes = jax.eval_shape(lambda: step(state, _take(pairs, indices[0]), **axis))[1]
-            history = jax.tree.map(lambda x: jnp.zeros((len(indices), *x.shape), x.dtype), shapes)
+            shapes = jax.eval_shape(lambda: step(state, batch(0), **axis))[1]
+            most = len(jax.tree.leaves(views)[0])
+            history = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
             return jax.lax.fori_loop(0, count, update, (state, history))
 
         if self.name == "pmap":
@@ -164,8 +172,8 @@ class Parallelism:
             compiled = _jit(updates, donate_argnums=0, out_shardings=self._replicated,
                             in_shardings=(self._replicated, self._replicated, self._by_column,
                                           self._replicated))
-        return lambda state, pairs, indices, count: compiled(
-            state, pairs, self._columns(indices), count)
+        return lambda state, pairs, views, count: compiled(
+            state, pairs, jax.tree.map(self._columns, views), count)
 
     def evaluate(self, step: Callable) -> Compiled:
         """Compiles (state, batch) → tree of arrays with a leading axis of the whole batch."""

@@ -40,10 +40,17 @@ class Networks(NamedTuple):
 
 
 class Optimizers(NamedTuple):
-    """One for the generator, one for all discriminators together."""
+    """One for the generator, one for all discriminators together.
+
+    Attributes:
+      generator: of its parameters.
+      discriminator: of those of all discriminators.
+      average_decay: of the exponential moving average of the generator's weights; 0 for none.
+    """
 
     generator: optax.GradientTransformation
     discriminator: optax.GradientTransformation
+    average_decay: float = 0.0
 
 
 @flax.struct.dataclass
@@ -58,6 +65,8 @@ class TrainState:
       generator_opt_state: of the generator's optimizer.
       discriminators: name → {"params": …}.
       discriminator_opt_state: of the discriminators' optimizer.
+      average: the exponential moving average of `generator`, which is then the model that is
+        evaluated; empty where none is kept.
     """
 
     step: jax.Array
@@ -66,6 +75,12 @@ class TrainState:
     generator_opt_state: Any
     discriminators: Any
     discriminator_opt_state: Any
+    average: Any = dataclasses.field(default_factory=dict)
+
+    @property
+    def model(self) -> Any:
+        """The generator's variables that are evaluated: their average, where one is kept."""
+        return self.average or self.generator
 
 
 def create_state(key: jax.Array, networks: Networks, optimizers: Optimizers) -> TrainState:
@@ -83,7 +98,8 @@ def create_state(key: jax.Array, networks: Networks, optimizers: Optimizers) -> 
         generator=generator,
         generator_opt_state=optimizers.generator.init(generator["params"]),
         discriminators=discriminators,
-        discriminator_opt_state=optimizers.discriminator.init(discriminators))
+        discriminator_opt_state=optimizers.discriminator.init(discriminators),
+        average=jax.tree.map(jnp.copy, generator) if optimizers.average_decay else {})
 
 
 def with_weights(state: TrainState, weights: Weights) -> TrainState:
@@ -105,4 +121,6 @@ def with_weights(state: TrainState, weights: Weights) -> TrainState:
                          f"the configuration; its architecture is {weights.architecture}")
     same = shapes(weights.discriminators) == shapes(state.discriminators)
     taken = {"generator": generator} | ({"discriminators": weights.discriminators} if same else {})
+    if state.average:
+        taken["average"] = generator
     return dataclasses.replace(state, **jax.tree.map(jnp.asarray, taken))

@@ -15,7 +15,7 @@ import optax
 
 from dfgan_jax.models.unet import STAGE
 from dfgan_jax.training import losses
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -35,33 +35,48 @@ def _scores(networks: Networks, discriminators: Mapping[str, Any], image: jax.Ar
     return {name: each.astype(image.dtype) for name, each in scores.items()}
 
 
+def _squared_slope(networks: Networks, discriminators: Mapping[str, Any], ndct: jax.Array,
+                   qdct: jax.Array) -> jax.Array:
+    """R1's ‖∇D‖² at the normal dose, of each image's mean score; the mean over both."""
+    def mean_scores(image):
+        return sum(scores.mean((1, 2, 3)).sum() for scores in
+                   _scores(networks, discriminators, image, qdct).values())
+
+    slope = jax.grad(mean_scores)(ndct)
+    return jnp.square(slope).sum((1, 2, 3)).mean() / len(discriminators)
+
+
 def generator_terms(denoised: jax.Array, batch: Batch, scores: Mapping[str, jax.Array],
-                    weights: LossWeights) -> Metrics:
+                    loss: LossOptions, step: jax.Array | int | None = None) -> Metrics:
     """The generator's loss and its parts.
 
     Args:
       denoised: (..., H, W, 1), normalised HU.
       batch: `ndct` and `qdct` of the same shape.
       scores: of the denoised images, by discriminator.
-      weights: of the terms; those that weigh nothing are not computed.
+      loss: weights and forms of the terms; those that weigh nothing are not computed.
+      step: updates made; None for all that there will be.
 
     Returns:
       name → scalar; `generator_loss` is the weighted sum of the others, whose
       adversarial part is the mean over the discriminators.
     """
     ndct, qdct = batch["ndct"], batch["qdct"]
-    terms = {"intensity_loss": losses.intensity(denoised, ndct)}
-    total = (weights.image + weights.difference) * terms["intensity_loss"]
-    if weights.gradient_image:
+    terms = {"intensity_loss": losses.intensity(denoised, ndct, form=loss.intensity,
+                                                soft_tissue=loss.soft_tissue)}
+    total = (loss.image + loss.difference) * terms["intensity_loss"]
+    if loss.gradient_image:
         terms["gradient_image_loss"] = losses.gradient(denoised, ndct)
-        total += weights.gradient_image * terms["gradient_image_loss"]
-    if weights.gradient_difference:
+        total += loss.gradient_image * terms["gradient_image_loss"]
+    if loss.gradient_difference:
         terms["gradient_difference_loss"] = losses.gradient(denoised - qdct, ndct - qdct)
-        total += weights.gradient_difference * terms["gradient_difference_loss"]
+        total += loss.gradient_difference * terms["gradient_difference_loss"]
     if scores:
         adversarial = [losses.adversarial_generator(each) for each in scores.values()]
         terms["adversarial_loss"] = jnp.mean(jnp.stack(adversarial))
-        total += weights.adversarial * terms["adversarial_loss"]
+        begun = (1.0 if step is None or not loss.adversarial_from_step
+                 else jnp.where(step >= loss.adversarial_from_step, 1.0, 0.0))
+        total += begun * loss.adversarial * terms["adversarial_loss"]
     return {"generator_loss": total, **terms}
 
 
@@ -74,7 +89,7 @@ class _Gradients(NamedTuple):
     metrics: Metrics
 
 
-def _gradients(state: TrainState, batch: Batch, *, networks: Networks, weights: LossWeights,
+def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: LossOptions,
                remat: bool, axis_name: str | None) -> _Gradients:
     """The gradients of both objectives at one prediction."""
     generator = networks.generator.clone(axis_name=axis_name)
@@ -92,7 +107,7 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, weights: 
         denoised, updates = denoise(params)
         denoised = denoised.astype(ndct.dtype)
         scores = _scores(networks, state.discriminators, denoised, qdct)
-        terms = generator_terms(denoised, batch, scores, weights)
+        terms = generator_terms(denoised, batch, scores, loss, step=state.step)
         return terms["generator_loss"], (denoised, updates["batch_stats"], terms)
 
     gradients, (denoised, batch_stats, metrics) = jax.grad(
@@ -104,8 +119,13 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, weights: 
         # same inputs, same parameters, so XLA computes the forward pass once.
         real = _scores(networks, discriminators, ndct, qdct)
         fake = _scores(networks, discriminators, denoised, qdct)
-        return jnp.mean(jnp.stack([losses.adversarial_discriminator(real[name], fake[name])
-                                   for name in discriminators]))
+        terms = [losses.adversarial_discriminator(real[name], fake[name],
+                                                  real_label=loss.real_label)
+                 for name in discriminators]
+        if loss.gradient_penalty:
+            terms.append(0.5 * loss.gradient_penalty * len(discriminators)
+                         * _squared_slope(networks, discriminators, ndct, qdct))
+        return jnp.sum(jnp.stack(terms)) / len(discriminators)
 
     discriminator_gradients: Any = {}
     if state.discriminators:
@@ -132,7 +152,7 @@ def _mean_over_parts(gradients_of: Callable[[Batch], _Gradients], batch: Batch, 
 
 
 def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizers: Optimizers,
-               weights: LossWeights, accumulate: int = 1, remat: bool = False,
+               loss: LossOptions, accumulate: int = 1, remat: bool = False,
                axis_name: str | None = None) -> tuple[TrainState, Metrics]:
     """Updates the generator and every discriminator once.
 
@@ -144,7 +164,7 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
       batch: `ndct` and `qdct`; this device's share under `axis_name`.
       networks: the modules and the layout of the discriminators.
       optimizers: of the generator and of the discriminators.
-      weights: of the generator's loss terms.
+      loss: weights and forms of the loss terms.
       accumulate: parts that the batch is taken in, one after another, for less memory.
         Gradients, metrics and running statistics are their mean. Each part is normalised
         by its own statistics, as a smaller batch would be.
@@ -157,7 +177,7 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
       The state after the step, and scalar metrics: the losses and the global
       norms of the gradients.
     """
-    gradients_of = functools.partial(_gradients, state, networks=networks, weights=weights,
+    gradients_of = functools.partial(_gradients, state, networks=networks, loss=loss,
                                      remat=remat, axis_name=axis_name)
     found = (gradients_of(batch) if accumulate == 1 else
              _mean_over_parts(gradients_of, batch, accumulate))
@@ -174,36 +194,53 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
     params = optax.apply_updates(state.generator["params"], updates)
     updates, discriminator_opt_state = optimizers.discriminator.update(
         discriminator_gradients, state.discriminator_opt_state, state.discriminators)
+    generator = {"params": params, "batch_stats": batch_stats}
     return dataclasses.replace(
         state,
         step=state.step + 1,
-        generator={"params": params, "batch_stats": batch_stats},
+        generator=generator,
+        average=_moved_average(state, generator, decay=optimizers.average_decay),
         generator_opt_state=generator_opt_state,
         discriminators=optax.apply_updates(state.discriminators, updates),
         discriminator_opt_state=discriminator_opt_state), metrics
 
 
+def _moved_average(state: TrainState, generator: Any, *, decay: float) -> Any:
+    """The average of the weights and running statistics after an update.
+
+    At first it forgets faster, so that the random initial weights do not stay in it: the
+    decay is at most (1 + step) / (10 + step), as TensorFlow's average has it.
+    """
+    if not decay:
+        return {}
+    step = state.step.astype(jnp.float32)
+    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda average, new: keep * average + (1 - keep) * new,
+                        state.average, generator)
+
+
 def evaluation_step(state: TrainState, batch: Batch, *, networks: Networks,
-                    weights: LossWeights) -> tuple[jax.Array, Metrics]:
+                    loss: LossOptions) -> tuple[jax.Array, Metrics]:
     """Denoises a batch with the running statistics.
 
     Returns:
       The denoised images, (N, H, W, 1) float32, and each loss *per image*, (N,),
       so that images that only pad a batch can be left out of a mean.
     """
-    denoised: Any = networks.generator.apply(state.generator, batch["qdct"], train=False)
+    denoised: Any = networks.generator.apply(state.model, batch["qdct"], train=False)
     denoised = denoised.astype(jnp.float32)
     scores = _scores(networks, state.discriminators, denoised, batch["qdct"])
-    terms = jax.vmap(functools.partial(generator_terms, weights=weights))(
+    terms = jax.vmap(functools.partial(generator_terms, loss=loss))(
         denoised, dict(batch), scores)
     return denoised, terms
 
 
 def batch_statistics_step(state: TrainState, batch: Batch, *, networks: Networks,
-                          weights: LossWeights) -> tuple[TrainState, Metrics]:
+                          loss: LossOptions) -> tuple[TrainState, Metrics]:
     """Validates a batch as the published code did: a quirk kept for parity.
 
-    It normalises by the batch's own statistics, and moves the running ones.
+    It normalises by the batch's own statistics, and moves the running ones. For states
+    without an average of the weights.
 
     Returns:
       The state with its running statistics moved, and the batch's losses.
@@ -214,4 +251,4 @@ def batch_statistics_step(state: TrainState, batch: Batch, *, networks: Networks
     scores = _scores(networks, state.discriminators, denoised, batch["qdct"])
     generator = {**state.generator, "batch_stats": updates["batch_stats"]}
     return (dataclasses.replace(state, generator=generator),
-            generator_terms(denoised, batch, scores, weights))
+            generator_terms(denoised, batch, scores, loss))

@@ -10,7 +10,7 @@ from scipy.signal import convolve, correlate
 from dfgan_jax.models.generators import initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.redcnn import REDCNN
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.parallel import run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 from dfgan_jax.training.steps import batch_statistics_step, train_step
@@ -132,7 +132,7 @@ def train(*, count, **options):
 
     def step(state, _):
         return train_step(state, batch(), networks=NETWORKS, optimizers=optimizers,
-                          weights=LossWeights(), **options)
+                          loss=LossOptions(), **options)
 
     def run(key):
         return jax.lax.scan(step, create_state(key, NETWORKS, optimizers), length=count)
@@ -152,7 +152,7 @@ def test_training_without_discriminators_lowers_the_loss():
     assert losses[-1] < 0.75 * losses[0]
     assert state.generator["batch_stats"] == {}
     after, metrics = run_once(functools.partial(
-        batch_statistics_step, networks=NETWORKS, weights=LossWeights()), state, batch())
+        batch_statistics_step, networks=NETWORKS, loss=LossOptions()), state, batch())
     jax.tree.map(np.testing.assert_array_equal, after.generator, state.generator)
     assert metrics["generator_loss"] < losses[0]
 

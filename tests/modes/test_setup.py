@@ -41,7 +41,7 @@ def test_every_variant_is_usable(module, variant):
     assert config.generator.attention == (module is attn)
     networks = setup.build_networks(config)
     assert networks.discriminators == ("joint" if variant == "published" else "pair")
-    assert setup.build_weights(config).gradient_image == (1.0 if variant == "published" else 0.0)
+    assert setup.build_loss(config).gradient_image == (1.0 if variant == "published" else 0.0)
 
 
 @pytest.mark.parametrize("variant", ["", "demo"])

@@ -167,7 +167,7 @@ def training(case: Training, precision: Precision) -> Quantities:
                         PatchDiscriminator(width=case.discriminator_width), case.discriminators)
     step = jax.jit(functools.partial(
         steps.train_step, networks=networks, optimizers=optimizers,
-        weights=setup.build_weights(config)))
+        loss=setup.build_loss(config)))
     layout = torch_layout.generator_layout(attention=case.attention, width=case.width)
     layouts = {name: torch_layout.discriminator_layout(channels=channels,
                                                        width=case.discriminator_width)

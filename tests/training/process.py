@@ -17,7 +17,7 @@ from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.training import checkpoints, input_pipeline, processes, steps
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.parallel import Parallelism, run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
@@ -51,16 +51,17 @@ def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,
     devices_ = Parallelism(parallel, global_batch_size=BATCH, devices=devices)
     devices_.connect()
     update = devices_.train(functools.partial(
-        steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, weights=LossWeights()))
+        steps.train_step, networks=NETWORKS, optimizers=OPTIMIZERS, loss=LossOptions()))
     validate = devices_.evaluate(functools.partial(
-        steps.evaluation_step, networks=NETWORKS, weights=LossWeights()))
+        steps.evaluation_step, networks=NETWORKS, loss=LossOptions()))
     state = initial_state()
     if goes_on_from is not None:
         state = checkpoints.restore_state(goes_on_from, state)
     first = int(state.step)
     state = devices_.place(state)
     batches = input_pipeline.iterate_from(input_pipeline.train_batches(
-        pairs(20, 0), global_batch_size=BATCH, seed=1, share=devices_.share), first)
+        pairs(20, 0), input_pipeline.Sampling(global_batch_size=BATCH, seed=1),
+        share=devices_.share), first)
     result: dict[str, Any] = {}
     for step in range(first, STEPS):
         if step == HALF and saves_to is not None and processes.is_main():

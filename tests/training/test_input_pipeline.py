@@ -6,6 +6,7 @@ import pytest
 from dfgan_jax.ct.pairs import Pairs
 from dfgan_jax.errors import InputError
 from dfgan_jax.training import input_pipeline
+from dfgan_jax.training.input_pipeline import Sampling
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def epoch(batches, number, steps):
 
 
 def test_an_epoch_takes_no_slice_twice_and_each_is_in_another_order(pairs):
-    batches = input_pipeline.train_batches(pairs, global_batch_size=2, seed=0)
+    batches = input_pipeline.train_batches(pairs, Sampling(global_batch_size=2, seed=0))
     steps = input_pipeline.steps_per_epoch(pairs, global_batch_size=2)
     assert steps == 3
     epochs = [epoch(batches, number, steps) for number in range(5)]
@@ -38,14 +39,15 @@ def test_an_epoch_takes_no_slice_twice_and_each_is_in_another_order(pairs):
 
 def test_order_is_a_function_of_the_seed(pairs):
     def order(seed):
-        return epoch(input_pipeline.train_batches(pairs, global_batch_size=3, seed=seed), 0, 6)
+        sampling = Sampling(global_batch_size=3, seed=seed)
+        return epoch(input_pipeline.train_batches(pairs, sampling), 0, 6)
 
     assert order(1) == order(1)
     assert order(1) != order(2)
 
 
 def test_iteration_goes_on_from_any_step(pairs):
-    batches = input_pipeline.train_batches(pairs, global_batch_size=2, seed=3)
+    batches = input_pipeline.train_batches(pairs, Sampling(global_batch_size=2, seed=3))
     iterator = input_pipeline.iterate_from(batches, 4)
     assert [numbers(next(iterator)) for _ in range(6)] == [
         numbers(batches[step]) for step in range(4, 10)]
@@ -61,7 +63,7 @@ def test_batches_of_mapped_pairs_are_plain_copies_in_the_same_order(pairs, tmp_p
         return zip(iterate(mapped), iterate(pairs), strict=False)
 
     def train(pairs):
-        batches = input_pipeline.train_batches(pairs, global_batch_size=2, seed=3)
+        batches = input_pipeline.train_batches(pairs, Sampling(global_batch_size=2, seed=3))
         return itertools.islice(input_pipeline.iterate_from(batches, 2), 5)
 
     def evaluation(pairs):
@@ -81,7 +83,7 @@ def test_batches_of_mapped_pairs_are_plain_copies_in_the_same_order(pairs, tmp_p
 
 def test_refuses_fewer_slices_than_a_batch(pairs):
     with pytest.raises(InputError, match="7 slices; batch_size 8"):
-        input_pipeline.train_batches(pairs, global_batch_size=8, seed=0)
+        input_pipeline.train_batches(pairs, Sampling(global_batch_size=8, seed=0))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 8])

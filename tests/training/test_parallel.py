@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,7 +13,7 @@ from dfgan_jax.errors import InputError
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.training import steps
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.parallel import Parallelism, run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 from tests.modes import command
@@ -38,9 +39,9 @@ def train(networks, parallel, device_count):
     devices = Parallelism(parallel, global_batch_size=4, devices=jax.devices()[:device_count])
     step = devices.train(functools.partial(
         steps.train_step, networks=NETWORKS[networks], optimizers=OPTIMIZERS,
-        weights=LossWeights()))
+        loss=LossOptions()))
     evaluate = devices.evaluate(functools.partial(
-        steps.evaluation_step, networks=NETWORKS[networks], weights=LossWeights()))
+        steps.evaluation_step, networks=NETWORKS[networks], loss=LossOptions()))
     state = devices.place(initial_state(networks))
     history = []
     for batch in BATCHES:
@@ -63,14 +64,15 @@ def test_many_updates_in_one_call_are_the_same_updates(parallel, device_count):
     devices = Parallelism(parallel, global_batch_size=4, devices=jax.devices()[:device_count])
     update = devices.train_many(functools.partial(
         steps.train_step, networks=NETWORKS["unet"], optimizers=OPTIMIZERS,
-        weights=LossWeights()))
+        loss=LossOptions()), take=lambda pairs, views: jax.tree.map(
+            lambda images: jnp.take(images, views["rows"], axis=0), pairs))
     # The batches' slices in another order, and a fourth batch that is not asked for.
     order = np.random.default_rng(1).permutation(12)
     pairs = {name: np.concatenate([batch[name] for batch in BATCHES])[order]
              for name in ("ndct", "qdct")}
     indices = np.append(np.argsort(order).reshape(3, 4), [[0, 0, 0, 0]], axis=0).astype(np.int32)
-    state, metrics = update(devices.place(initial_state("unet")), devices.place(pairs), indices,
-                            np.int32(3))
+    state, metrics = update(devices.place(initial_state("unet")), devices.place(pairs),
+                            {"rows": indices}, np.int32(3))
     expected_state, expected_history, _ = train("unet", "jit", 1)
     actual_history = [{name: float(values[i]) for name, values in metrics.items()}
                       for i in range(3)]

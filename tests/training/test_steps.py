@@ -11,13 +11,13 @@ from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.training import losses, parallel, steps
-from dfgan_jax.training.losses import LossWeights
+from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
 from tests.reference import load
 from tests.reference.fill import image
 from tests.training.recording import recording
 
-PUBLISHED_CODE = LossWeights(1.0, 1.0, 1.0, 1.0, 0.05)
+PUBLISHED_CODE = LossOptions(1.0, 1.0, 1.0, 1.0, 0.05)
 
 
 def published_batch(step):
@@ -37,16 +37,16 @@ def published_state(optimizers, *, attention):
         discriminator_opt_state=optimizers.discriminator.init(discriminators))
 
 
-@pytest.mark.parametrize(("attention", "variant", "weights"), [
-    (False, "slides", LossWeights()), (False, "code", PUBLISHED_CODE),
-    (True, "slides", LossWeights()), (True, "code", PUBLISHED_CODE)])
-def test_five_steps_agree_with_the_published_loop(attention, variant, weights):
+@pytest.mark.parametrize(("attention", "variant", "loss"), [
+    (False, "slides", LossOptions()), (False, "code", PUBLISHED_CODE),
+    (True, "slides", LossOptions()), (True, "code", PUBLISHED_CODE)])
+def test_five_steps_agree_with_the_published_loop(attention, variant, loss):
     reference = load.numbers(f"training_{'attn_unet' if attention else 'unet'}_{variant}")
     networks = Networks(UNet(attention=attention), PatchDiscriminator(), "joint")
     optimizers = Optimizers(recording(optax.adam(2e-4)), recording(optax.adam(2e-5)))
     state = published_state(optimizers, attention=attention)
     step = jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
-                                     weights=weights))
+                                     loss=loss))
     # Adam divides by tiny numbers: trajectories drift apart, so later steps get room.
     for index, tolerance in enumerate([1e-6, 2e-3, 2e-3, 2e-3, 2e-3]):
         state, metrics = step(state, published_batch(index))
@@ -104,9 +104,9 @@ def initial_state(seed, networks, optimizers):
         create_state, networks=networks, optimizers=optimizers), jax.random.key(seed))
 
 
-def train_once(networks, optimizers, state, batch, weights=LossWeights()):  # noqa: B008
+def train_once(networks, optimizers, state, batch, loss=LossOptions()):  # noqa: B008
     return jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
-                                     weights=weights))(state, batch)
+                                     loss=loss))(state, batch)
 
 
 def test_pair_averages_its_two_discriminators():
@@ -149,7 +149,7 @@ def test_the_generator_does_not_learn_from_the_discriminators_loss():
 def test_without_discriminators_only_the_intensity_is_left():
     networks, optimizers, state, batch = small("none")
     _, metrics = train_once(networks, optimizers, state, batch,
-                            LossWeights(image=0.5, difference=0.25))
+                            LossOptions(image=0.5, difference=0.25))
     assert set(metrics) == {"generator_loss", "intensity_loss", "generator_gradient_norm"}
     assert float(metrics["generator_loss"]) == pytest.approx(
         0.75 * float(metrics["intensity_loss"]), rel=1e-6)
@@ -157,9 +157,9 @@ def test_without_discriminators_only_the_intensity_is_left():
 
 def test_evaluation_losses_are_per_image_and_leave_the_state_alone():
     networks, _, state, batch = small("pair")
-    weights = LossWeights(gradient_image=1.0, gradient_difference=1.0)
+    loss = LossOptions(gradient_image=1.0, gradient_difference=1.0)
     denoised, terms = parallel.run_once(functools.partial(
-        steps.evaluation_step, networks=networks, weights=weights), state, batch)
+        steps.evaluation_step, networks=networks, loss=loss), state, batch)
     expected = parallel.run_once(functools.partial(networks.generator.apply, train=False),
                                  state.generator, batch["qdct"])
     np.testing.assert_allclose(denoised, expected, atol=1e-6)
@@ -175,7 +175,7 @@ def test_scores_are_compared_in_float32_whatever_the_networks_compute_in():
                         PatchDiscriminator(width=2, dtype="bfloat16"), "pair")
     _, optimizers, state, batch = small("pair")
     _, metrics = jax.eval_shape(functools.partial(
-        steps.train_step, networks=networks, optimizers=optimizers, weights=LossWeights()),
+        steps.train_step, networks=networks, optimizers=optimizers, loss=LossOptions()),
         state, batch)
     assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
 
@@ -183,7 +183,7 @@ def test_scores_are_compared_in_float32_whatever_the_networks_compute_in():
 def test_batch_statistics_validation_moves_the_running_ones_only():
     networks, _, state, batch = small("pair")
     after, terms = parallel.run_once(functools.partial(
-        steps.batch_statistics_step, networks=networks, weights=LossWeights()), state, batch)
+        steps.batch_statistics_step, networks=networks, loss=LossOptions()), state, batch)
     denoised, updates = parallel.run_once(functools.partial(
         networks.generator.apply, train=True, mutable=["batch_stats"]),
         state.generator, batch["qdct"])
@@ -216,7 +216,7 @@ SGD = Optimizers(optax.sgd(0.01), optax.inject_hyperparams(optax.sgd)(learning_r
 @functools.cache
 def small_step(**options):
     return jax.jit(functools.partial(steps.train_step, networks=SMALL, optimizers=SGD,
-                                     weights=PUBLISHED_CODE, **options))
+                                     loss=PUBLISHED_CODE, **options))
 
 
 def small_state(*, norm_scale=1.0):
@@ -245,7 +245,7 @@ def test_remat_changes_no_number_and_takes_less_memory():
     results, memory = [], []
     for remat in (True, False):
         step = jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=SGD,
-                                         weights=PUBLISHED_CODE, remat=remat)
+                                         loss=PUBLISHED_CODE, remat=remat)
                        ).lower(state, batch).compile()
         results.append(step(state, batch))
         memory.append(step.memory_analysis().temp_size_in_bytes)
