@@ -40,6 +40,8 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "denoise: file or folder to write, of the input's kind. convert: .pth, .pt, "
     ".pth.tar or .safetensors to write, or the folder of a checkpoint. simulate: folder for train, "
     "valid and test.npy. simulate of scans, pair: .npy to write; with --split, a folder.")
+_STRENGTH = flags.DEFINE_float(
+    "strength", 1.0, "denoise: input + strength · (denoised − input); 0 to 1.5.")
 _CONTAINER = flags.DEFINE_string(
     "container", None, "convert: which generator, where a file has several: the keys that lead to "
     "it, joined by dots.")
@@ -118,7 +120,8 @@ def main(arguments: list[str]) -> None:
                     checkpoint_paths=_CHECKPOINT.value)
     elif mode == "denoise":
         checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
-        run(checkpoint_path=checkpoint, source=pathlib.Path(source), output=_output())
+        run(checkpoint_path=checkpoint, source=pathlib.Path(source), output=_output(),
+            strength=_STRENGTH.value)
     elif mode == "convert":
         if not _INPUT.value:
             raise InputError("--mode=convert needs --input=PATH")
@@ -152,7 +155,7 @@ _OF_SCANS = ("dose_fraction", "kernel", "photons_per_ray", "pixel_spacing", "see
 _PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout")
 
 _USED = {"train": _PROCESSES, "evaluate": ("checkpoint", *_PROCESSES),
-         "denoise": ("checkpoint", "input", "output"),
+         "denoise": ("checkpoint", "input", "output", "strength"),
          "convert": ("input", "output", "container", "verify"),
          "simulate": ("input", "output", *_OF_SCANS),
          "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",),

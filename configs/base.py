@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
     # image: the U-Net makes every pixel anew, as published; difference: it makes the difference
     # map, which is added to its input.
     config.generator.output = "image"
-    # The U-Net adds its input to all features after the last up stage, as published.
+    # The U-Net adds its input to all features after each up stage, as published.
     config.generator.add_image = True
     # CBAM's gates start open, instead of half closed as published.
     config.generator.open_gates = False

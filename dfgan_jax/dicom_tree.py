@@ -142,6 +142,7 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
     return {
         "input": str(source), "model": derivation.model,
         "weights_sha256": derivation.weights_sha256, "version": derivation.version,
+        "strength": derivation.strength,
         "slices": len(written), "saturated_pixels": sum(saturated.values()),
         "written_before": len(there),
         "series": [{

@@ -26,6 +26,9 @@ from dfgan_jax.training import checkpoints, parallel, processes
 MAX_BATCH_PIXELS = 16 * 512 ** 2
 """Pixels of slices that are denoised at a time, by default: about 3 GB of activations."""
 
+MAX_STRENGTH = 1.5
+"""Beyond it the difference map, and all that it wrongly removes, is exaggerated."""
+
 
 class Denoiser:
     """Denoises slices of any size with a trained generator and its running statistics.
@@ -36,14 +39,24 @@ class Denoiser:
         normalises nothing.
       meta: what the checkpoint holds beside them: `config`, `step`, `epoch`.
       path: of the checkpoint.
+      strength: the result is input + strength · (denoised − input): 0 gives the input back, 1
+        is the model's own result, the default; at most `MAX_STRENGTH`.
+
+    Raises:
+      InputError: the strength is another.
 
     Attributes:
       meta: as given.
       path: as given; None where there is no checkpoint.
+      strength: as given.
     """
 
     def __init__(self, generator: Generator, variables: Any, *,
-                 meta: dict[str, Any] | None = None, path: str | os.PathLike | None = None):
+                 meta: dict[str, Any] | None = None, path: str | os.PathLike | None = None,
+                 strength: float = 1.0):
+        if not 0 <= strength <= MAX_STRENGTH:
+            raise InputError(f"strength is {strength}; expected 0 to {MAX_STRENGTH}")
+        self.strength = strength
         self.meta = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
@@ -54,25 +67,26 @@ class Denoiser:
             dtype=generator.dtype)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Denoiser":
+    def load(cls, path: str | os.PathLike, *, strength: float = 1.0) -> "Denoiser":
         """Loads the generator of a checkpoint.
 
         Args:
           path: a workdir (its best checkpoint is taken), the folder of one checkpoint,
             or a file of weights: PyTorch's (`.pth`, `.pt`, `.pth.tar`; PyTorch is not
             needed) or `.safetensors`.
+          strength: see `Denoiser`.
 
         Raises:
-          InputError: there is no checkpoint, it is broken or refused, or it is not that
-            of a known generator.
+          InputError: there is no checkpoint, it is broken or refused, it is not that
+            of a known generator, or the strength is none.
         """
         if pathlib.Path(path).is_file():
-            return cls._load_file(path)
+            return cls._load_file(path, strength=strength)
         folder = checkpoints.locate(path)
         meta = checkpoints.read_meta(folder)
         generator = _generator(folder, meta)
         variables = checkpoints.restore_generator(folder, _shapes(generator))
-        return cls(generator, variables, meta=meta, path=folder)
+        return cls(generator, variables, meta=meta, path=folder, strength=strength)
 
     @classmethod
     def load_in_all(cls, path: str | os.PathLike) -> "Denoiser":
@@ -87,10 +101,10 @@ class Denoiser:
         return cls(generator, processes.broadcast(_shapes(generator)), **described)
 
     @classmethod
-    def _load_file(cls, path: str | os.PathLike) -> "Denoiser":
+    def _load_file(cls, path: str | os.PathLike, *, strength: float) -> "Denoiser":
         read = read_weights([path])
         return cls(_generator(path, read.meta), read.weights.generator_variables, meta=read.meta,
-                   path=path)
+                   path=path, strength=strength)
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -154,7 +168,10 @@ class Denoiser:
         output = np.asarray(self._apply(self._variables, batch[..., None]), np.float32)
         if not np.isfinite(output).all():
             raise InputError(f"{self.path or 'the model'}: its output is not finite")
-        return np.where(outside, hu, hounsfield.denormalise(output[:count, :height, :width, 0]))
+        denoised = hounsfield.denormalise(output[:count, :height, :width, 0])
+        if self.strength != 1:
+            denoised = hu + np.float32(self.strength) * (denoised - hu)
+        return np.where(outside, hu, denoised)
 
 
 def batch_size_of(shape: tuple[int, ...]) -> int:

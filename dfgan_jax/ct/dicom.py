@@ -141,15 +141,24 @@ class Derivation:
       model: name, such as AttnDFGAN.
       weights_sha256: of the generator's parameters and running statistics.
       version: of this software.
+      strength: of the denoising; see `Denoiser`.
     """
 
     model: str
     weights_sha256: str
     version: str
+    strength: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The model, and the strength where it is not 1."""
+        return self.model if self.strength == 1 else f"{self.model}, strength {self.strength:g}"
 
     def derived_uid(self, source_uid: str) -> str:
         """A UID that the same source and weights always give (PS3.5 B.2, UUIDs of RFC 9562)."""
         name = f"{source_uid}\n{self.weights_sha256}\n{self.version}"
+        if self.strength != 1:
+            name += f"\n{self.strength!r}"
         return f"2.25.{uuid.uuid5(_UID_NAMESPACE, name).int}"
 
 
@@ -542,7 +551,7 @@ def _mark_as_derived(dataset: Dataset, derivation: Derivation) -> None:
     image_type = [str(value) for value in dataset.get("ImageType") or ()]
     dataset.ImageType = ["DERIVED", "SECONDARY", *(image_type[2:] or ["AXIAL"])]
 
-    text = (f"Denoised by {derivation.model}, weights SHA-256 {derivation.weights_sha256}, "
+    text = (f"Denoised by {derivation.name}, weights SHA-256 {derivation.weights_sha256}, "
             f"dfgan_jax {derivation.version}. Research software, not a medical device.")
     former = _text(dataset, "DerivationDescription")[:1024 - len(text) - 2]
     dataset.DerivationDescription = f"{former}; {text}" if former else text
@@ -560,7 +569,7 @@ def _mark_as_derived(dataset: Dataset, derivation: Derivation) -> None:
     dataset.ContributingEquipmentSequence = [
         *(dataset.get("ContributingEquipmentSequence") or ()), equipment]
 
-    suffix = f"denoised by {derivation.model}"
+    suffix = f"denoised by {derivation.name}"
     description = _text(dataset, "SeriesDescription")
     description = f"{description[:64 - len(suffix) - 2]}, {suffix}" if description else suffix
     dataset.SeriesDescription = description

@@ -14,12 +14,13 @@ Generator = UNet | REDCNN
 
 ARCHITECTURES = ("unet", "redcnn")
 
-PUBLISHED_OPTIONS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(UNet)
-                                     if field.name in ("output", "add_image", "open_gates", "gate_window",
-                                       "normalization", "momentum")}
+_OPTIONS = ("output", "add_image", "open_gates", "gate_window", "normalization", "momentum")
+
+PUBLISHED_OPTIONS: dict[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(UNet) if field.name in _OPTIONS}
 """The U-Net's options that the published network has; name → value."""
 
-UNSEEN_OPTIONS = ("output", "add_image", "gate_window")
+UNSEEN_OPTIONS = ("output", "gate_window")
 """Those of `PUBLISHED_OPTIONS` that change the result and that no weight shows."""
 
 MIN_SIZE = 2 * SIZE_MULTIPLE

@@ -109,16 +109,16 @@ class UNet(nn.Module):
     """DFGAN's generator: quarter-dose slices in, denoised slices out.
 
     7,762,808 parameters at width 32, with attention 7,819,538. Beside the usual
-    skips, a strided convolution of the input image is added after each of the
-    first three up stages, and, with `add_image`, the image itself after the last. The
-    defaults are the published network.
+    skips, with `add_image`, a strided convolution of the input image is added after each of
+    the first three up stages, and the image itself after the last. The defaults are the
+    published network.
 
     Attributes:
       width: channels of the first stage; each of the four down stages doubles them.
       attention: CBAM after every down and up stage (AttnDFGAN).
       output: see `Output`. With `difference` the last layer starts at zero, so that an
         untrained network gives back its input.
-      add_image: add the input image to all features after the last up stage.
+      add_image: add the input image to all features after each up stage.
       open_gates: CBAM's gates start open. From biases of zero each starts at about a half,
         and two at each of eight places scale features down.
       gate_window: height and width of the windows that the channel gates take maxima of, in
@@ -159,8 +159,9 @@ class UNet(nn.Module):
             raise ValueError(f"qdct has shape {qdct.shape}; expected (N, H, W, 1) with H and W "
                              f"multiples of {SIZE_MULTIPLE}")
         common: dict[str, Any] = {"axis_name": self.axis_name, "dtype": self.dtype}
-        gates: dict[str, Any] = ({"channel_bias": OPEN_CHANNEL_BIAS, "spatial_bias": OPEN_SPATIAL_BIAS}
-                                 if self.open_gates else {})
+        gates: dict[str, Any] = {}
+        if self.open_gates:
+            gates = {"channel_bias": OPEN_CHANNEL_BIAS, "spatial_bias": OPEN_SPATIAL_BIAS}
 
         def stage(x, features, name, *, halvings):
             x = DoubleConv(features, normalization=self.normalization, momentum=self.momentum,
@@ -181,7 +182,7 @@ class UNet(nn.Module):
             x = jnp.concatenate([skips.pop(), x], axis=-1)
             x = stage(x, features, f"up{i}", halvings=4 - i)
             stride = 1 << (4 - i)
-            if stride > 1:
+            if self.add_image and stride > 1:
                 x += Conv(1, stride, stride=stride, kernel_init=kaiming_uniform,
                           dtype=self.dtype, name=f"size_down{stride}")(qdct)
             elif self.add_image:

@@ -20,7 +20,8 @@ from dfgan_jax.modes import setup
 from dfgan_jax.progress import progress
 
 
-def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> None:
+def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
+        strength: float = 1.0) -> None:
     """Denoises what `source` names, a few slices at a time.
 
     Args:
@@ -29,6 +30,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> 
         HU; `.npy` in the published format, whose quarter dose is denoised; or a volume of HU,
         `.nii` or `.nii.gz`.
       output: to write, whole or not at all, in the same format; of arrays, float32.
+      strength: of the denoising; see `Denoiser`.
 
     Raises:
       InputError: the checkpoint or the input cannot be used, the output exists, or some
@@ -48,23 +50,24 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> 
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")
         if source.is_dir():
-            _denoise_folder(checkpoint_path, source, output)
+            _denoise_folder(Denoiser.load(checkpoint_path, strength=strength), source, output)
             return
         dicom.read_header(source)
         kind, suffixes = _denoise_dicom_file, ("",)
     if not output.name.lower().endswith(suffixes):
         raise InputError(f"{output}: expected a name that ends in {' or '.join(suffixes)}, as "
                          f"{source} does")
-    print(f"Wrote {output}: {kind(Denoiser.load(checkpoint_path), source, output)}", flush=True)
+    denoiser = Denoiser.load(checkpoint_path, strength=strength)
+    print(f"Wrote {output}: {kind(denoiser, source, output)}", flush=True)
 
 
 def _derivation(denoiser: Denoiser) -> Derivation:
     return Derivation(model=setup.model_name(denoiser.meta["config"]),
-                      weights_sha256=denoiser.weights_sha256, version=dfgan_jax.__version__)
+                      weights_sha256=denoiser.weights_sha256, version=dfgan_jax.__version__,
+                      strength=denoiser.strength)
 
 
-def _denoise_folder(checkpoint_path: str, source: pathlib.Path, output: pathlib.Path) -> None:
-    denoiser = Denoiser.load(checkpoint_path)
+def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> None:
     summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source, output=output)
     print(f"Wrote {output}: {summary['slices']} slices in {len(summary['series'])} series by "
           f"{summary['model']}; {summary['saturated_pixels']} pixels beyond the stored range")
@@ -111,7 +114,7 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
         unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
         derivation = _derivation(denoiser)
         target = nifti.create_like(volume, unpacked, description=(
-            f"denoised by {derivation.model} {derivation.weights_sha256[:12]}, no medical device"))
+            f"denoised by {derivation.name} {derivation.weights_sha256[:12]}, no medical device"))
         saturated = 0
         for part, denoised in _denoised(
                 denoiser, volume.stored,

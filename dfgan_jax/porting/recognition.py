@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfgan_jax.errors import InputError
+from dfgan_jax.models.unet import Normalization
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.torch_layout import COUNTS, Layout
 from dfgan_jax.safe_pickle import PickledArray, printable
@@ -135,6 +136,16 @@ def _size(tensors: Mapping[str, np.ndarray], key: str, axis: int, *, default: in
     return min(max(tensors[key].shape[axis], 1), 1 << 20)
 
 
+def _normalization(tensors: Mapping[str, np.ndarray]) -> Normalization:
+    """Of a U-Net's stages; batch normalisation, as published, where its keys do not tell."""
+    norm = "inc.conv.conv.1."
+    if f"{norm}weight" in tensors and f"{norm}running_mean" not in tensors:
+        return "group"
+    if "inc.conv.conv.0.bias" in tensors and f"{norm}weight" not in tensors:
+        return "none"
+    return "batch"
+
+
 def find_generators(places: Sequence[Container]) -> list[Network]:
     """Networks that have a key of the U-Net, or half of RED-CNN's: those with the most keys first.
 
@@ -148,7 +159,10 @@ def find_generators(places: Sequence[Container]) -> list[Network]:
         width = _size(tensors, "inc.conv.conv.0.weight", 0, default=32)
         found.append(Network(container, prefix, tensors,
                              f"{_GENERATOR_NAMES[attention]}, width {width}",
-                             torch_layout.generator_layout(attention=attention, width=width)))
+                             torch_layout.generator_layout(
+                                 attention=attention, width=width,
+                                 add_image=any(key.startswith("size_down") for key in tensors),
+                                 normalization=_normalization(tensors))))
     for container, prefix in _candidates(places, _REDCNN):
         tensors = _behind(container, prefix)
         width = _size(tensors, "conv1.weight", 0, default=96)

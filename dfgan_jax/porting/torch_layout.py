@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import numpy as np
 
+from dfgan_jax.models.unet import Normalization
+
 COUNTS = "batches_tracked"
 """The collection of the norms' counts of batches."""
 
@@ -95,11 +97,24 @@ def _norm(key: str, path: str, features: int) -> Layout:
             f"{key}.num_batches_tracked": Entry(f"{COUNTS}/{path}", ())}
 
 
-def _double_conv(key: str, path: str, features_in: int, features: int) -> Layout:
-    return {**_kernel(f"{key}.0", f"{path}/conv1", (features, features_in, 3, 3), _CONV),
-            **_norm(f"{key}.1", f"{path}/norm1", features),
-            **_kernel(f"{key}.3", f"{path}/conv2", (features, features, 3, 3), _CONV),
-            **_norm(f"{key}.4", f"{path}/norm2", features)}
+def _affine(key: str, path: str, features: int) -> Layout:
+    return {f"{key}.weight": Entry(f"params/{path}/scale", (features,)),
+            **_bias(key, path, features)}
+
+
+def _double_conv(key: str, path: str, features_in: int, features: int,
+                 normalization: Normalization) -> Layout:
+    layout: dict[str, Entry] = {}
+    for number, channels in ((1, features_in), (2, features)):
+        conv = 3 * number - 3  # place in PyTorch's sequence of conv, norm and ReLU, twice
+        layout |= _kernel(f"{key}.{conv}", f"{path}/conv{number}", (features, channels, 3, 3),
+                          _CONV)
+        if normalization == "none":
+            layout |= _bias(f"{key}.{conv}", f"{path}/conv{number}", features)
+        else:
+            norm = _norm if normalization == "batch" else _affine
+            layout |= norm(f"{key}.{conv + 1}", f"{path}/norm{number}", features)
+    return layout
 
 
 def _cbam(key: str, path: str, features: int) -> Layout:
@@ -111,28 +126,33 @@ def _cbam(key: str, path: str, features: int) -> Layout:
             **_norm(f"{key}.SpatialGate.spatial.bn", f"{path}/spatial_gate/norm", 1)}
 
 
-def generator_layout(*, attention: bool, width: int = 32) -> Layout:
+def generator_layout(*, attention: bool, width: int = 32, add_image: bool = True,
+                     normalization: Normalization = "batch") -> Layout:
     """The layout of the U-Net.
 
     Args:
       attention: with CBAM.
       width: channels of its first stage.
+      add_image: see `UNet`.
+      normalization: see `UNet`.
     """
-    layout = dict(_double_conv("inc.conv.conv", "inc", 1, width))
+    layout = dict(_double_conv("inc.conv.conv", "inc", 1, width, normalization))
     for i in (1, 2, 3, 4):
         features = width << i
-        layout |= _double_conv(f"down{i}.mpconv.1.conv", f"down{i}", features // 2, features)
+        layout |= _double_conv(f"down{i}.mpconv.1.conv", f"down{i}", features // 2, features,
+                               normalization)
         if attention:
             layout |= _cbam(f"down{i}.attn", f"down{i}_cbam", features)
     for i in (1, 2, 3, 4):
         features = width << (4 - i)
         layout |= _kernel(f"up{i}.up", f"up{i}_conv", (2 * features, features, 2, 2), _UP_CONV)
         layout |= _bias(f"up{i}.up", f"up{i}_conv", features)
-        layout |= _double_conv(f"up{i}.conv.conv", f"up{i}", 2 * features, features)
+        layout |= _double_conv(f"up{i}.conv.conv", f"up{i}", 2 * features, features,
+                               normalization)
         if attention:
             layout |= _cbam(f"up{i}.attn", f"up{i}_cbam", features)
     layout |= _conv("outc", "outc", width, 1, 3)
-    for stride in (8, 4, 2):
+    for stride in (8, 4, 2) if add_image else ():
         layout |= _conv(f"size_down{stride}", f"size_down{stride}", 1, 1, stride)
     return layout
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dfgan_jax.errors import InputError
 from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
-from dfgan_jax.models.unet import Output
+from dfgan_jax.models.unet import Normalization, Output
 from dfgan_jax.porting import recognition, torch_layout
 from dfgan_jax.porting.torch_layout import Layout
 from dfgan_jax.porting.weight_file import read_metadata, read_weight_file, sha256
@@ -52,6 +52,18 @@ class Weights:
         return "down1_cbam" in self.generator["params"]
 
     @property
+    def add_image(self) -> bool:
+        """The U-Net adds its input to the features."""
+        return "size_down8" in self.generator["params"]
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of the U-Net's stages."""
+        if "norm1" not in self.generator["params"]["inc"]:
+            return "none"
+        return "batch" if "inc" in self.generator["batch_stats"] else "group"
+
+    @property
     def width(self) -> int:
         """Channels of the U-Net's first stage, or of RED-CNN's layers."""
         params = self.generator["params"]
@@ -61,14 +73,21 @@ class Weights:
     @property
     def options(self) -> dict[str, Any]:
         """What `build_generator` makes the generator's module from."""
-        return {"architecture": self.architecture, "attention": self.attention,
-                "width": self.width, **self.unseen}
+        seen = {"architecture": self.architecture, "attention": self.attention,
+                "width": self.width}
+        if self.architecture == "unet":
+            options = {"add_image": self.add_image, "normalization": self.normalization}
+            seen |= {name: value for name, value in options.items()
+                     if value != PUBLISHED_OPTIONS[name]}
+        return {**seen, **self.unseen}
 
     def layouts(self) -> dict[str, Layout]:
         """The layout of `generator`, and of each discriminator by its name."""
         result = {"generator": torch_layout.redcnn_layout(width=self.width)
                   if self.architecture == "redcnn" else
-                  torch_layout.generator_layout(attention=self.attention, width=self.width)}
+                  torch_layout.generator_layout(
+                      attention=self.attention, width=self.width, add_image=self.add_image,
+                      normalization=self.normalization)}
         for name, variables in self.discriminators.items():
             *_, channels, width = variables["params"]["conv1"]["kernel"].shape
             result[name] = torch_layout.discriminator_layout(channels=channels, width=width)
@@ -158,7 +177,6 @@ def unseen_options(generator_config: Mapping[str, Any]) -> dict[str, Any]:
 def explain_options(unseen: Mapping[str, Any]) -> list[str]:
     """What a reader has to know of a generator that its tensors do not show, as lines."""
     lines = {"output": "output: the difference map, which is added to the input",
-             "add_image": "the image is not added to the features after the last up stage",
              "gate_window": "the channel gates take the mean of maxima over windows of "
                             f"{unseen.get('gate_window')} pixels of the image"}
     return [f"  {lines[name]}" for name in unseen]
