@@ -32,8 +32,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.discriminators = "none"
     config.optimizer.generator_learning_rate = 1e-4
     config.optimizer.schedule = "cosine"
-    config = base.apply_variant(config, variant, run_name="redcnn")
+    config.data.augment = True
+    config.optimizer.average_decay = 0.99
+    config.name = f"redcnn_{variant}" if variant else "redcnn"
     if variant == "demo":
+        base.apply_demo(config)
         config.generator.width = 16
         # At twice this rate it learns nothing.
         config.optimizer.generator_learning_rate = 1e-3
