@@ -53,9 +53,9 @@ _QDCT = flags.DEFINE_multi_string("qdct", [], "pair: the same at the low dose.")
 _SPLIT = flags.DEFINE_string(
     "split", None, "pair, simulate of scans: shares of the patients for train, valid and test: "
     "0.7,0.1,0.2.")
-_DOSE_FRACTION = flags.DEFINE_float(
-    "dose_fraction", 0.25, "simulate, of a scan: lower dose over full dose; that of --config where "
-    "one is given.")
+_DOSE_FRACTION = flags.DEFINE_string(
+    "dose_fraction", "0.25", "simulate, of a scan: lower dose over full dose, or a range of which "
+    "each slice's is drawn: 0.1..0.5; that of --config where one is given.")
 _KERNEL = flags.DEFINE_string(
     "kernel", "auto", "simulate, of a scan: kernel that the noise is reconstructed with: auto, as "
     "measured in the scan; soft, medium, sharp, ramp; or its f50 in lp/cm.")

@@ -157,7 +157,7 @@ def run_all(names: Sequence[str], *, seeds: Sequence[int], workdir: pathlib.Path
           concurrent.futures.ThreadPoolExecutor(workers) as pool):
         futures = {(name, seed): pool.submit(
             _run, VARIANTS[name], seed=seed, workdir=workdir / f"{name}-{seed}", more=more,
-            cores=cores) for name, seed in itertools.product(names, seeds)}
+            cores=cores) for seed, name in itertools.product(seeds, names)}
         for future in concurrent.futures.as_completed(futures.values()):
             future.result()
             bar.advance()

@@ -121,12 +121,12 @@ def build_networks(config: ml_collections.ConfigDict) -> Networks:
 
 def build_optimizers(config: ml_collections.ConfigDict, *, total_steps: int) -> Optimizers:
     options = config.optimizer
-
     def schedule(learning_rate: float, *, warm_up_steps: int = 0) -> optax.ScalarOrSchedule:
         end_value = 0.0 if options.schedule == "cosine" else learning_rate
         if warm_up_steps:
             return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up_steps,
-                                                      total_steps, end_value)
+                                                      max(total_steps, warm_up_steps + 1),
+                                                      end_value)
         if options.schedule == "cosine":
             return optax.cosine_decay_schedule(learning_rate, total_steps)
         return learning_rate
@@ -225,8 +225,8 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
     preprocessed = {}
     for split in splits:
         files = data_files(config, split)
-        for path in files or [str(simulated(config, split))]:
-            name = f"data.{split} ({path})" if len(files) > 1 else f"data.{split}"
+        for number, path in enumerate(files or [str(simulated(config, split))], start=1):
+            name = f"data.{split}, file {number} ({path})" if files[1:] else f"data.{split}"
             preprocessed[split, name] = read_preprocessed(
                 path, size=config.data.size, folder=cache_folder(config))
     check_no_overlap({name: each.raw_qdct_digests for (_, name), each in preprocessed.items()})

@@ -47,7 +47,32 @@ class _Measurement(NamedTuple):
     source: str
 
 
-def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction: float,
+def _dose_range(dose_fraction: float | str) -> tuple[float, float]:
+    """The lowest and the highest dose fraction that are meant."""
+    low, dots, high = str(dose_fraction).partition("..")
+    try:
+        lowest, highest = float(low), float(high if dots else low)
+    except ValueError:
+        raise InputError(f"--dose_fraction is {dose_fraction!r}; expected a number such as 0.25, "
+                         "or a range such as 0.1..0.5") from None
+    if not 0 < lowest <= highest < 1 or (dots and lowest == highest):
+        expected = "a range that rises, above 0 and below 1" if dots else "above 0 and below 1"
+        raise InputError(f"--dose_fraction is {dose_fraction}; expected {expected}")
+    return lowest, highest
+
+
+def _dose_of_slice(lowest: float, highest: float, *, seed: int, digest: str) -> float:
+    """The slice's own dose fraction, drawn evenly in its logarithm.
+
+    By the pixels, as the noise is, so that it depends neither on names nor on an order.
+    """
+    if lowest == highest:
+        return lowest
+    random = np.random.default_rng([seed, int(digest[16:32], 16)])
+    return round(float(np.exp(random.uniform(*np.log([lowest, highest])))), 6)
+
+
+def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction: float | str,
         kernel: str, photons_per_ray: float | None, pixel_spacing_mm: float | None, seed: int,
         split: str | None, patients: str) -> None:
     """Writes pairs of full-dose slices and what they would be at a lower dose, with a manifest.
@@ -58,7 +83,8 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
     Args:
       sources: folders of DICOM files, DICOM files, `.npy` of HU, or NIfTI files.
       output: `.npy` file; with `split`, a folder.
-      dose_fraction: lower dose over full dose, above 0 and below 1.
+      dose_fraction: lower dose over full dose, above 0 and below 1; of a range such as
+        `0.1..0.5`, each slice's is drawn, evenly in its logarithm. The manifest names it.
       kernel: `auto`, measured in the scan; a name in `projection.KERNELS`; or f50 [lp/cm].
       photons_per_ray: see `noise_insertion.ScanNoise`; None, measured in the scan.
       pixel_spacing_mm: for files that do not say it; else None.
@@ -72,8 +98,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
         others are written all the same).
       OSError: a file cannot be written.
     """
-    if not 0 < dose_fraction < 1:
-        raise InputError(f"--dose_fraction is {dose_fraction}; expected above 0 and below 1")
+    doses = _dose_range(dose_fraction)
     for name, value in (("pixel_spacing", pixel_spacing_mm), ("photons_per_ray", photons_per_ray)):
         if value is not None and not 0 < value < np.inf:
             raise InputError(f"--{name} is {value}; expected above 0")
@@ -115,7 +140,9 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
                            max(one.highest for one in all_of_it))
                   for series, all_of_it in of_series.items()}
         entries = [_entry(patient, each, measured[each.name], seed=seed,
-                          dose_fraction=dose_fraction, limits=limits[each.series])
+                          dose_fraction=_dose_of_slice(*doses, seed=seed,
+                                                       digest=measured[each.name].digest),
+                          limits=limits[each.series])
                    for patient, each in readable]
         entries, dropped = dataset.without_duplicates(entries)
         for note in dropped:
@@ -123,7 +150,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
         if not entries:
             raise InputError("; ".join(["no slice is left", *left_out[:5]]))
         written = dataset.write_dataset(output, entries, shares=shares,
-                                        description=f"simulating {dose_fraction:g} of the dose")
+                                        description=f"simulating {dose_fraction} of the dose")
     pair.report(written, entries)
     if left_out:
         raise InputError(f"{len(left_out)} slices were left out, the first {left_out[0]}; all "

@@ -188,6 +188,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     data = processes.main_first(lambda: setup.load_splits(config, SPLITS, simulate.cached))
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
 
+    if config.optimizer.warm_up_steps >= config.epochs * per_epoch:
+        raise InputError(f"config.optimizer.warm_up_steps is {config.optimizer.warm_up_steps}; "
+                         f"expected fewer than the {config.epochs * per_epoch} updates of the run")
     fingerprints = setup.check_same_data(data)
     networks = setup.build_networks(config)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)

@@ -3,8 +3,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from dfgan_jax.models.cbam import CBAM, ChannelGate, SpatialGate
+from dfgan_jax.models.cbam import CBAM, ChannelGate, SpatialGate, pooled_maximum
 from dfgan_jax.training.parallel import run_once
 
 
@@ -56,3 +57,23 @@ def test_narrow_stages_keep_one_hidden_feature():
     params = jax.eval_shape(ChannelGate(reduction=16).init, jax.random.key(0),
                             jnp.zeros((1, 2, 2, 4)))["params"]
     assert params["hidden"]["kernel"].shape == (4, 1)
+
+
+@pytest.mark.parametrize(("size", "window"), [((8, 8), 4), ((8, 12), 4), ((7, 9), 4), ((3, 3), 4),
+                                              ((6, 6), 0)])
+def test_maxima_of_windows_are_averaged(size, window):
+    x = -1 - np.random.default_rng(0).random((2, *size, 3), np.float32)  # below any padding of 0
+    step = window or max(size)
+    maxima = [x[:, i:i + step, j:j + step].max((1, 2))
+              for i in range(0, size[0], step) for j in range(0, size[1], step)]
+    np.testing.assert_allclose(pooled_maximum(jnp.array(x), window=window),
+                               np.mean(maxima, axis=0), rtol=1e-6)
+
+
+def test_the_mean_of_maxima_does_not_grow_with_the_image():
+    noise = np.random.default_rng(0).normal(size=(1, 256, 256, 1)).astype(np.float32)
+    crop = jnp.array(noise[:, :32, :32])
+    whole, windows = (float(pooled_maximum(jnp.array(noise), window=window)[0, 0])
+                      for window in (0, 32))
+    assert whole > float(crop.max()) + 0.5
+    assert windows == pytest.approx(float(crop.max()), abs=0.3)

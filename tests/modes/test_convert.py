@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -8,9 +9,11 @@ import safetensors
 from configs import attn, dfgan, redcnn
 from dfgan_jax.errors import InputError
 from dfgan_jax.inference import Denoiser
-from dfgan_jax.modes import convert
-from dfgan_jax.porting.weight_file import read_weight_file
-from dfgan_jax.porting.weights import read_weights
+from dfgan_jax.models.generators import build_generator, initial_variables
+from dfgan_jax.modes import convert, setup
+from dfgan_jax.porting.weight_file import read_weight_file, write_weight_file
+from dfgan_jax.porting.weights import Weights, read_weights
+from dfgan_jax.training import checkpoints
 from tests.modes import command
 from tests.modes.untrained import untrained
 from tests.porting.test_weights import assert_equal, discriminator, generator, save
@@ -107,7 +110,8 @@ def test_a_run_of_red_cnn_is_converted(tmp_path):
                  jax.tree.map(np.asarray, state.generator))
     from_run, from_file = Denoiser.load(tmp_path / "run"), Denoiser.load(tmp_path / "x.pth")
     assert from_run.weights_sha256 == from_file.weights_sha256
-    assert from_run.meta["config"]["generator"] == from_file.meta["config"]["generator"]
+    assert build_generator(**from_run.meta["config"]["generator"]) == build_generator(
+        **from_file.meta["config"]["generator"])
 
 
 def test_verify_reads_back_and_shows_what_the_generator_does(tmp_path, capsys, monkeypatch):
@@ -227,3 +231,82 @@ def test_what_cannot_be_converted_is_told_in_one_line(options, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def perturbed(workdir, module, **options):
+    """A checkpoint of a recipe's network whose average is not what its generator is."""
+    config, state = untrained(workdir / "first", module, variant="", **options)
+    rng = np.random.default_rng(0)
+    average = jax.tree.map(lambda x: x + rng.uniform(0.01, 0.1, x.shape).astype(np.float32),
+                           jax.device_get(state.average))
+    state = dataclasses.replace(state, average=average)
+    with checkpoints.Checkpoints(workdir / "run") as kept:
+        kept.save(state, {"step": 7, "epoch": 1, "config": json.loads(config.to_json())})
+        kept.wait()
+    return config, state
+
+
+@pytest.mark.parametrize("module", [attn, dfgan])
+def test_a_network_of_the_difference_goes_there_and_back_by_safetensors(tmp_path, module, capsys):
+    _, state = perturbed(tmp_path, module, discriminators="none")
+    convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.safetensors")
+    assert "output: the difference map, which is added to the input" in capsys.readouterr().out
+    convert.run(inputs=[tmp_path / "x.safetensors"], output=tmp_path / "back")
+    assert "output: the difference map, which is added to the input" in capsys.readouterr().out
+    read = read_weights([tmp_path / "x.safetensors"])
+    assert read.weights.unseen == {"output": "difference"}
+    assert read.meta["config"]["generator"] == {
+        "architecture": "unet", "attention": module is attn, "width": 2, "add_image": False,
+        "output": "difference"}
+    # The average is the model.
+    jax.tree.map(np.testing.assert_array_equal, read.weights.generator["params"],
+                 state.average["params"])
+    hu = np.random.default_rng(0).normal(0, 300, (1, 32, 32)).astype(np.float32)
+    results = [Denoiser.load(path)(hu) for path in (
+        tmp_path / "run", tmp_path / "x.safetensors", tmp_path / "back")]
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    assert np.abs(results[0] - hu).max() > 1
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pth.tar"])
+def test_a_file_of_pytorch_cannot_carry_the_difference(tmp_path, suffix):
+    untrained(tmp_path / "run", attn, variant="")
+    with pytest.raises(InputError, match=r"only \.safetensors can carry .* output 'difference'"):
+        convert.run(inputs=[tmp_path / "run"], output=tmp_path / f"x{suffix}")
+    assert files(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("normalization", ["group", "none"])
+def test_other_normalisations_are_told_by_their_keys(tmp_path, normalization):
+    config = dfgan.get_config("slides")
+    config.generator.width, config.generator.normalization = 4, normalization
+    generator_ = setup.build_networks(config).generator
+    variables = initial_variables(generator_, jax.random.key(0))
+    variables = jax.tree.map(lambda x: np.asarray(x) + 0.01, variables)
+    weights = Weights(generator={**variables, "batches_tracked": {}}, discriminators={})
+    checkpoints.save_weights(tmp_path / "there", weights, {
+        "step": None, "epoch": None, "config": json.loads(config.to_json())})
+    convert.run(inputs=[tmp_path / "there"], output=tmp_path / "x.pth")
+    read = read_weights([tmp_path / "x.pth"])
+    assert read.meta["config"]["generator"]["normalization"] == normalization
+    hu = np.random.default_rng(0).normal(0, 300, (32, 32)).astype(np.float32)
+    np.testing.assert_array_equal(Denoiser.load(tmp_path / "there")(hu),
+                                  Denoiser.load(tmp_path / "x.pth")(hu))
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"output": "residual"}', '{"width": 3}',
+                                  '{"gate_window": -1}', '{"gate_window": "64"}',
+                                  '{"output": 1}'])
+def test_options_that_there_are_not_are_refused(tmp_path, text):
+    write_weight_file(tmp_path / "x.safetensors", generator(), metadata={"generator_options": text})
+    with pytest.raises(InputError, match="its metadata name generator options that there are not"):
+        read_weights([tmp_path / "x.safetensors"])
+
+
+def test_windows_of_the_gates_travel_with_the_weights(tmp_path):
+    write_weight_file(tmp_path / "x.safetensors", generator(attention=True), metadata={
+        "generator_options": '{"gate_window": 64, "output": "image"}'})
+    read = read_weights([tmp_path / "x.safetensors"])
+    assert read.weights.unseen == {"gate_window": 64}
+    assert any("windows of 64 pixels" in line for line in read.explanation)

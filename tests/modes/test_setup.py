@@ -8,8 +8,12 @@ import pytest
 from configs import attn, dfgan, redcnn
 from dfgan_jax.ct.pairs import Pairs, read_pairs, write_pairs
 from dfgan_jax.errors import InputError
+from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.redcnn import REDCNN
+from dfgan_jax.models.unet import UNet
 from dfgan_jax.modes import setup
+from dfgan_jax.training.losses import LossOptions
+from dfgan_jax.training.state import Networks
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -25,6 +29,22 @@ from dfgan_jax.modes import setup
     ({"generator.architecture": "resnet"}, "architecture is 'resnet'; expected one of unet, red"),
     ({"generator.architecture": "redcnn"}, "attention is True; expected False, since RED-CNN"),
     ({"optimizer.generator_learning_rate": -1.0}, "generator_learning_rate is -1.0"),
+    ({"generator.output": "residual"}, "generator.output is 'residual'; expected one of image, d"),
+    ({"generator.normalization": "layer"}, "normalization is 'layer'; expected one of batch, gro"),
+    ({"generator.gate_window": -1}, "generator.gate_window is -1; expected 0 or more"),
+    ({"generator.momentum": 1.0}, "generator.momentum is 1.0; expected 0 or more, and below 1"),
+    ({"loss.intensity": "l1"}, "loss.intensity is 'l1'; expected one of squared, charbonnier, log"),
+    ({"loss.soft_tissue": 0.0}, "loss.soft_tissue is 0.0; expected more than 0"),
+    ({"loss.gradient_penalty": -1.0}, "loss.gradient_penalty is -1.0; expected 0 or more"),
+    ({"optimizer.average_decay": 1.0}, "optimizer.average_decay is 1.0; expected 0 or more, and b"),
+    ({"optimizer.warm_up_steps": -1}, "optimizer.warm_up_steps is -1; expected 0 or more"),
+    ({"validation.statistics": "batch"}, "validation.statistics is 'batch'; expected 'running'"),
+    ({"data.crop": 24}, "config.data.crop is 24; expected a multiple of 16, at least 32"),
+    ({"data.train": "a.npy,b.npy", "data.train_shares": "1"},
+     r"data.train_shares is '1'; expected a share above 0 for each of the 2 files \(a.npy, b"),
+    ({"data.train": "a.npy,b.npy", "data.train_shares": "0.7,0.2"}, "which add up to 1"),
+    ({"data.train": "a.npy,b.npy", "data.train_shares": "1.5,-0.5"}, "a share above 0"),
+    ({"data.train_shares": "1"}, "none is given"),
 ])
 def test_values_that_no_run_could_use_are_named(change, message):
     config = attn.get_config()
@@ -34,7 +54,7 @@ def test_values_that_no_run_could_use_are_named(change, message):
 
 
 @pytest.mark.parametrize("module", [attn, dfgan])
-@pytest.mark.parametrize("variant", ["", "demo", "published"])
+@pytest.mark.parametrize("variant", ["", "demo", "slides", "published"])
 def test_every_variant_is_usable(module, variant):
     config = module.get_config(variant)
     setup.check(config)
@@ -42,6 +62,16 @@ def test_every_variant_is_usable(module, variant):
     networks = setup.build_networks(config)
     assert networks.discriminators == ("joint" if variant == "published" else "pair")
     assert setup.build_loss(config).gradient_image == (1.0 if variant == "published" else 0.0)
+    is_source = variant in ("slides", "published")
+    assert networks.generator.output == ("image" if is_source else "difference")
+    assert (config.optimizer.average_decay > 0) == (not is_source)
+
+
+def test_red_cnn_takes_none_of_the_unets_options():
+    config = redcnn.get_config()
+    config.generator.output = "difference"
+    with pytest.raises(InputError, match=r"generator.output is 'difference'; expected 'image', s"):
+        setup.check(config)
 
 
 @pytest.mark.parametrize("variant", ["", "demo"])
@@ -74,10 +104,17 @@ def test_rows_are_named_by_generator_and_adversary(generator, discriminators, na
     assert setup.model_name(config) == name
 
 
-def test_a_run_from_before_architectures_were_a_choice_is_a_unets(tmp_path):
-    config = attn.get_config()
+def test_a_run_from_before_the_recipes_fields_is_one_of_the_slides(tmp_path):
+    config = attn.get_config("slides")
     older = json.loads(config.to_json())
-    del older["generator"]["architecture"]
+    older["generator"] = {"attention": True, "width": 32}
+    older["discriminator"] = {"width": 128}
+    older["loss"] = {name: older["loss"][name] for name in (
+        "image", "difference", "gradient_image", "gradient_difference", "adversarial")}
+    for name in ("warm_up_steps", "weight_decay", "clip_norm", "average_decay"):
+        del older["optimizer"][name]
+    for name in ("train_shares", "crop", "augment"):
+        del older["data"][name]
     (tmp_path / "config.json").write_text(json.dumps(older))
     setup.check_workdir(tmp_path, config)
     assert setup.shared_by_seeds(older) == setup.shared_by_seeds(config.to_dict())
@@ -87,17 +124,24 @@ def test_a_run_from_before_architectures_were_a_choice_is_a_unets(tmp_path):
 
 
 def test_unknown_variant_lists_what_there_is():
-    with pytest.raises(ValueError, match="no variant 'tiny': there are demo and published"):
+    with pytest.raises(ValueError, match="no variant 'tiny': there are demo, slides, published"):
         importlib.import_module("configs.attn").get_config("tiny")
 
 
-def test_the_paper_scale_is_the_published_one():
-    config = attn.get_config()
+def test_the_variant_slides_is_that_of_the_slides():
+    config = attn.get_config("slides")
     assert (config.batch_size, config.epochs, config.data.size) == (16, 200, 256)
     assert config.optimizer.generator_learning_rate == 2e-4
     assert config.optimizer.discriminator_learning_rate == 2e-5
-    assert dict(config.loss) == {"image": 1.0, "difference": 1.0, "gradient_image": 0.0,
-                                 "gradient_difference": 0.0, "adversarial": 0.05}
+    assert setup.build_loss(config) == LossOptions()
+    assert setup.build_networks(config) == Networks(
+        UNet(attention=True, dtype="float32"), PatchDiscriminator(dtype="float32"), "pair")
+    assert dict(config.optimizer) == {
+        "generator_learning_rate": 2e-4, "discriminator_learning_rate": 2e-5, "b1": 0.9,
+        "b2": 0.999, "eps": 1e-8, "schedule": "constant", "warm_up_steps": 0, "weight_decay": 0.0,
+        "clip_norm": 0.0, "average_decay": 0.0}
+    assert (config.data.crop, config.data.augment) == (0, False)
+    assert config.validation.select_by == "psnr"
     simulation = config.simulation
     assert (simulation.train_slices, simulation.valid_slices, simulation.test_slices) == (
         2100, 300, 600)
@@ -196,7 +240,7 @@ def test_what_changes_no_training_may_change_while_a_run_goes_on(config, tmp_pat
 
 
 def test_workdir_may_go_on_with_more_epochs(tmp_path):
-    config = attn.get_config()
+    config = attn.get_config("slides")
     setup.check_workdir(tmp_path / "absent", config)
     setup.claim_workdir(tmp_path, config)
     config.epochs = 300
@@ -276,3 +320,66 @@ def test_a_configuration_from_before_there_was_an_evaluation_is_told(config):
     del config.evaluation
     with pytest.raises(InputError, match=r"config\.evaluation\.protocols is missing"):
         setup.check(config)
+
+
+def test_several_files_of_a_split_follow_each_other(config, tmp_path):
+    config.data.size = 32
+    files = [write(tmp_path / f"{name}.npy", (count, 64, 64), seed)
+             for seed, (name, count) in enumerate([("a", 2), ("b", 3)])]
+    config.data.train = f"{files[0]}, {files[1]}"
+    pairs = setup.load_splits(config, ("train",), refuse)["train"]
+    assert (len(pairs), pairs.counts) == (5, [2, 3])
+    config.data.train = files[1]
+    alone = setup.load_splits(config, ("train",), refuse)["train"]
+    np.testing.assert_array_equal(pairs.ndct[3], alone.ndct[1])
+    config.data.train = f"{files[1]},{files[1]}"
+    with pytest.raises(InputError, match=r"data\.train, file 2 \(\S+b\.npy\): slice 0 is also "):
+        setup.load_splits(config, ("train",), refuse)
+
+
+def test_files_of_several_sizes_need_crops(config, tmp_path):
+    config.data.size = 0
+    config.data.train = ",".join([write(tmp_path / "a.npy", (2, 64, 64), 0),
+                                  write(tmp_path / "b.npy", (2, 40, 72), 1)])
+    with pytest.raises(InputError, match=r"has slices of 40×72 and 64×64; expected one size: set "
+                                         r"data\.size to resize, or data\.crop"):
+        setup.load_splits(config, ("train",), refuse)
+    config.data.crop = 32
+    assert setup.load_splits(config, ("train",), refuse)["train"].sizes == [(64, 64), (40, 72)]
+
+
+def updates(changes, *, gradients, params, total_steps=10):
+    config = dfgan.get_config("slides")
+    config.update_from_flattened_dict({f"optimizer.{k}": v for k, v in changes.items()})
+    optimizer = setup.build_optimizers(config, total_steps=total_steps).generator
+    state, found = optimizer.init(params), []
+    for gradient in gradients:
+        update, state = optimizer.update(gradient, state, params)
+        found.append(update)
+    return np.array(found)
+
+
+def test_the_generators_rate_warms_up_and_follows_a_cosine():
+    """With one gradient for ever, Adam moves by its rate."""
+    found = -updates({"warm_up_steps": 4, "schedule": "cosine", "generator_learning_rate": 0.1},
+                     gradients=[np.float32(1)] * 10, params=np.float32(0))
+    np.testing.assert_allclose(found[:5], 0.1 * np.array([0, 0.25, 0.5, 0.75, 1]), atol=1e-6)
+    cosine = 0.1 * (1 + np.cos(np.pi * np.arange(6) / 6)) / 2
+    np.testing.assert_allclose(found[4:], cosine, atol=1e-6)
+    constant = -updates({"warm_up_steps": 2, "generator_learning_rate": 0.1},
+                        gradients=[np.float32(1)] * 10, params=np.float32(0))
+    np.testing.assert_allclose(constant[2:], 0.1, atol=1e-6)
+
+
+def test_weight_decay_and_clipping_by_hand():
+    decayed = updates({"weight_decay": 0.5, "generator_learning_rate": 0.1},
+                      gradients=[np.float32(1)], params=np.float32(4))
+    np.testing.assert_allclose(decayed, -0.1 * (1 + 0.5 * 4), rtol=1e-5)
+    # Adam's second moment sees the clipped gradient: the ratio of its steps shows the norm.
+    gradients = [np.float32([3, 4]), np.float32([0.3, 0.4])]
+    plain, clipped = (updates({"clip_norm": norm, "b1": 0.0, "b2": 0.5}, gradients=gradients,
+                              params=np.zeros(2, np.float32)) for norm in (0.0, 0.5))
+    # b1 is 0: g / sqrt(v), with v of two steps (0.5 · 0.5 g₁² + 0.5 g₂²) / 0.75.
+    for found, first in ((plain, 3.0), (clipped, 0.3)):
+        second = 0.3 / np.sqrt((0.25 * first**2 + 0.5 * 0.3**2) / 0.75)
+        assert found[1, 0] / found[0, 0] == pytest.approx(second, rel=1e-4)

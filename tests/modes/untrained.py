@@ -5,14 +5,20 @@ import json
 
 import jax
 
+from configs import redcnn
 from dfgan_jax.modes import setup
 from dfgan_jax.training import checkpoints, parallel
 from dfgan_jax.training.state import create_state
 
 
-def untrained(workdir, module, *, discriminators="pair", step=0, epoch=0, seed=0):
-    """Saves the first state of a narrow model; returns its configuration and the state."""
-    config = module.get_config()
+def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, epoch=0, seed=0):
+    """Saves the first state of a narrow model; returns its configuration and the state.
+
+    The variant is `slides` by default, the published network; RED-CNN has none.
+    """
+    if variant is None:
+        variant = "" if module is redcnn else "slides"
+    config = module.get_config(variant)
     config.generator.width = config.discriminator.width = 2
     config.discriminators = discriminators
     config.seed = seed

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import functools
 
 import jax
@@ -273,3 +274,69 @@ def test_parts_that_differ_give_the_discriminators_the_step_of_the_whole():
     assert_close(actual.discriminators, expected.discriminators)
     assert actual_metrics["generator_loss"] == pytest.approx(
         float(expected_metrics["generator_loss"]), rel=1e-5)
+
+
+def loss_of(**changes):
+    return LossOptions()._replace(**changes)
+
+
+def test_the_adversarial_term_counts_from_its_step_on():
+    networks, optimizers, state, batch = small("pair")
+    late = loss_of(adversarial=3.0, adversarial_from_step=1)
+    state, before = train_once(networks, optimizers, state, batch, late)
+    assert float(before["generator_loss"]) == pytest.approx(2 * float(before["intensity_loss"]))
+    assert float(before["discriminator_gradient_norm"]) > 0  # they train from the first
+    _, after = train_once(networks, optimizers, state, batch, late)
+    assert float(after["generator_loss"]) == pytest.approx(
+        2 * float(after["intensity_loss"]) + 3 * float(after["adversarial_loss"]), rel=1e-5)
+
+
+def test_r1_is_the_squared_slope_of_the_mean_score_at_the_normal_dose():
+    networks, optimizers, state, batch = small("joint")
+    _, plain = train_once(networks, optimizers, state, batch)
+    _, penalised = train_once(networks, optimizers, state, batch, loss_of(gradient_penalty=8.0))
+
+    def score(image):
+        inputs = jnp.concatenate([image, image - batch["qdct"]], axis=-1)
+        return networks.discriminator.apply(state.discriminators["joint"], inputs).mean((1, 2, 3))
+
+    slopes = np.asarray(jax.jit(jax.jacobian(score))(batch["ndct"]))  # (image, image, H, W, 1)
+    by_hand = np.mean([np.square(slopes[i, i]).sum() for i in range(2)])
+    assert by_hand > 1e-8
+    assert float(penalised["discriminator_loss"] - plain["discriminator_loss"]) == pytest.approx(
+        4.0 * by_hand, rel=1e-2, abs=1e-7)
+
+
+def test_the_average_follows_the_weights_and_is_what_is_evaluated():
+    networks, optimizers, _, batch = small("none")
+    optimizers = optimizers._replace(average_decay=0.5)
+    state = initial_state(0, networks, optimizers)
+    jax.tree.map(np.testing.assert_array_equal, state.average, state.generator)
+    states = [state]
+    for _ in range(2):
+        states.append(train_once(networks, optimizers, states[-1], batch)[0])
+    # Of the first update it keeps 1/10, of the second 2/11: less than its decay.
+    expected = states[0].generator
+    for keep, each in ((1 / 10, states[1]), (2 / 11, states[2])):
+        expected = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, expected,
+                                each.generator)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+                 states[2].average, expected)
+    denoised, _ = parallel.run_once(functools.partial(
+        steps.evaluation_step, networks=networks, loss=LossOptions()), states[2], batch)
+    by_average = parallel.run_once(functools.partial(networks.generator.apply, train=False),
+                                   states[2].average, batch["qdct"])
+    np.testing.assert_allclose(denoised, by_average, rtol=1e-5, atol=1e-6)
+    newest = parallel.run_once(functools.partial(networks.generator.apply, train=False),
+                               states[2].generator, batch["qdct"])
+    assert np.abs(denoised - newest).max() > 1e-4
+
+
+def test_late_in_training_the_average_keeps_its_decay():
+    networks, optimizers, _, batch = small("none")
+    optimizers = optimizers._replace(average_decay=0.5)
+    state = initial_state(0, networks, optimizers)
+    state = dataclasses.replace(state, step=jnp.int32(1000))
+    after, _ = train_once(networks, optimizers, state, batch)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.average,
+                 jax.tree.map(lambda old, new: (old + new) / 2, state.average, after.generator))
