@@ -146,6 +146,17 @@ def _normalization(tensors: Mapping[str, np.ndarray]) -> Normalization:
     return "batch"
 
 
+def _unet_layout(tensors: Mapping[str, np.ndarray], *, attention: bool, width: int) -> Layout:
+    """That of the U-Net that tensors show; of the published one where some are missing."""
+    options: dict[str, Any] = {"attention": attention, "width": width,
+                               "normalization": _normalization(tensors)}
+    without_image = torch_layout.generator_layout(add_image=False, **options)
+    layout = torch_layout.generator_layout(**options)
+    whole = all(key in tensors for key in _needed(without_image))
+    return without_image if whole and not any(
+        key in tensors for key in layout.keys() - without_image.keys()) else layout
+
+
 def find_generators(places: Sequence[Container]) -> list[Network]:
     """Networks that have a key of the U-Net, or half of RED-CNN's: those with the most keys first.
 
@@ -159,10 +170,7 @@ def find_generators(places: Sequence[Container]) -> list[Network]:
         width = _size(tensors, "inc.conv.conv.0.weight", 0, default=32)
         found.append(Network(container, prefix, tensors,
                              f"{_GENERATOR_NAMES[attention]}, width {width}",
-                             torch_layout.generator_layout(
-                                 attention=attention, width=width,
-                                 add_image=any(key.startswith("size_down") for key in tensors),
-                                 normalization=_normalization(tensors))))
+                             _unet_layout(tensors, attention=attention, width=width)))
     for container, prefix in _candidates(places, _REDCNN):
         tensors = _behind(container, prefix)
         width = _size(tensors, "conv1.weight", 0, default=96)

@@ -187,7 +187,7 @@ def test_files_of_several_sizes_are_cropped_each_by_its_own():
     pairs = joined([textured(3, 8, 12), textured(2, 16, 4, first=3)])
     assert (len(pairs), pairs.counts, pairs.sizes) == (5, [3, 2], [(8, 12), (16, 4)])
     batches = input_pipeline.train_batches(pairs, Sampling(global_batch_size=5, seed=0, crop=4))
-    rows = {}
+    rows: dict[int, set[int]] = {}
     for step in range(40):
         for crop in batches[step]["ndct"][..., 0]:
             number, place = divmod(int(crop[0, 0]), 10**6)
