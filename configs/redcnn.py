@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.generator_learning_rate = 1e-4
     config.optimizer.schedule = "cosine"
     config.data.augment = True
-    config.optimizer.average_decay = 0.99
+    config.optimizer.average_decay = 0.999
     config.name = f"redcnn_{variant}" if variant else "redcnn"
     if variant == "demo":
         base.apply_demo(config)
