@@ -58,3 +58,19 @@ def test_odd_sizes_are_padded_and_cropped(unet):
 def test_refuses_other_shapes(unet, shape):
     with pytest.raises(InputError, match=r"expected \(H, W\) or \(N, H, W\)"):
         Denoiser(*unet)(np.zeros(shape))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7, 1.5])
+def test_strength_weighs_the_difference_map(unet, hu, strength):
+    padded = hu.copy()
+    padded[:, :4] = -2000
+    denoised = Denoiser(*unet)(padded)
+    weaker = Denoiser(*unet, strength=strength)(padded)
+    np.testing.assert_allclose(weaker, padded + strength * (denoised - padded), atol=1e-2)
+    np.testing.assert_array_equal(weaker[:, :4], -2000)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.6, float("nan")])
+def test_a_strength_outside_its_range_is_refused(unet, strength):
+    with pytest.raises(InputError, match=r"strength is \S+; expected 0 to 1\.5"):
+        Denoiser(*unet, strength=strength)

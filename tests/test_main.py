@@ -10,7 +10,7 @@ from tests.modes import command
     ([], "--config is missing"),
     (["--config=configs/attn.py", "--mode=fly"], "train|evaluate|denoise|convert|simulate"),
     (["--config=configs/attn.py", "--config.batchsize=3"], "no field 'batchsize'; there"),
-    (["--config=configs/attn.py:tiny"], "no variant 'tiny': there are demo and published"),
+    (["--config=configs/attn.py:tiny"], "no variant 'tiny': there are demo, slides, published"),
     (["--config=configs/absent.py"], "absent.py"),
     (["--config=configs/attn.py", "--config.batch_size=many"], "many"),
     (["--config=configs/attn.py", "--mode=evaluate"], "needs --checkpoint"),

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import errno
 import os
 import pathlib
@@ -608,3 +609,14 @@ def test_broken_slices_are_refused_and_nothing_else_happens(tmp_path, fuzz_files
     assert len(messages) > count / 20
     assert not [line for line in messages if not line.startswith(f"{path}: ") or "\n" in line]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.dcm", "out.dcm"]
+
+
+def test_a_strength_is_described_and_gives_uids_of_its_own(tmp_path):
+    path = write(tmp_path / "a.dcm")
+    whole = rewrite(path)[0]
+    weaker = rewrite(path, derivation=dataclasses.replace(DERIVATION, strength=0.7))[0]
+    assert weaker.dataset.DerivationDescription.split("Denoised by ")[1].startswith(
+        "AttnDFGAN, strength 0.7, weights SHA-256 ")
+    assert "strength" not in whole.dataset.DerivationDescription
+    assert "strength 0.7" in weaker.dataset.SeriesDescription
+    assert weaker.header.sop_uid != whole.header.sop_uid

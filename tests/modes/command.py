@@ -14,12 +14,13 @@ from dfgan_jax.memory import HUGE_PAGES
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def make_pairs(folder: pathlib.Path, *, train=8, valid=3, test=3, size=32) -> list[str]:
+def make_pairs(folder: pathlib.Path, *, train=8, valid=3, test=3, size=32, seed=0) -> list[str]:
     """Writes three files of discs with noise, and returns the flags that name them.
 
     The first flag keeps what is cached out of the user's home.
     """
-    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - size / 2
     options = [f"--config.data.cache_dir={folder / 'cache'}"]
     for split, count in (("train", train), ("valid", valid), ("test", test)):
@@ -36,7 +37,7 @@ def make_pairs(folder: pathlib.Path, *, train=8, valid=3, test=3, size=32) -> li
 SCORES_ONLY = ["--config.evaluation.protocols=published", "--config.evaluation.baselines=",
                "--config.evaluation.physics=False"]
 
-TINY = ["--config=configs/dfgan.py", "--config.data.size=0", "--config.generator.width=2",
+TINY = ["--config=configs/dfgan.py:slides", "--config.data.size=0", "--config.generator.width=2",
         "--config.discriminator.width=2", "--config.batch_size=2", "--config.log_every_steps=1",
         "--config.checkpoint_after_seconds=0", *SCORES_ONLY]
 

@@ -253,3 +253,18 @@ def test_the_command_line_denoises(tmp_path, weights):
         done = command.run(*options, *rest)
         assert done.returncode == 1
         assert message in done.stderr
+
+
+def test_strength_is_taken_from_the_command_line(tmp_path, weights):
+    array = hu((2, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "in.npy", array)
+    options = ["--mode=denoise", f"--checkpoint={weights}", f"--input={tmp_path / 'in.npy'}",
+               f"--output={tmp_path / 'out.npy'}"]
+    refused = command.run(*options, "--strength=2")
+    assert refused.returncode == 1
+    assert "strength is 2.0; expected 0 to 1.5" in refused.stderr
+    assert not (tmp_path / "out.npy").exists()
+    done = command.run(*options, "--strength=0.5")
+    assert done.returncode == 0, done.stderr
+    halfway = (array + Denoiser.load(weights)(array)) / 2
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), halfway, atol=1e-2)

@@ -18,7 +18,7 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
 
 @pytest.fixture
 def config():
-    config = dfgan.get_config()
+    config = dfgan.get_config("slides")
     config.data.size = 32
     config.discriminators = "none"  # the step that compiles fastest
     config.generator.width = 2
@@ -279,7 +279,7 @@ def test_compiles_for_a_slice(config, tmp_path):
 
 @needs_libtpu
 def test_what_is_too_large_for_a_chip_is_told(tmp_path):
-    config = attn.get_config()
+    config = attn.get_config("slides")
     config.data.size = 4096
     config.discriminators = "none"
     config.generator.architecture, config.generator.attention = "redcnn", False

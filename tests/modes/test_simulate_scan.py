@@ -223,3 +223,42 @@ def test_a_configuration_gives_the_dose_of_a_scan(tmp_path, array):
         assert done.returncode == 0, done.stderr
         assert {float(row["dose_fraction"]) for row in manifest(
             tmp_path / f"{dose}.manifest.csv")} == {dose}
+
+
+def test_each_slice_has_a_dose_of_its_own_from_a_range(tmp_path):
+    path = tmp_path / "full.npy"
+    np.save(path, np.stack([scanned_disc(1e6, seed=seed) for seed in range(12)]))
+    ndct, qdct = run_scan(path, output=tmp_path / "a.npy", dose_fraction="0.1..0.5")
+    doses = [float(row["dose_fraction"]) for row in manifest(tmp_path / "a.manifest.csv")]
+    assert len(set(doses)) == 12
+    assert 0.1 <= min(doses) < 0.2 < 0.3 < max(doses) <= 0.5
+    core = np.hypot(*(np.mgrid[:96, :96] - 48) * SPACING_MM) < 12
+    added = (qdct - ndct)[:, core].std(1)
+    # Added variance goes with 1/dose − 1.
+    expected = np.sqrt(1 / np.array(doses) - 1)
+    np.testing.assert_allclose(added / added.mean(), expected / expected.mean(), rtol=0.25)
+    run_scan(path, output=tmp_path / "b.npy", dose_fraction="0.1..0.5")
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    run_scan(path, output=tmp_path / "c.npy", dose_fraction="0.1..0.5", seed=1)
+    assert doses != [float(row["dose_fraction"])
+                     for row in manifest(tmp_path / "c.manifest.csv")]
+    # A slice's dose is that of its pixels, wherever it stands.
+    np.save(path, np.load(path)[::-1])
+    run_scan(path, output=tmp_path / "d.npy", dose_fraction="0.1..0.5")
+    assert doses[::-1] == [float(row["dose_fraction"])
+                           for row in manifest(tmp_path / "d.manifest.csv")]
+
+
+@pytest.mark.parametrize(("dose_fraction", "message"), [
+    ("0.5..0.1", r"--dose_fraction is 0\.5\.\.0\.1; expected a range that rises"),
+    ("0.2..0.2", "expected a range that rises"),
+    ("0..0.5", "expected a range that rises, above 0"),
+    ("0.1..1", "below 1"),
+    ("0.1..", "expected a number such as 0.25, or a range such as 0.1..0.5"),
+    ("a quarter", "expected a number such as 0.25"),
+    ("nan", "expected above 0 and below 1"),
+])
+def test_dose_ranges_that_are_none_are_refused(tmp_path, array, dose_fraction, message):
+    with pytest.raises(InputError, match=message):
+        run_scan(array, output=tmp_path / "a.npy", dose_fraction=dose_fraction)
+    assert not (tmp_path / "a.npy").exists()

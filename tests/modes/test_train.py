@@ -1,4 +1,5 @@
 import csv
+import functools
 import itertools
 import json
 import math
@@ -449,3 +450,76 @@ def test_weights_that_training_cannot_start_from_are_told(tmp_path, options, mes
     assert done.returncode == 1
     assert message in done.stderr
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+RECIPE = ["--config=configs/attn.py", *command.TINY[1:], "--config.data.crop=32",
+          "--config.epochs=2", "--config.evaluation.protocols=redcnn"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A run of the recipe on crops of two files, which nothing disturbed."""
+    folder = tmp_path_factory.mktemp("recipe")
+    first = command.make_pairs(folder / "first", size=64)
+    second = command.make_pairs(folder / "second", size=48, train=4, seed=1)
+    train = ",".join(option.split("=", 1)[1] for option in (first[1], second[1]))
+    options = [*RECIPE, first[0], f"--config.data.train={train}", *first[2:]]
+    done = command.run(*options, f"--workdir={folder / 'run'}")
+    assert done.returncode == 0, done.stderr
+    return options, folder, done
+
+
+def test_the_recipe_trains_on_crops_of_files_of_several_sizes(recipe):
+    _, folder, done = recipe
+    assert "64×64, 48×48, in crops of 32×32" in done.stdout
+    history = read_history(folder / "run")
+    assert history[-1]["step"] == 2 * 6  # 8 + 4 slices, in batches of 2
+    state = final_state(folder / "run", 12)
+    # The average is what is validated, evaluated and saved as the model.
+    weights = checkpoints.load_weights([folder / "run" / "checkpoints" / "12"]).weights
+    for name, there in (("average", True), ("generator", False)):
+        same = jax.tree.map(np.array_equal, getattr(state, name)["params"],
+                            weights.generator["params"])
+        assert all(jax.tree.leaves(same)) == there
+
+
+def test_a_stopped_run_of_the_recipe_goes_on_bit_for_bit(recipe, tmp_path):
+    options, folder, _ = recipe
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    again = command.run(*options, f"--workdir={tmp_path / 'run'}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step 6" in again.stdout
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "run", 12),
+                 final_state(folder / "run", 12))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--config.generator.output=image"],
+     "config.generator.output is 'image'; expected 'difference', which config.initial_checkpoint"),
+    (["--config.data.crop=80"], "data.crop is 80, larger than slices of data.train (64×64)"),
+    (["--config.optimizer.warm_up_steps=12"],
+     "warm_up_steps is 12; expected fewer than the 12 updates"),
+    (["--config.data.train_shares=0.5,0.6"], "config.data.train_shares is '0.5,0.6'; expected a"),
+    (["--config.data.on_device=always"], "config.data.on_device is 'always'; expected 'never'"),
+])
+def test_what_contradicts_the_recipes_data_and_weights_is_told(recipe, tmp_path, options, message):
+    given, folder, _ = recipe
+    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}", *options,
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_starts_from_the_average_of_another(recipe, tmp_path):
+    given, folder, _ = recipe
+    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}",
+                       "--config.epochs=1", "--config.optimizer.generator_learning_rate=1e-30",
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    there = checkpoints.load_weights([folder / "run"]).weights.generator["params"]
+    state = final_state(tmp_path / "run", 6)
+    for tree in (state.generator, state.average):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), tree["params"],
+                     there)

@@ -22,7 +22,7 @@ from tests.reference.fill import tensor
 from tests.reference.load import SEED, nhwc
 from tests.training.recording import recording
 
-CONFIG_VARIANTS = {"slides": "", "code": "published"}
+CONFIG_VARIANTS = {"slides": "slides", "code": "published"}
 
 
 def in_precision(precision: Precision):
