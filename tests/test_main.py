@@ -46,4 +46,5 @@ def test_unknown_field_lists_what_there_is():
     done = command.run("--config=configs/attn.py", "--config.generator.depth=3")
     assert done.returncode != 0
     assert done.stderr.strip() == (
-        "error: config.generator has no field 'depth'; there are architecture, attention, width")
+        "error: config.generator has no field 'depth'; there are add_image, architecture, "
+        "attention, gate_window, momentum, normalization, open_gates, output, width")

@@ -7,6 +7,7 @@ of Gaussians (Abbey & Barrett 2001). A linear filter raises the former at will a
 changes the latter, unless it removes what it cannot bring back.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -147,10 +148,10 @@ def detectability(with_lesions: np.ndarray, without: np.ndarray, lesions: Sequen
     noise = np.sqrt(without[:, inside].var(axis=0, ddof=1).mean())
     outputs = (channel_outputs(repeats, lesions, pixel_spacing_mm=pixel_spacing_mm)
                for repeats in (with_lesions, without))
-    d_prime: tuple[float | None, float | None]
-    try:
-        d_prime = hotelling(*outputs)
-    except np.linalg.LinAlgError:  # a denoiser that leaves no noise at all
-        d_prime = None, None
+    d_prime: tuple[float | None, float | None] = None, None
+    # Where a denoiser leaves no noise at all, the covariance is singular, or rounding alone.
+    if not np.array_equal(without, np.broadcast_to(without[0], without.shape)):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            d_prime = hotelling(*outputs)
     return Detectability(lesions[0].contrast_hu, 2 * lesions[0].radius * pixel_spacing_mm,
                          float(contrast / noise) if noise else None, *d_prime)

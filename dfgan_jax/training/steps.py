@@ -122,10 +122,11 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: Los
         terms = [losses.adversarial_discriminator(real[name], fake[name],
                                                   real_label=loss.real_label)
                  for name in discriminators]
+        objective = jnp.mean(jnp.stack(terms))
         if loss.gradient_penalty:
-            terms.append(0.5 * loss.gradient_penalty * len(discriminators)
-                         * _squared_slope(networks, discriminators, ndct, qdct))
-        return jnp.sum(jnp.stack(terms)) / len(discriminators)
+            objective += 0.5 * loss.gradient_penalty * _squared_slope(
+                networks, discriminators, ndct, qdct)
+        return objective
 
     discriminator_gradients: Any = {}
     if state.discriminators:

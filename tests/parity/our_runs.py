@@ -161,8 +161,9 @@ def training(case: Training, precision: Precision) -> Quantities:
     Optimizers and loss weights are those of the configuration files.
     """
     config = dfgan.get_config(CONFIG_VARIANTS[case.variant])
-    optimizers = Optimizers(*map(recording, setup.build_optimizers(
-        config, total_steps=cases.STEPS)))
+    built = setup.build_optimizers(config, total_steps=cases.STEPS)
+    optimizers = Optimizers(recording(built.generator), recording(built.discriminator))
+    assert built.average_decay == 0
     networks = Networks(UNet(width=case.width, attention=case.attention),
                         PatchDiscriminator(width=case.discriminator_width), case.discriminators)
     step = jax.jit(functools.partial(

@@ -48,8 +48,9 @@ def test_five_steps_agree_with_the_published_loop(attention, variant, loss):
     state = published_state(optimizers, attention=attention)
     step = jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
                                      loss=loss))
-    # Adam divides by tiny numbers: trajectories drift apart, so later steps get room.
-    for index, tolerance in enumerate([1e-6, 2e-3, 2e-3, 2e-3, 2e-3]):
+    # Adam divides by tiny numbers: trajectories drift apart, so later steps get room. How far
+    # depends on the processor: 1.5e-3 and 2.04e-3 were seen (in float64, 1e-12: tests/parity).
+    for index, tolerance in enumerate([1e-6, 3e-3, 3e-3, 3e-3, 3e-3]):
         state, metrics = step(state, published_batch(index))
         for name in ("generator_loss", "discriminator_loss"):
             assert float(metrics[name]) == pytest.approx(reference[name][index], rel=tolerance)
