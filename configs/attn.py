@@ -2,13 +2,13 @@
 
 Source: the slides of DFGAN (2023-11-27) and its published PyTorch code.
 
-  python main.py --config=configs/attn.py             paper scale
+  python main.py --config=configs/attn.py             the recipe (docs/recipe.md), paper scale
   python main.py --config=configs/attn.py:demo        minutes on two CPU cores
+  python main.py --config=configs/attn.py:slides      as the slides have it
   python main.py --config=configs/attn.py:published   joint discriminator, gradient loss, quirks
 
 The demo takes about 3 minutes on two CPU cores; on its 32 held-out phantoms, protocol
-full_range: 40.64 dB / 0.9514, from 37.29 dB / 0.9028 of the input; with seeds 1 and 2, 38.73
-and 40.23 dB. At paper scale a step takes about half a minute on two CPU cores: that needs an
+full_range: 41.99 dB / 0.9620 (seed 0), from 37.29 dB / 0.9028 of the input. At paper scale a step takes about half a minute on two CPU cores: that needs an
 accelerator.
 
 Published on AAPM-Mayo 2016 at 256² (other data than the simulated default), under
