@@ -13,8 +13,8 @@ paper's slowly went to 1e-5, and an average of the weights is the model.
 
 The demo takes about 3 minutes on two CPU cores. Before the average was kept it had, on its 32
 held-out phantoms, protocol full_range: 41.16 dB / 0.9556 with seed 0, from 37.29 dB / 0.9028 of
-the input; with seeds 1 and 2, 41.56 and 41.35 dB. At paper scale a step takes about a minute on two CPU cores: that needs an
-accelerator.
+the input; with seeds 1 and 2, 41.56 and 41.35 dB. At paper scale a step takes about a
+minute on two CPU cores: that needs an accelerator.
 """
 
 import ml_collections
