@@ -99,7 +99,7 @@ VARIANTS: dict[str, Variant] = {
     "no_adversary": Variant("no adversary", {"discriminators": "none"}),
     "joint": Variant("one joint discriminator", {"discriminators": "joint"}),
     "stronger": Variant("adversary four times as strong", {"loss.adversarial": 20.0}),
-    "late": Variant("adversary from half of the steps on", {"loss.adversarial_from_step": 200}),
+    "late": Variant("adversary from update 200 on", {"loss.adversarial_from_step": 200}),
     "fast_discriminators": Variant("discriminators' rate 5e-4", {
         "optimizer.discriminator_learning_rate": 5e-4}),
     "smoothing": Variant("one-sided label smoothing, 0.9", {"loss.real_label": 0.9}),
@@ -134,16 +134,18 @@ def scores(workdir: pathlib.Path) -> dict[str, float]:
 def _run(variant: Variant, *, seed: int, workdir: pathlib.Path, more: Sequence[str],
          cores: "queue.Queue[set[int]]") -> dict[str, float]:
     if not (workdir / "results.json").exists():
-        mine = cores.get()
         workdir.mkdir(parents=True, exist_ok=True)
-        # Beside the folder: a folder with a stranger's file is none of a run.
-        with workdir.with_suffix(".log").open("a") as log:
-            done = subprocess.run(
-                [sys.executable, "main.py",
-                 *options(variant, seed=seed, workdir=workdir, more=more)], cwd=_ROOT, stdout=log,
-                stderr=subprocess.STDOUT, check=False,
-                preexec_fn=lambda: os.sched_setaffinity(0, mine))
-        cores.put(mine)
+        mine = cores.get()
+        try:
+            # Beside the folder: a folder with a stranger's file is none of a run.
+            with workdir.with_suffix(".log").open("a") as log:
+                done = subprocess.run(
+                    [sys.executable, "main.py",
+                     *options(variant, seed=seed, workdir=workdir, more=more)], cwd=_ROOT,
+                    stdout=log, stderr=subprocess.STDOUT, check=False,
+                    preexec_fn=lambda: os.sched_setaffinity(0, mine))
+        finally:
+            cores.put(mine)
         if done.returncode:
             raise InputError(f"{workdir.with_suffix('.log')}: the run ended with status "
                              f"{done.returncode}")

@@ -26,8 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.train = ""
     config.data.valid = ""
     config.data.test = ""
-    # Shares of the files of data.train in the batches, separated by commas, such as 3,1; empty:
-    # each slice comes as often as any other.
+    # Shares of the files of data.train in the batches, separated by commas, which add up to 1,
+    # such as 0.7,0.3; empty: each slice comes as often as any other.
     config.data.train_shares = ""
     # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
     config.data.size = 256
@@ -212,15 +212,24 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
 
 
 def apply_recipe(config: ml_collections.ConfigDict) -> None:
-    """Changes the slides' training of a GAN into the one that docs/recipe.md arrives at."""
+    """Changes the slides' training of a GAN into the one that docs/recipe.md arrives at.
+
+    Gains in dB are its, on phantoms.
+    """
+    # Few slices are seen often in 200 epochs.
     config.data.augment = True
+    # 2.6: what need not change passes as it is.
     config.generator.output = "difference"
+    # 0.2: the skips carry the image already.
     config.generator.add_image = False
+    # 0.1, where there is attention.
     config.generator.open_gates = True
+    # 0.07: the mean PSNR is the mean of logarithms.
     config.loss.intensity = "log_squared"
     # On the scale of a logarithm: a slice's squared error falls by 1 % for 0.02 of this loss.
     config.loss.adversarial = 5.0
     config.optimizer.schedule = "cosine"
+    # 0.05, and less spread from seed to seed.
     config.optimizer.average_decay = 0.999
 
 

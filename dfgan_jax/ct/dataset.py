@@ -47,17 +47,23 @@ class Entry:
     read: Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
+def _adding_up_to_one(text: str) -> tuple[float, ...]:
+    """Numbers of 0 or more, separated by commas, which add up to 1; none of any other text."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return shares if min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 else ()
+
+
 def parse_split(text: str) -> tuple[float, ...]:
     """The shares of train, valid and test, such as `0.7,0.1,0.2`.
 
     Raises:
       InputError: they are not three numbers of 0 or more that add up to 1.
     """
-    try:
-        shares = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        shares = ()
-    if len(shares) != 3 or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+    shares = _adding_up_to_one(text)
+    if len(shares) != 3:
         raise InputError(f"--split is {text!r}; expected the shares of {', '.join(SPLITS)}, such "
                          "as 0.7,0.1,0.2, which add up to 1")
     return shares
@@ -74,12 +80,8 @@ def parse_shares(text: str, files: Sequence[str], *, name: str) -> tuple[float, 
     Raises:
       InputError: they are something else.
     """
-    try:
-        shares = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        shares = ()
-    if (len(shares) != len(files) or not all(share > 0 for share in shares)
-            or abs(sum(shares) - 1) > 1e-6):
+    shares = _adding_up_to_one(text)
+    if len(shares) != len(files) or 0 in shares:
         raise InputError(f"{name} is {text!r}; expected a share above 0 for each of the "
                          f"{len(files)} files ({', '.join(files) or 'none is given'}), which add "
                          "up to 1")

@@ -155,7 +155,10 @@ class Derivation:
         return self.model if self.strength == 1 else f"{self.model}, strength {self.strength:g}"
 
     def derived_uid(self, source_uid: str) -> str:
-        """A UID that the same source and weights always give (PS3.5 B.2, UUIDs of RFC 9562)."""
+        """A UID that the same source, weights and strength always give.
+
+        See PS3.5 B.2, UUIDs of RFC 9562.
+        """
         name = f"{source_uid}\n{self.weights_sha256}\n{self.version}"
         if self.strength != 1:
             name += f"\n{self.strength!r}"

@@ -132,8 +132,8 @@ def joined(parts: Sequence[Pairs]) -> Pairs:
     """The pairs of several files, one file after the other; nothing is copied."""
     if len(parts) == 1:
         return parts[0]
-    return Pairs(SliceStack([np.asarray(part.ndct) for part in parts]),
-                 SliceStack([np.asarray(part.qdct) for part in parts]))
+    return Pairs(SliceStack([part.ndct for part in parts]),
+                 SliceStack([part.qdct for part in parts]))
 
 
 @dataclasses.dataclass(frozen=True)

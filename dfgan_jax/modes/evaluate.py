@@ -61,11 +61,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       InputError: naming the field, its value and what was expected.
     """
     for name, known in (("protocols", PROTOCOLS), ("baselines", baselines.BASELINES)):
-        wrong = [each for each in _listed(config.evaluation[name]) if each not in known]
+        wrong = [each for each in setup.listed(config.evaluation[name]) if each not in known]
         if wrong:
             raise InputError(f"config.evaluation.{name} has {wrong[0]!r}; expected some of "
                              f"{', '.join(known)}, separated by commas")
-    if (_listed(config.evaluation.baselines) and config.data.test and not config.data.valid):
+    if (setup.listed(config.evaluation.baselines) and config.data.test and not config.data.valid):
         raise InputError(f"config.data.test is {config.data.test}, and config.data.valid empty: "
                          "classical denoisers would be tuned on simulated slices, to their "
                          "disadvantage. Expected data.valid, of other patients than data.test; or "
@@ -77,11 +77,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _splits(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The splits that an evaluation needs."""
-    return ("valid", "test") if _listed(config.evaluation.baselines) else ("test",)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return ("valid", "test") if setup.listed(config.evaluation.baselines) else ("test",)
 
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
@@ -123,7 +119,7 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
                   for each in (data["test"].ndct, data["test"].qdct))
     sample = Sample(_patients(config, data["test"].counts), len(ndct))
     protocols = [PROTOCOLS[name] for name in dict.fromkeys(
-        [FULL_RANGE.name, *(_listed(config.evaluation.protocols) or PROTOCOLS)])]
+        [FULL_RANGE.name, *(setup.listed(config.evaluation.protocols) or PROTOCOLS)])]
     input_rows = {INPUT_ROW: _Row(table=tables.Row(kind="input"), denoise=lambda hu, bar: hu)}
     model_rows = _model_rows(denoisers)
     headline = next(iter(model_rows))
@@ -154,7 +150,7 @@ def score_and_report(config: ml_collections.ConfigDict, *, workdir: pathlib.Path
     for name, row in (input_rows | model_rows).items():
         measure(name, row)
     baseline_rows = (_baseline_rows(config, data["valid"])
-                     if _listed(config.evaluation.baselines) else {})
+                     if setup.listed(config.evaluation.baselines) else {})
     for name, row in baseline_rows.items():
         measure(name, row)
     rows = input_rows | baseline_rows | model_rows
@@ -219,7 +215,7 @@ def _notes_on_data(config: ml_collections.ConfigDict, data: Mapping[str, Pairs])
                      "infinite, and rows with such slices have no mean.")
     if not config.data.test:
         notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")
-    if _listed(config.evaluation.baselines):
+    if setup.listed(config.evaluation.baselines):
         count = len(data["valid"])
         notes.append(f"Classical denoisers: tuned on {min(count, baselines.MAX_TUNING_SLICES)} of "
                      f"{count} validation slices ({setup.data_source(config, 'valid')}).")
@@ -231,7 +227,7 @@ def _baseline_rows(config: ml_collections.ConfigDict, valid: Pairs) -> dict[str,
     chosen = evenly_spaced(len(valid), most=baselines.MAX_TUNING_SLICES)
     ndct, qdct = (hounsfield.denormalise(each[chosen]) for each in (valid.ndct, valid.qdct))
     rows = {}
-    names = _listed(config.evaluation.baselines)
+    names = setup.listed(config.evaluation.baselines)
     with progress("tuning classical denoisers", total=len(names), unit="denoisers") as bar:
         for each in names:
             baseline = baselines.BASELINES[each]

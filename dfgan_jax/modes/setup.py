@@ -101,15 +101,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     if (config.validation.statistics, bool(config.optimizer.average_decay)) == ("batch", True):
         raise InputError("config.validation.statistics is 'batch'; expected 'running', since "
                          "config.optimizer.average_decay averages the running statistics")
-    crop = config.data.crop
-    if crop % SIZE_MULTIPLE or (crop and crop < MIN_SIZE):
-        raise InputError(f"config.data.crop is {crop}; expected a multiple of {SIZE_MULTIPLE}, at "
-                         f"least {MIN_SIZE}, or 0 for whole slices")
     build_sampling(config)
-    size = _field(config, "data.size")
-    if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
-        raise InputError(f"config.data.size is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
-                         f"least {MIN_SIZE}, or 0 for the native size")
+    for name, zero in (("data.size", "the native size"), ("data.crop", "whole slices")):
+        size = _field(config, name)
+        if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
+            raise InputError(f"config.{name} is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
+                             f"least {MIN_SIZE}, or 0 for {zero}")
 
 
 def build_networks(config: ml_collections.ConfigDict) -> Networks:
@@ -175,9 +172,14 @@ def model_name(config: Any) -> str:
     return "AttnDFGAN" if options["attention"] else "DFGAN"
 
 
+def listed(text: str) -> list[str]:
+    """The parts of a field that holds several, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def data_files(config: ml_collections.ConfigDict, split: str) -> list[str]:
     """The files of a split, in order; none where it is simulated."""
-    return [path.strip() for path in config.data[split].split(",") if path.strip()]
+    return listed(config.data[split])
 
 
 def build_sampling(config: ml_collections.ConfigDict) -> Sampling:

@@ -335,6 +335,11 @@ def restore_state(folder: pathlib.Path, like: TrainState) -> TrainState:
     return _restore(folder, like)
 
 
+def _model_in(tree: Mapping[str, Any]) -> str:
+    """Which part of a saved state is the model: as `TrainState.model` has it."""
+    return "average" if tree.get("average") else "generator"
+
+
 def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
     """Reads the variables of the model alone, whatever the discriminators are.
 
@@ -347,8 +352,7 @@ def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, A
     Raises:
       InputError: the saved tree has other leaves or shapes, or cannot be read.
     """
-    has_average = bool(_saved_tree(folder).get("average"))
-    name = "average" if has_average else "generator"
+    name = _model_in(_saved_tree(folder))
     return _restore(folder, {name: like})[name]
 
 
@@ -394,19 +398,19 @@ def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
         raise InputError(f"{paths[0]}: is no file of weights; only those have containers")
     folder = locate(paths[0])
     meta = read_meta(folder)
+    saved = _saved_tree(folder)
+    model = _model_in(saved)
     like = {name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-            for name, tree in _saved_tree(folder).items()
-            if name in (_COUNTS, "generator", "average", "discriminators")}
-    if "generator" not in like:
+            for name, tree in saved.items() if name in (_COUNTS, model, "discriminators")}
+    if model not in like:
         raise InputError(f"{folder}: holds no generator")
     networks = _restore(folder, like)
-    if networks.get("average"):  # which is the model; the generator is on its way
-        networks["generator"] = networks["average"]
+    generator = networks[model]
     if _COUNTS not in networks:  # a run's own norms have counted a batch in each step
         step = np.int64(meta["step"] or 0)
-        networks[_COUNTS] = _counts(networks["generator"]["batch_stats"], step)
+        networks[_COUNTS] = _counts(generator["batch_stats"], step)
     unseen = unseen_options(meta["config"]["generator"])
-    weights = Weights(generator=networks["generator"] | {_COUNTS: networks[_COUNTS]},
+    weights = Weights(generator=generator | {_COUNTS: networks[_COUNTS]},
                       discriminators=networks.get("discriminators", {}), unseen=unseen)
     return LoadedWeights(weights=weights, meta=meta,
                          explanation=[f"{folder}:", *explain_options(unseen),

@@ -82,6 +82,8 @@ def view_batch(pairs: Pairs, views: Views, sampling: Sampling) -> dict[str, np.n
         image = slices[row][top:size and top + size, left:size and left + size]
         return _oriented(image, orientation, np) if sampling.augment else image
 
+    if not sampling.crop and not sampling.augment:
+        return batch_of(pairs, views.rows)
     return {name: np.stack([view(slices, *each) for each in zip(*views, strict=True)])[..., None]
             for name, slices in (("ndct", pairs.ndct), ("qdct", pairs.qdct))}
 
