@@ -59,6 +59,9 @@ _DOSE_FRACTION = flags.DEFINE_string(
 _KERNEL = flags.DEFINE_string(
     "kernel", "auto", "simulate, of a scan: kernel that the noise is reconstructed with: auto, as "
     "measured in the scan; soft, medium, sharp, ramp; or its f50 in lp/cm.")
+_REFILTER = flags.DEFINE_string(
+    "refilter", None, "simulate, of a scan: f50 in lp/cm of another kernel that both doses get, or "
+    "a range of which each slice's is drawn: 2.8..6.5.")
 _PHOTONS_PER_RAY = flags.DEFINE_float(
     "photons_per_ray", None, "simulate, of a scan: photons of the full dose, instead of as "
     "measured in the scan; see dfgan_jax/ct/noise_insertion.py.")
@@ -130,6 +133,7 @@ def main(arguments: list[str]) -> None:
     elif file == "simulate_scan":
         run([pathlib.Path(path) for path in _INPUT.value], output=_output(),
             dose_fraction=_of_simulation("dose_fraction"), kernel=_KERNEL.value,
+            refilter=_REFILTER.value,
             photons_per_ray=_PHOTONS_PER_RAY.value, pixel_spacing_mm=_PIXEL_SPACING.value,
             seed=_of_simulation("seed"), split=_SPLIT.value, patients=_PATIENTS.value)
     elif mode == "simulate":
@@ -149,8 +153,8 @@ def main(arguments: list[str]) -> None:
             _only("checkpoint", _CHECKPOINT.value) if _CHECKPOINT.value else None))
 
 
-_OF_SCANS = ("dose_fraction", "kernel", "photons_per_ray", "pixel_spacing", "seed", "split",
-             "patients")
+_OF_SCANS = ("dose_fraction", "kernel", "refilter", "photons_per_ray", "pixel_spacing", "seed",
+             "split", "patients")
 
 _PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout")
 

@@ -173,15 +173,6 @@ def _scan(ndct_hu: np.ndarray, pixel_spacing_mm: float) -> _Scan:
                  hu_per_mu=1000 / MU_WATER / pixel_spacing_mm)
 
 
-def _mtf(frequency_lp_cm: np.ndarray, kernel: str | float) -> np.ndarray:
-    """Of a named kernel, or of one with the shape of `soft` and another f50."""
-    if isinstance(kernel, str):
-        return kernel_mtf(frequency_lp_cm, kernel)
-    half_and_tenth = KERNELS["soft"]
-    assert half_and_tenth is not None
-    return kernel_mtf(frequency_lp_cm * (half_and_tenth[0] / kernel), "soft")
-
-
 def _local_power(scan: _Scan, ray_variance: np.ndarray) -> np.ndarray:
     """What the noise power spectrum near each pixel is, over |f|·MTF² [HU²; f in 1/pixel].
 
@@ -212,7 +203,7 @@ def _expected_spectrum(size: int, pixel_spacing_mm: float, kernel: str | float) 
     multiplies the autocovariance by the taper's.
     """
     frequency = _frequency(2 * size)
-    spectrum = frequency * _mtf(frequency * 10 / pixel_spacing_mm, kernel) ** 2
+    spectrum = frequency * kernel_mtf(frequency * 10 / pixel_spacing_mm, kernel) ** 2
     taper = _taper(size)
     smear = np.abs(scipy.fft.fft2(taper, (2 * size, 2 * size))) ** 2 / (taper ** 2).sum()
     product = scipy.fft.ifft2(spectrum) * scipy.fft.ifft2(smear)
@@ -281,7 +272,7 @@ def _estimate(scan: _Scan, hu: np.ndarray, pixel_spacing_mm: float, kernel: str 
     _, factor, kernel = min(fits, key=lambda fit: fit[0])
 
     variance = factor * photon_power[uniform].mean() * np.mean(
-        per_pixel * _mtf(frequency, kernel) ** 2)
+        per_pixel * kernel_mtf(frequency, kernel) ** 2)
     if variance < _ROUNDING_HU ** 2:
         raise InputError(f"the slice's noise is {variance ** 0.5:.2g} HU where its tissue is "
                          f"uniform, expected at least {_ROUNDING_HU} HU; give photons_per_ray "
@@ -346,7 +337,7 @@ def _reconstruct(scan: _Scan, sinogram: np.ndarray, pixel_spacing_mm: float,
     per_pixel = np.arange(length // 2 + 1) / length * BINS_PER_PIXEL
     blur = np.sinc(per_pixel) * np.sinc(per_pixel / BINS_PER_PIXEL)
     blur[per_pixel > _HIGHEST_PER_PIXEL] = np.inf
-    response = _mtf(per_pixel * 10 / pixel_spacing_mm, kernel) / blur
+    response = kernel_mtf(per_pixel * 10 / pixel_spacing_mm, kernel) / blur
     spectrum = scipy.fft.rfft(sinogram, length, axis=-1) * response.astype(np.float32)
     filtered = scipy.fft.irfft(spectrum, length, axis=-1)[:, :scan.beam.bins]
     mu = scan.beam.filtered_backproject(filtered[None], kernel="ramp")[0]

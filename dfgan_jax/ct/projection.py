@@ -28,18 +28,22 @@ those for lung and detail (D45); `ramp` is not apodised.
 """
 
 
-def kernel_mtf(frequency_lp_cm: np.ndarray, kernel: str) -> np.ndarray:
+def kernel_mtf(frequency_lp_cm: np.ndarray, kernel: str | float) -> np.ndarray:
     """Apodisation exp(−ln 2·(f/f50)^p), with p such that it is 0.1 at f10.
 
     The system's MTF is this times the averaging over the detector bin and the pixel.
 
     Args:
       frequency_lp_cm: any shape, line pairs per cm.
-      kernel: a name in `KERNELS`.
+      kernel: a name in `KERNELS`, or f50 [lp/cm] of a kernel with the shape of `soft`.
 
     Returns:
       the factor on the ramp, 1 at frequency 0; the shape of the input.
     """
+    if not isinstance(kernel, str):
+        half_and_tenth = KERNELS["soft"]
+        assert half_and_tenth is not None
+        return kernel_mtf(frequency_lp_cm * (half_and_tenth[0] / kernel), "soft")
     if kernel not in KERNELS:
         raise InputError(f"kernel is {kernel!r}, expected one of {', '.join(KERNELS)}")
     half_and_tenth = KERNELS[kernel]

@@ -14,6 +14,7 @@ import dfgan_jax
 from dfgan_jax.ct import dataset, hounsfield, nifti, scan
 from dfgan_jax.ct.dataset import Entry
 from dfgan_jax.ct.dicom_folder import DicomFolder
+from dfgan_jax.ct.kernel_change import change_kernel
 from dfgan_jax.ct.noise_insertion import (
     ELECTRONIC_NOISE_STD,
     REFERENCE_THICKNESS_MM,
@@ -47,34 +48,43 @@ class _Measurement(NamedTuple):
     source: str
 
 
-def _dose_range(dose_fraction: float | str) -> tuple[float, float]:
-    """The lowest and the highest dose fraction that are meant."""
-    low, dots, high = str(dose_fraction).partition("..")
+class _Range(NamedTuple):
+    """Of a quantity that each slice has its own of."""
+
+    lowest: float
+    highest: float
+
+    def of_slice(self, *, seed: int, digits: str) -> float:
+        """The slice's own value, drawn evenly in the logarithm.
+
+        By the pixels, as the noise is, so that it depends neither on names nor on an order.
+
+        Args:
+          digits: 16, hexadecimal, of the digest of the slice's pixels.
+        """
+        if self.lowest == self.highest:
+            return self.lowest
+        random = np.random.default_rng([seed, int(digits, 16)])
+        return round(float(np.exp(random.uniform(*np.log(self)))), 6)
+
+
+def _range(text: float | str, *, name: str, example: str, below: float) -> _Range:
+    """A number, or two with two dots between, above 0 and below a bound."""
+    low, dots, high = str(text).partition("..")
     try:
         lowest, highest = float(low), float(high if dots else low)
     except ValueError:
-        raise InputError(f"--dose_fraction is {dose_fraction!r}; expected a number such as 0.25, "
-                         "or a range such as 0.1..0.5") from None
-    if not 0 < lowest <= highest < 1 or (dots and lowest == highest):
-        expected = "a range that rises, above 0 and below 1" if dots else "above 0 and below 1"
-        raise InputError(f"--dose_fraction is {dose_fraction}; expected {expected}")
-    return lowest, highest
-
-
-def _dose_of_slice(lowest: float, highest: float, *, seed: int, digest: str) -> float:
-    """The slice's own dose fraction, drawn evenly in its logarithm.
-
-    By the pixels, as the noise is, so that it depends neither on names nor on an order.
-    """
-    if lowest == highest:
-        return lowest
-    random = np.random.default_rng([seed, int(digest[16:32], 16)])
-    return round(float(np.exp(random.uniform(*np.log([lowest, highest])))), 6)
+        raise InputError(f"--{name} is {text!r}; expected a number or a range, such as {example}"
+                         ) from None
+    if not 0 < lowest <= highest < below or (dots and lowest == highest):
+        expected = "a range that rises, " if dots else ""
+        raise InputError(f"--{name} is {text}; expected {expected}above 0 and below {below:g}")
+    return _Range(lowest, highest)
 
 
 def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction: float | str,
-        kernel: str, photons_per_ray: float | None, pixel_spacing_mm: float | None, seed: int,
-        split: str | None, patients: str) -> None:
+        kernel: str, refilter: float | str | None, photons_per_ray: float | None,
+        pixel_spacing_mm: float | None, seed: int, split: str | None, patients: str) -> None:
     """Writes pairs of full-dose slices and what they would be at a lower dose, with a manifest.
 
     See `noise_insertion`. As scanners do, a scan that nowhere leaves the 12 bits from −1024 to
@@ -86,6 +96,8 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
       dose_fraction: lower dose over full dose, above 0 and below 1; of a range such as
         `0.1..0.5`, each slice's is drawn, evenly in its logarithm. The manifest names it.
       kernel: `auto`, measured in the scan; a name in `projection.KERNELS`; or f50 [lp/cm].
+      refilter: f50 [lp/cm] of another kernel that both doses get, by `change_kernel`; of a range
+        such as `2.8..6.5`, each slice's is drawn, evenly in its logarithm; None, no other.
       photons_per_ray: see `noise_insertion.ScanNoise`; None, measured in the scan.
       pixel_spacing_mm: for files that do not say it; else None.
       seed: of the noise.
@@ -98,7 +110,9 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
         others are written all the same).
       OSError: a file cannot be written.
     """
-    doses = _dose_range(dose_fraction)
+    doses = _range(dose_fraction, name="dose_fraction", example="0.25 or 0.1..0.5", below=1)
+    kernels = None if refilter is None else _range(refilter, name="refilter",
+                                                   example="5.6 or 2.8..6.5", below=20)
     for name, value in (("pixel_spacing", pixel_spacing_mm), ("photons_per_ray", photons_per_ray)):
         if value is not None and not 0 < value < np.inf:
             raise InputError(f"--{name} is {value}; expected above 0")
@@ -139,10 +153,8 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
         limits = {series: (min(one.lowest for one in all_of_it),
                            max(one.highest for one in all_of_it))
                   for series, all_of_it in of_series.items()}
-        entries = [_entry(patient, each, measured[each.name], seed=seed,
-                          dose_fraction=_dose_of_slice(*doses, seed=seed,
-                                                       digest=measured[each.name].digest),
-                          limits=limits[each.series])
+        entries = [_entry(patient, each, measured[each.name], seed=seed, doses=doses,
+                          kernels=kernels, limits=limits[each.series])
                    for patient, each in readable]
         entries, dropped = dataset.without_duplicates(entries)
         for note in dropped:
@@ -233,18 +245,24 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
 
 
 def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: int,
-           dose_fraction: float, limits: tuple[float, float]) -> Entry:
+           doses: _Range, kernels: _Range | None, limits: tuple[float, float]) -> Entry:
     digest, _, _, noise, source = measurement
     assert isinstance(noise, ScanNoise)
     electronic_noise_std = _electronic_noise_std(each)
+    dose_fraction = doses.of_slice(seed=seed, digits=digest[16:32])
+    kernel = noise.kernel if kernels is None else kernels.of_slice(seed=seed, digits=digest[32:48])
 
     def read() -> tuple[np.ndarray, np.ndarray]:
         ndct, outside = each.read()
+        if kernels is not None:
+            changed = as_stored(change_kernel(ndct, pixel_spacing_mm=each.pixel_spacing_mm,
+                                              old=noise.kernel, new=kernel), ndct, limits=limits)
+            ndct = np.where(outside, ndct, changed)
         qdct = insert_noise(
             # By the pixels, so that the noise depends neither on names nor on an order.
             np.random.default_rng([seed, int(digest[:16], 16)]), ndct,
             pixel_spacing_mm=each.pixel_spacing_mm, dose_fraction=dose_fraction,
-            kernel=noise.kernel, photons_per_ray=noise.photons_per_ray,
+            kernel=kernel, photons_per_ray=noise.photons_per_ray,
             electronic_noise_std=electronic_noise_std, outside=outside)
         return ndct, as_stored(qdct, ndct, limits=limits)
 
@@ -255,7 +273,8 @@ def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: in
         manifest={**header, "ndct_file": each.name, "ndct_pixels_sha256": digest,
                   "dose_fraction": dose_fraction, "seed": seed,
                   "photons_per_ray": f"{noise.photons_per_ray:.5g}",
-                  "noise_kernel": noise.kernel, "ndct_noise_std_hu": f"{noise.noise_std_hu:.4g}",
+                  "noise_kernel": kernel, "scan_kernel": noise.kernel,
+                  "ndct_noise_std_hu": f"{noise.noise_std_hu:.4g}",
                   "measured_in": source, "electronic_noise_std": f"{electronic_noise_std:.4g}",
                   "version": dfgan_jax.__version__})
 
