@@ -14,7 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dfgan_jax import tpu_chips
+from dfgan_jax import pretrained, tpu_chips
 from dfgan_jax.errors import DivergenceError, InputError, ProcessError
 from dfgan_jax.memory import use_huge_pages
 
@@ -29,8 +29,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/NAME of the configuration by default. A run that was "
     "stopped goes on from there.")
 _CHECKPOINT = flags.DEFINE_list(
-    "checkpoint", [], "evaluate, denoise: a workdir, a checkpoint's folder, or a file of weights "
-    "(.pth, .pt, .pth.tar, .safetensors); evaluate takes several, separated by commas; a row each. "
+    "checkpoint", [], "evaluate, denoise: the name of pretrained weights, a workdir, the folder of "
+    "a checkpoint, or a file of weights (.pth, .pt, .pth.tar, .safetensors); denoise takes "
+    "attn_dfgan where none is given; evaluate takes several, separated by commas; a row each. "
     "benchmark: weights that bfloat16 is compared with float32 on; untrained ones by default.")
 _INPUT = flags.DEFINE_multi_string(
     "input", [], "denoise: a folder of DICOM files, or one; .npy of an array in HU, or of pairs; "
@@ -122,9 +123,9 @@ def main(arguments: list[str]) -> None:
                 run(_config(), workdir=_workdir("_evaluation"),
                     checkpoint_paths=_CHECKPOINT.value)
     elif mode == "denoise":
-        checkpoint, source = _only("checkpoint", _CHECKPOINT.value), _only("input", _INPUT.value)
-        run(checkpoint_path=checkpoint, source=pathlib.Path(source), output=_output(),
-            strength=_STRENGTH.value)
+        checkpoint = _only("checkpoint", _CHECKPOINT.value or [pretrained.DEFAULT])
+        run(checkpoint_path=checkpoint, source=pathlib.Path(_only("input", _INPUT.value)),
+            output=_output(), strength=_STRENGTH.value)
     elif mode == "convert":
         if not _INPUT.value:
             raise InputError("--mode=convert needs --input=PATH")

@@ -6,6 +6,7 @@ there; a second start of the same command goes on from what stands there.
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import sys
@@ -15,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from dfgan_jax.ct import dicom
-from dfgan_jax.ct.dicom import Derivation, SliceHeader
+from dfgan_jax import denoised_series
+from dfgan_jax.ct import dicom, domain
+from dfgan_jax.ct.dicom import CTSlice, Derivation, SliceHeader
 from dfgan_jax.ct.dicom_folder import DicomFolder
+from dfgan_jax.ct.domain import ScanProperties
+from dfgan_jax.denoised_series import Change
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import remove_leftovers, written_whole
 from dfgan_jax.inference import Denoiser, batch_size_of
 from dfgan_jax.progress import Progress, progress
-from dfgan_jax.threads import THREADS
+from dfgan_jax.threads import THREADS, call_ahead
 
 SUMMARY = "summary.json"
 
@@ -56,11 +60,13 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
     there = _written_before(files.headers, targets, incomplete=incomplete, derivation=derivation)
     missing = [header for slices in series for header in slices if header.path not in there]
     saturated: dict[pathlib.Path, int] = {}
+    checks = _Checks(series, denoiser=denoiser)
+    checks.warn()
     try:
         with progress("denoising", total=len(files.headers), unit="slices",
                       initial=len(there)) as bar, ThreadPoolExecutor(THREADS) as pool:
             _denoise(missing, targets, denoiser=denoiser, derivation=derivation, files=files,
-                     saturated=saturated, pool=pool, bar=bar)
+                     saturated=saturated, checks=checks, pool=pool, bar=bar)
     except (OSError, KeyboardInterrupt):
         standing = sum(target.exists() for target in targets.values())
         print(f"{standing} of {len(files.headers)} slices stand in {incomplete}; the same command "
@@ -69,11 +75,78 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
     if not there and not saturated:
         raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))
     summary = _summary(files, series, source=source, derivation=derivation, there=there,
-                       saturated=saturated)
+                       saturated=saturated, checks=checks)
     with written_whole(incomplete / SUMMARY) as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
     incomplete.rename(output)
     return summary
+
+
+class _Checks:
+    """What some slices of each series show before and after.
+
+    Args:
+      series: headers of each.
+      denoiser: whose domain the series are compared with.
+
+    Attributes:
+      domain: the denoiser's; None where it is not known.
+    """
+
+    def __init__(self, series: list[list[SliceHeader]], *, denoiser: Denoiser):
+        self.domain = denoiser.domain
+        self._chosen = {header.path: header for slices in series
+                        for header in _some_of(slices)}
+        self._scans: dict[pathlib.Path, ScanProperties] = {}
+        self._changes: dict[pathlib.Path, Change] = {}
+        with progress("measuring noise", total=len(self._chosen), unit="slices") as bar:
+            calls = (functools.partial(_scan_properties, header)
+                     for header in self._chosen.values())
+            for path, result in zip(self._chosen, call_ahead(calls), strict=True):
+                with contextlib.suppress(InputError):  # a broken one is told when it is its turn
+                    self._scans[path] = result()
+                bar.advance()
+        self._series = series
+
+    def warn(self) -> None:
+        """Tells which series are not such as the model was trained on."""
+        for slices in self._series:
+            for line in self.warnings(slices):
+                print(f"warning: series {slices[0].series_uid}: {line}", file=sys.stderr,
+                      flush=True)
+
+    def warnings(self, slices: list[SliceHeader]) -> list[str]:
+        return denoised_series.warnings(self._of(slices, self._scans), self.domain)
+
+    def add(self, read: CTSlice, denoised: np.ndarray) -> None:
+        """Compares a slice with its result, if it is one of those that are measured."""
+        if read.header.path in self._scans:
+            self._changes[read.header.path] = denoised_series.measure_change(
+                read.hu, denoised, pixel_spacing_mm=self._scans[read.header.path].pixel_spacing_mm)
+
+    def describe(self, slices: list[SliceHeader]) -> dict[str, Any]:
+        """For `summary.json`."""
+        return {**denoised_series.describe(self._of(slices, self._scans),
+                                           self._of(slices, self._changes)),
+                "outside_training": self.warnings(slices)}
+
+    @staticmethod
+    def _of(slices: list[SliceHeader], found: dict[pathlib.Path, Any]) -> list[Any]:
+        return [found[header.path] for header in slices if header.path in found]
+
+
+def _some_of(slices: list[SliceHeader]) -> list[SliceHeader]:
+    """The slices of a series that are measured; none where their pixels are of unknown size."""
+    known = [header for header in slices
+             if header.pixel_spacing_mm and len(set(header.pixel_spacing_mm)) == 1]
+    return [known[index] for index in denoised_series.evenly_spaced(len(known))]
+
+
+def _scan_properties(header: SliceHeader) -> ScanProperties:
+    assert header.pixel_spacing_mm is not None
+    read = dicom.read_slice(header.path)
+    return domain.measure(read.hu, pixel_spacing_mm=header.pixel_spacing_mm[0],
+                          outside=read.outside)
 
 
 def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
@@ -98,7 +171,8 @@ def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, path
 
 def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
              denoiser: Denoiser, derivation: Derivation, files: DicomFolder,
-             saturated: dict[pathlib.Path, int], pool: ThreadPoolExecutor, bar: Progress) -> None:
+             saturated: dict[pathlib.Path, int], checks: _Checks, pool: ThreadPoolExecutor,
+             bar: Progress) -> None:
     """Denoises slices batch by batch; each one written is entered into `saturated`."""
     def settled(futures: list[tuple[SliceHeader, Future]]) -> Iterator[tuple[SliceHeader, Any]]:
         for header, future in futures:
@@ -117,6 +191,8 @@ def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Pat
         writing = [(each.header, pool.submit(dicom.write_slice, targets[each.header.path], each,
                                              hu, derivation=derivation))
                    for each, hu in zip(slices, denoised, strict=True)]
+        for each, hu in zip(slices, denoised, strict=True):
+            checks.add(each, hu)
         bar.advance(len(reading))
         reading = ahead
     saturated.update((header.path, count) for header, count in settled(writing))
@@ -134,7 +210,7 @@ def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
 
 def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pathlib.Path,
              derivation: Derivation, there: set[pathlib.Path],
-             saturated: dict[pathlib.Path, int]) -> dict[str, Any]:
+             saturated: dict[pathlib.Path, int], checks: _Checks) -> dict[str, Any]:
     def relative(path: pathlib.Path) -> str:
         return str(path.relative_to(source))
 
@@ -143,6 +219,7 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
         "input": str(source), "model": derivation.model,
         "weights_sha256": derivation.weights_sha256, "version": derivation.version,
         "strength": derivation.strength,
+        "trained_on": checks.domain and checks.domain.as_json(),
         "slices": len(written), "saturated_pixels": sum(saturated.values()),
         "written_before": len(there),
         "series": [{
@@ -154,6 +231,7 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
                               if header.path not in written),
             "saturated_pixels": sum(saturated.get(header.path, 0) for header in slices),
             "notes": dicom.series_notes(slices),
+            **checks.describe(slices),
         } for slices in series],
         "broken": {relative(path): why for path, why in files.broken.items()},
         "skipped": {relative(path): why for path, why in files.skipped.items()},

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from dfgan_jax import pretrained
 from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.domain import Domain
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import arrays_digest
 from dfgan_jax.models.generators import (
@@ -67,20 +69,22 @@ class Denoiser:
             dtype=generator.dtype)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, strength: float = 1.0) -> "Denoiser":
+    def load(cls, path: str | os.PathLike = pretrained.DEFAULT, *, strength: float = 1.0
+             ) -> "Denoiser":
         """Loads the generator of a checkpoint.
 
         Args:
-          path: a workdir (its best checkpoint is taken), the folder of one checkpoint,
-            or a file of weights: PyTorch's (`.pth`, `.pt`, `.pth.tar`; PyTorch is not
-            needed) or `.safetensors`.
+          path: the name of pretrained weights (docs/weights.md), a workdir (its best
+            checkpoint is taken), the folder of one checkpoint, or a file of weights: PyTorch's
+            (`.pth`, `.pt`, `.pth.tar`; PyTorch is not needed) or `.safetensors`.
           strength: see `Denoiser`.
 
         Raises:
           InputError: there is no checkpoint, it is broken or refused, it is not that
             of a known generator, or the strength is none.
         """
-        if pathlib.Path(path).is_file():
+        path = pretrained.resolve(path)
+        if path.is_file():
             return cls._load_file(path, strength=strength)
         folder = checkpoints.locate(path)
         meta = checkpoints.read_meta(folder)
@@ -105,6 +109,16 @@ class Denoiser:
         read = read_weights([path])
         return cls(_generator(path, read.meta), read.weights.generator_variables, meta=read.meta,
                    path=path, strength=strength)
+
+    @property
+    def domain(self) -> Domain | None:
+        """The scans that the model was trained on; None where its checkpoint does not say.
+
+        Raises:
+          InputError: the checkpoint's metadata hold something else.
+        """
+        described = self.meta.get("trained_on")
+        return None if described is None else Domain.from_json(described)
 
     @functools.cached_property
     def weights_sha256(self) -> str:

@@ -8,6 +8,8 @@ import pytest
 from dfgan_jax import inference
 from dfgan_jax.ct import dicom
 from dfgan_jax.ct.dicom import Derivation, read_slice
+from dfgan_jax.ct.domain import Domain
+from dfgan_jax.ct.noise_insertion import insert_noise
 from dfgan_jax.dicom_tree import denoise_tree
 from dfgan_jax.errors import InputError
 from tests.ct.dicom_files import SERIES, ramp, write
@@ -20,7 +22,8 @@ SECOND_SERIES = f"{SERIES}.77"
 class FakeDenoiser:
     """Adds 5 HU; remembers the shapes that it was given."""
 
-    def __init__(self):
+    def __init__(self, domain=None):
+        self.domain = domain
         self.shapes = []
 
     def __call__(self, hu):
@@ -250,3 +253,51 @@ def test_no_more_than_three_batches_are_in_memory(tmp_path, monkeypatch, two_at_
     assert run(tmp_path)["slices"] == 24
     assert alive == 0
     assert 2 < most <= 6
+
+
+KNOWN = Domain(noise_hu=(10.0, 30.0), kernel_lp_cm=(3.0, 4.0), pixel_spacing_mm=(0.6, 0.9),
+               size=(512, 512), simulated=True, slices=24)
+
+
+def body(noise_hu, *, size=160, spacing_mm=0.8, seed=0):
+    """Stored values of a disc of water in air, with the noise of a scan."""
+    offsets = (np.arange(size) - size / 2) * spacing_mm
+    disc = np.where(np.hypot(offsets, offsets[:, None]) < 55, 20, -1000).astype(np.float32)
+    noise = insert_noise(np.random.default_rng(seed), disc, pixel_spacing_mm=spacing_mm,
+                         dose_fraction=0.5, kernel=3.5, photons_per_ray=1e6,
+                         electronic_noise_std=0.0) - disc
+    noise *= noise_hu / noise[60:100, 60:100].std()
+    return np.rint(np.maximum(disc + noise, -1024)).astype(int) + 1024
+
+
+def test_series_unlike_those_of_training_are_told(tmp_path, capsys):
+    for name, noise_hu, series in (("usual", 20, SERIES), ("noisy", 60, SECOND_SERIES)):
+        for i in range(1, 3):
+            write(tmp_path / "in" / name / f"{i}.dcm", instance=i, position=(0, 0, 3 * i),
+                  stored=body(noise_hu, seed=i), series=series, PixelSpacing=[0.8, 0.8])
+    summary = run(tmp_path, denoiser=FakeDenoiser(KNOWN))
+    error = capsys.readouterr().err
+    assert error.count("warning: series") == 1
+    assert f"warning: series {SECOND_SERIES}: noise of" in error
+    assert "HU above the 10 to 30 that the model was trained on" in error
+    by_uid = {each["source_series_uid"]: each for each in summary["series"]}
+    usual, noisy = by_uid[SERIES], by_uid[SECOND_SERIES]
+    assert usual["outside_training"] == []
+    (told,) = noisy["outside_training"]
+    assert told.endswith("HU above the 10 to 30 that the model was trained on")
+    assert usual["noise_before_hu"] == pytest.approx(20, rel=0.2)
+    assert noisy["noise_before_hu"] == pytest.approx(60, rel=0.2)
+    # The fake adds 5 HU everywhere, and takes no noise.
+    assert noisy["noise_after_hu"] == noisy["noise_before_hu"]
+    assert usual["soft_tissue_shift_hu"] == noisy["soft_tissue_shift_hu"] == 5
+    assert usual["pixel_spacing_mm"] == 0.8
+    assert usual["kernel_lp_cm"] == pytest.approx(3.5, rel=0.15)
+    assert summary["trained_on"] == KNOWN.as_json()
+
+
+def test_slices_without_a_pixel_pitch_are_not_measured(tmp_path):
+    slices(tmp_path / "in", 2, PixelSpacing=None)
+    (series,) = run(tmp_path, denoiser=FakeDenoiser(KNOWN))["series"]
+    assert series["outside_training"] == []
+    assert {series[name] for name in ("noise_before_hu", "noise_after_hu", "kernel_lp_cm",
+                                      "pixel_spacing_mm", "soft_tissue_shift_hu")} == {None}

@@ -246,6 +246,12 @@ def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
     Raises:
       InputError: the manifest has not one row for each slice.
     """
+    rows = read_manifest(path, count)
+    return None if rows is None else [row["patient"] for row in rows]
+
+
+def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None:
+    """The row of each slice of a file of pairs, in order: column → text; see `read_patients`."""
     for manifest, split in ((path.with_suffix(".manifest.csv"), ""),
                             (path.parent / "manifest.csv", path.stem)):
         if not manifest.is_file():
@@ -262,12 +268,12 @@ def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
                              "separated by commas; expected index and patient among them")
         if not rows:
             continue
-        patients = {row.get("index"): row.get("patient") for row in rows}
-        names = [patients.get(str(index)) for index in range(count)]
-        if len(rows) != count or not all(names):
+        row_of = {row.get("index"): row for row in rows}
+        in_order = [row_of.get(str(index), {}) for index in range(count)]
+        if len(rows) != count or not all(row.get("patient") for row in in_order):
             raise InputError(f"{manifest}: {len(rows)} rows for the {count} slices of {path}; "
                              "expected one for each, with its index, from 0, and a patient")
-        return [str(name) for name in names]
+        return in_order
     return None
 
 

@@ -14,7 +14,7 @@ from dfgan_jax.models import redcnn
 from dfgan_jax.models.generators import build_generator
 from dfgan_jax.modes import setup
 from dfgan_jax.porting import torch_layout, weight_file
-from dfgan_jax.porting.weights import Weights, options_metadata
+from dfgan_jax.porting.weights import Weights, file_metadata
 from dfgan_jax.training import checkpoints
 
 VERIFY_SIZE = 256
@@ -65,7 +65,7 @@ def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
              output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
     for path in paths.values():
         refuse_existing(path)
-    metadata = {"model": setup.model_name(meta["config"])} | options_metadata(weights.unseen) | {
+    metadata = {"model": setup.model_name(meta["config"])} | file_metadata(weights.unseen, meta) | {
         name: str(meta[name]) for name in ("step", "epoch") if meta[name] is not None}
     for name, path in paths.items():
         weight_file.write_weight_file(path, state_dicts[name],

@@ -1,6 +1,7 @@
 """`--mode=denoise`: denoises files and folders of HU, in the format that they came in."""
 
 import pathlib
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 import dfgan_jax
-from dfgan_jax.ct import dicom, hounsfield, nifti
+from dfgan_jax import denoised_series, pretrained
+from dfgan_jax.ct import dicom, domain, hounsfield, nifti
 from dfgan_jax.ct.dicom import Derivation
 from dfgan_jax.ct.pairs import holds_pairs, read_pairs, write_slices
 from dfgan_jax.ct.scan import read_hu_array
@@ -25,7 +27,8 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
     """Denoises what `source` names, a few slices at a time.
 
     Args:
-      checkpoint_path: what `Denoiser.load` takes.
+      checkpoint_path: what `Denoiser.load` takes; of pretrained weights it is said what they
+        were trained on.
       source: a folder of DICOM files; one DICOM file; `.npy` of (H, W) or (N, H, W) numbers,
         HU; `.npy` in the published format, whose quarter dose is denoised; or a volume of HU,
         `.nii` or `.nii.gz`.
@@ -38,6 +41,8 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
       OSError: the output cannot be written.
     """
     refuse_existing(output)
+    if described := pretrained.describe(checkpoint_path):
+        print(described, flush=True)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
@@ -85,8 +90,19 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
             f"are written, and {output / SUMMARY} names all")
 
 
+def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.ndarray, float]]
+          ) -> None:
+    """Tells where the model was trained on other scans than (H, W) HU of some pixel pitch."""
+    if denoiser.domain is not None:
+        scans = [domain.measure(hu, pixel_spacing_mm=spacing) for hu, spacing in slices]
+        for line in denoised_series.warnings(scans, denoiser.domain):
+            print(f"warning: {source}: {line}", file=sys.stderr, flush=True)
+
+
 def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
     read = dicom.read_slice(source)
+    if (spacing := read.header.pixel_spacing_mm) and len(set(spacing)) == 1:
+        _warn(source, denoiser, iter([(read.hu, spacing[0])]))
     saturated = dicom.write_slice(output, read, denoiser(read.hu), derivation=_derivation(denoiser))
     return (f"a slice of {read.header.rows}×{read.header.columns}; {saturated} pixels beyond the "
             "stored range")
@@ -110,15 +126,21 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
           written_whole(output) as temporary):
         volume = nifti.open_nifti(source, scratch=pathlib.Path(scratch))
         _check_finite(source, volume.stored)
+
+        def to_hu(block: np.ndarray) -> np.ndarray:
+            return block.astype(np.float32) * volume.slope + volume.intercept
+
+        if len(set(volume.pixel_spacing_mm)) == 1:
+            _warn(source, denoiser, ((to_hu(volume.stored[index]), volume.pixel_spacing_mm[0])
+                                     for index in denoised_series.evenly_spaced(
+                                         len(volume.stored))))
         is_packed = output.name.lower().endswith(".gz")
         unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
         derivation = _derivation(denoiser)
         target = nifti.create_like(volume, unpacked, description=(
             f"denoised by {derivation.name} {derivation.weights_sha256[:12]}, no medical device"))
         saturated = 0
-        for part, denoised in _denoised(
-                denoiser, volume.stored,
-                lambda block: block.astype(np.float32) * volume.slope + volume.intercept):
+        for part, denoised in _denoised(denoiser, volume.stored, to_hu):
             exact = (denoised.astype(np.float64) - volume.intercept) / volume.slope
             if target.dtype.kind in "iu":
                 limits, exact = np.iinfo(target.dtype), np.rint(exact)

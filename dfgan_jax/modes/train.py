@@ -24,7 +24,7 @@ from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.files import locked
 from dfgan_jax.inference import Denoiser
 from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
-from dfgan_jax.modes import evaluate, setup, simulate
+from dfgan_jax.modes import evaluate, setup, simulate, training_domain
 from dfgan_jax.progress import Progress, format_duration, progress
 from dfgan_jax.training import checkpoints, input_pipeline, parallel, processes, steps
 from dfgan_jax.training.losses import LossOptions
@@ -192,6 +192,10 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         raise InputError(f"config.optimizer.warm_up_steps is {config.optimizer.warm_up_steps}; "
                          f"expected fewer than the {config.epochs * per_epoch} updates of the run")
     fingerprints = setup.check_same_data(data)
+    origin: dict[str, Any] = {"config": json.loads(config.to_json()), "data": fingerprints}
+    if processes.is_main():
+        domain = training_domain.measure(config, data["train"])
+        origin["trained_on"] = None if domain is None else domain.as_json()
     networks = setup.build_networks(config)
     optimizers = setup.build_optimizers(config, total_steps=config.epochs * per_epoch)
     loss = setup.build_loss(config)
@@ -221,7 +225,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     with contextlib.ExitStack() as stack:
         if processes.is_main():
             stack.enter_context(locked(workdir))
-        stopped_by = _train(config, workdir, data, fingerprints, state, valid, devices=devices,
+        stopped_by = _train(config, workdir, data, origin, state, valid, devices=devices,
                             per_epoch=per_epoch, compiled=compiled)
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)
@@ -230,7 +234,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
 
 
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[str, Pairs],
-           fingerprints: dict[str, str], state: TrainState, valid: steps.Batch, *,
+           origin: dict[str, Any], state: TrainState, valid: steps.Batch, *,
            devices: parallel.Parallelism, per_epoch: int, compiled: _Steps) -> int | None:
     """Trains from the latest sound checkpoint, or from `state`; what it returns, see `_fit`."""
     with contextlib.ExitStack() as stack:
@@ -243,7 +247,7 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[
             kept = stack.enter_context(checkpoints.Checkpoints(workdir))
             latest = kept.latest()
             if latest is not None:
-                setup.check_data(checkpoints.read_meta(latest)["data"], data, fingerprints,
+                setup.check_data(checkpoints.read_meta(latest)["data"], data, origin["data"],
                                  "this run was started with; choose another --workdir")
                 state = checkpoints.restore_state(latest, state)
                 print(f"Going on from step {int(state.step)}", flush=True)
@@ -253,7 +257,7 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[
                        every_s=60 * config.checkpoint_every_minutes)
         try:
             stopped_by = _fit(config, valid, devices.place(processes.broadcast(state)),
-                              per_epoch=per_epoch, fingerprints=fingerprints, compiled=compiled,
+                              per_epoch=per_epoch, origin=origin, compiled=compiled,
                               saver=saver, metrics=_Metrics(writer), stop=stop)
         except DivergenceError:
             saver.rescue()
@@ -386,9 +390,12 @@ def _validate_resident(config: ml_collections.ConfigDict, placed: steps.Batch, s
 
 
 def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainState, *,
-         per_epoch: int, fingerprints: dict[str, str], compiled: _Steps, saver: _Saver,
+         per_epoch: int, origin: dict[str, Any], compiled: _Steps, saver: _Saver,
          metrics: _Metrics, stop: StopRequest) -> int | None:
     """Trains from a state to the end of the last epoch; saves after each and when stopped.
+
+    Args:
+      origin: what checkpoints keep of the run, beside step and epoch.
 
     Returns:
       The signal that stopped it, the same in all processes; None at the end.
@@ -397,7 +404,6 @@ def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainStat
     last = config.epochs * per_epoch
     if step >= last:
         return None
-    resolved = json.loads(config.to_json())
     pace = _Pace(compiled.waited_s)
     with progress("training", total=last, unit="steps", initial=step) as bar:
         while step < last:
@@ -411,7 +417,7 @@ def _fit(config: ml_collections.ConfigDict, valid: steps.Batch, state: TrainStat
                         ends_row=ends_epoch or step % config.log_every_steps == 0)
             _show(bar, epoch, metrics.latest, pace, count=count, done=step - first)
 
-            meta = {"step": step, "epoch": epoch, "config": resolved, "data": fingerprints}
+            meta = {"step": step, "epoch": epoch, **origin}
             due = saver.due()
             stopping = stop.agreed()
             if ends_epoch:

@@ -17,7 +17,7 @@ from dfgan_jax.porting.torch_layout import Layout
 from dfgan_jax.porting.weight_file import read_metadata, read_weight_file, sha256
 from dfgan_jax.safe_pickle import printable
 
-_OPTIONS = "generator_options"
+_OPTIONS, _TRAINED_ON = "generator_options", "trained_on"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,6 +163,7 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
             "config": {"generator": weights.options,
                        "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
                        "dtype": "float32"},
+            "trained_on": _trained_on(generator.container.file),
             "source": [{"file": pathlib.Path(path).name, "sha256": sha256(path)}
                        for path in trees]}
     return LoadedWeights(weights=weights, meta=meta, explanation=explanation)
@@ -182,13 +183,30 @@ def explain_options(unseen: Mapping[str, Any]) -> list[str]:
     return [f"  {lines[name]}" for name in unseen]
 
 
-def options_metadata(unseen: Mapping[str, Any]) -> dict[str, str]:
-    """`unseen` as metadata of a safetensors file; none of the published network."""
-    return {_OPTIONS: json.dumps(dict(unseen))} if unseen else {}
+def file_metadata(unseen: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, str]:
+    """What a safetensors file carries beside its tensors, for `read_weights`.
+
+    Args:
+      unseen: of the generator's options; none of the published network.
+      meta: of a checkpoint, of which `trained_on` is carried where it is there.
+    """
+    carried = {_OPTIONS: dict(unseen), _TRAINED_ON: meta.get("trained_on")}
+    return {name: json.dumps(value) for name, value in carried.items() if value}
+
+
+def _trained_on(path: str) -> Any:
+    """What a file says of the scans that its model was trained on; None where it does not."""
+    text = read_metadata(path).get(_TRAINED_ON, "null")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: its metadata {_TRAINED_ON!r} are not JSON: {printable(text)}"
+                         ) from error
 
 
 def _unseen_options(path: str) -> dict[str, Any]:
-    """The inverse of `options_metadata`; a file that carries none holds the published network."""
+    """The options that `file_metadata` wrote; a file that carries none holds the published network.
+    """
     text = read_metadata(path).get(_OPTIONS, "{}")
     try:
         options = json.loads(text)

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dfgan_jax import pretrained
 from dfgan_jax.errors import DivergenceError, InputError, first_line
 from dfgan_jax.files import arrays_digest, json_digest, refuse_existing
 from dfgan_jax.porting.torch_layout import COUNTS as _COUNTS
@@ -383,12 +384,15 @@ def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     """Reads the networks of a checkpoint or of files of weights, as NumPy arrays.
 
     Args:
-      paths: one that `locate` takes, or one or more files, PyTorch's or safetensors'.
+      paths: the name of pretrained weights, one that `locate` takes, or one or more files,
+        PyTorch's or safetensors'.
       container: see `read_weights`.
 
     Raises:
       InputError: there is no checkpoint and no file, or it cannot be used.
     """
+    if len(paths) == 1:
+        paths = [pretrained.resolve(paths[0])]
     if all(pathlib.Path(path).is_file() for path in paths):
         return read_weights(paths, container=container)
     if len(paths) > 1:

@@ -220,7 +220,8 @@ def test_the_command_line_converts_and_evaluates(tmp_path):
 @pytest.mark.parametrize(("options", "message"), [
     (["--mode=convert", "--output=x"], "needs --input"),
     (["--mode=convert", "--input=a.pth"], "needs --output"),
-    (["--mode=convert", "--input=a.pth", "--output=x"], "a.pth: no checkpoint here"),
+    (["--mode=convert", "--input=a.pth", "--output=x"],
+     "a.pth: no such file or folder, nor pretrained weights"),
     (["--mode=convert", "--input=a.pth", "--input=b.pth", "--output=x"], "that all exist"),
     (["--mode=convert", "--input=README.md", "--output=x"], "README.md: refused"),
     (["--mode=convert", "--input=README.md", "--output=x", "--checkpoint=y"],

@@ -11,10 +11,12 @@ from dfgan_jax.training import checkpoints, parallel
 from dfgan_jax.training.state import create_state
 
 
-def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, epoch=0, seed=0):
+def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, epoch=0, seed=0,
+              **meta):
     """Saves the first state of a narrow model; returns its configuration and the state.
 
-    The variant is `slides` by default, the published network; RED-CNN has none.
+    The variant is `slides` by default, the published network; RED-CNN has none. `meta` is what
+    the checkpoint keeps beside step, epoch and configuration.
     """
     if variant is None:
         variant = "" if module is redcnn else "slides"
@@ -26,6 +28,7 @@ def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, e
         create_state, networks=setup.build_networks(config),
         optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(seed))
     with checkpoints.Checkpoints(workdir) as kept:
-        kept.save(state, {"step": step, "epoch": epoch, "config": json.loads(config.to_json())})
+        kept.save(state, {"step": step, "epoch": epoch, "config": json.loads(config.to_json()),
+                          **meta})
         kept.wait()
     return config, state

@@ -1,0 +1,65 @@
+"""Weights that come with the package, by name.
+
+`index.json` names each file, its version, its SHA-256 and, in a sentence, what it was trained on;
+docs/weights.md is the card.
+"""
+
+import importlib.resources
+import json
+import os
+import pathlib
+from typing import Any, Final
+
+from dfgan_jax.errors import InputError
+from dfgan_jax.files import file_digest
+
+DEFAULT: Final = "attn_dfgan"
+"""Taken where no checkpoint is named."""
+
+
+def index() -> dict[str, dict[str, Any]]:
+    """Name → `file`, `version`, `sha256` and `about`."""
+    return json.loads((_folder() / "index.json").read_text(encoding="utf-8"))
+
+
+def resolve(path: str | os.PathLike) -> pathlib.Path:
+    """The path of a checkpoint, or of the pretrained weights of that name.
+
+    A file or folder of a name in the index comes before the weights.
+
+    Raises:
+      InputError: the weights are not installed or not as they were published; or there is nothing
+        of that name, which is no path either.
+    """
+    known = index()
+    if not _is_name(path):
+        if pathlib.Path(path).exists() or os.sep in str(path):
+            return pathlib.Path(path)
+        raise InputError(f"{path}: no such file or folder, nor pretrained weights: there are "
+                         f"{', '.join(known) or 'none in this version'}")
+    described = known[str(path)]
+    file = _folder() / described["file"]
+    if not file.is_file():
+        raise InputError(f"{path}: {file} is not installed; wheel and repository of version "
+                         f"{described['version']} have it (docs/weights.md)")
+    if file_digest(file) != described["sha256"]:
+        raise InputError(f"{path}: {file} is damaged: its SHA-256 is not that of version "
+                         f"{described['version']} ({described['sha256']}); install the package "
+                         "again")
+    return file
+
+
+def describe(path: str | os.PathLike) -> str | None:
+    """What pretrained weights were trained on, in a line; None where `path` is no name of any."""
+    if not _is_name(path):
+        return None
+    described = index()[str(path)]
+    return f"{path}, version {described['version']}: {described['about']}"
+
+
+def _is_name(path: str | os.PathLike) -> bool:
+    return str(path) in index() and not pathlib.Path(path).exists()
+
+
+def _folder() -> pathlib.Path:
+    return pathlib.Path(str(importlib.resources.files(__name__)))

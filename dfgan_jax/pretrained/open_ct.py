@@ -1,0 +1,171 @@
+"""The openly licensed CT slices that the pretrained weights are trained and tested on.
+
+    python -m dfgan_jax.pretrained.open_ct --input=download/ --output=open_ct/
+
+looks through a folder of DICOM files, as The Cancer Imaging Archive gives them, for the slices of
+`open_ct.csv`, by series and by the SHA-256 of the pixels, and copies them to
+OUTPUT/SPLIT/COLLECTION/PATIENT/NNN.dcm. Without `--output` it copies nothing. Other slices are
+passed over; the status is 1 where a listed one is missing or has other pixels.
+
+docs/weights.md has the collections with licences and DOIs, and all that follows.
+"""
+
+import collections
+import contextlib
+import csv
+import hashlib
+import importlib.resources
+import pathlib
+import shutil
+import sys
+from typing import Final, NamedTuple
+
+import pydicom
+from absl import app, flags
+from pydicom.errors import InvalidDicomError
+
+from dfgan_jax.ct import dicom
+from dfgan_jax.errors import InputError
+from dfgan_jax.files import refuse_existing
+from dfgan_jax.progress import progress
+
+SPLITS: Final = ("train", "test")
+
+
+class OpenSlice(NamedTuple):
+    """A row of `open_ct.csv`.
+
+    Attributes:
+      file: place below the output: SPLIT/COLLECTION/PATIENT/NNN.dcm.
+      collection: of The Cancer Imaging Archive.
+      licence: such as CC BY 4.0.
+      doi: of the collection.
+      series_uid: DICOM's SeriesInstanceUID.
+      sop_uid: DICOM's SOPInstanceUID.
+      pixels_sha256: of the stored values, 16 bits each, row by row.
+    """
+
+    file: str
+    collection: str
+    licence: str
+    doi: str
+    series_uid: str
+    sop_uid: str
+    pixels_sha256: str
+
+    @property
+    def split(self) -> str:
+        return self.file.split("/")[0]
+
+
+def read_manifest() -> list[OpenSlice]:
+    """The slices, in the order of `open_ct.csv`."""
+    table = importlib.resources.files(__package__) / "open_ct.csv"
+    return [OpenSlice(**{name: row[name] for name in OpenSlice._fields})
+            for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())]
+
+
+def pixels_sha256(path: pathlib.Path) -> str:
+    """The SHA-256 of a file's stored values, whatever its transfer syntax.
+
+    Raises:
+      InputError: the file cannot be decoded.
+    """
+    try:
+        pixels = pydicom.dcmread(path).pixel_array
+    except Exception as error:  # a broken file can raise anything
+        raise InputError(f"{path}: cannot be decoded ({error})") from error
+    return hashlib.sha256(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()).hexdigest()
+
+
+def files_of_series(folder: pathlib.Path, series_uids: set[str]) -> dict[pathlib.Path, str]:
+    """File → SOP instance UID, of the files of some series below a folder.
+
+    Raises:
+      InputError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--input: {folder}: no such folder")
+    found = {}
+    paths = dicom.find_files(folder)
+    with progress(f"looking through {folder}", total=len(paths), unit="files") as bar:
+        for path in paths:
+            bar.advance()
+            with contextlib.suppress(InvalidDicomError):  # licences and tables lie beside slices
+                header = pydicom.dcmread(path, stop_before_pixels=True,
+                                         specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
+                if header.get("SeriesInstanceUID") in series_uids:
+                    found[path] = str(header.get("SOPInstanceUID"))
+    return found
+
+
+def check(folder: pathlib.Path, *, output: pathlib.Path | None, splits: tuple[str, ...]
+          ) -> tuple[int, list[str]]:
+    """Compares the listed slices below a folder with `open_ct.csv`, and copies the right ones.
+
+    Args:
+      folder: of DICOM files, in any order.
+      output: folder to make; None copies nothing.
+      splits: some of `SPLITS`.
+
+    Returns:
+      How many are right; and a line on each that is missing or has other pixels.
+
+    Raises:
+      InputError: there is no such folder, or the output exists.
+      OSError: a file cannot be written.
+    """
+    wanted = [each for each in read_manifest() if each.split in splits]
+    if output is not None:
+        refuse_existing(output)
+    files = files_of_series(folder, {each.series_uid for each in wanted})
+    by_pixels: dict[str, pathlib.Path] = {}
+    problems = {}
+    with progress("comparing pixels", total=len(files), unit="slices") as bar:
+        for path, sop_uid in files.items():
+            bar.advance()
+            try:
+                by_pixels.setdefault(pixels_sha256(path), path)
+                problems[sop_uid] = f"{path}: other pixels than in open_ct.csv"
+            except InputError as error:
+                problems[sop_uid] = str(error)
+    wrong = []
+    for each in wanted:
+        source = by_pixels.get(each.pixels_sha256)
+        if source is None:
+            wrong.append(problems.get(each.sop_uid) or (
+                f"missing: {each.file}: {each.collection}, series {each.series_uid}, SOP instance "
+                f"{each.sop_uid}"))
+        elif output is not None:
+            target = output / each.file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    return len(wanted) - len(wrong), wrong
+
+
+_INPUT = flags.DEFINE_string("input", None, "Folder of DICOM files.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to make, for the slices in their places.")
+_SPLITS = flags.DEFINE_list("splits", list(SPLITS), f"Which: {', '.join(SPLITS)}.")
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
+    for split in _SPLITS.value:
+        if split not in SPLITS:
+            raise InputError(f"--splits has {split!r}; expected some of {', '.join(SPLITS)}")
+    output = None if _OUTPUT.value is None else pathlib.Path(_OUTPUT.value)
+    right, wrong = check(pathlib.Path(_INPUT.value), output=output, splits=tuple(_SPLITS.value))
+    for line in wrong:
+        print(line)
+    counts = collections.Counter(line.split(":")[0] == "missing" for line in wrong)
+    print(f"{right} slices as listed, {counts[True]} missing, {counts[False]} of other pixels"
+          + (f"; copied to {output}" if output is not None and right else ""))
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
