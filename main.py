@@ -43,6 +43,9 @@ _OUTPUT = flags.DEFINE_string(
     "valid and test.npy. simulate of scans, pair: .npy to write; with --split, a folder.")
 _STRENGTH = flags.DEFINE_float(
     "strength", 1.0, "denoise: input + strength · (denoised − input); 0 to 1.5.")
+_REPORT = flags.DEFINE_string(
+    "report", None, "denoise: HTML file to write: slices before and after, what was removed, noise "
+    "and HU by tissue.")
 _CONTAINER = flags.DEFINE_string(
     "container", None, "convert: which generator, where a file has several: the keys that lead to "
     "it, joined by dots.")
@@ -125,7 +128,8 @@ def main(arguments: list[str]) -> None:
     elif mode == "denoise":
         checkpoint = _only("checkpoint", _CHECKPOINT.value or [pretrained.DEFAULT])
         run(checkpoint_path=checkpoint, source=pathlib.Path(_only("input", _INPUT.value)),
-            output=_output(), strength=_STRENGTH.value)
+            output=_output(), strength=_STRENGTH.value,
+            report=None if _REPORT.value is None else pathlib.Path(_REPORT.value))
     elif mode == "convert":
         if not _INPUT.value:
             raise InputError("--mode=convert needs --input=PATH")
@@ -160,7 +164,7 @@ _OF_SCANS = ("dose_fraction", "kernel", "refilter", "photons_per_ray", "pixel_sp
 _PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout")
 
 _USED = {"train": _PROCESSES, "evaluate": ("checkpoint", *_PROCESSES),
-         "denoise": ("checkpoint", "input", "output", "strength"),
+         "denoise": ("checkpoint", "input", "output", "strength", "report"),
          "convert": ("input", "output", "container", "verify"),
          "simulate": ("input", "output", *_OF_SCANS),
          "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",),

@@ -18,12 +18,12 @@ from dfgan_jax.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import refuse_existing, release_pages, written_whole
 from dfgan_jax.inference import Denoiser, batch_size_of
-from dfgan_jax.modes import setup
+from dfgan_jax.modes import denoising_report, setup
 from dfgan_jax.progress import progress
 
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
-        strength: float = 1.0) -> None:
+        strength: float = 1.0, report: pathlib.Path | None = None) -> None:
     """Denoises what `source` names, a few slices at a time.
 
     Args:
@@ -34,13 +34,18 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         `.nii` or `.nii.gz`.
       output: to write, whole or not at all, in the same format; of arrays, float32.
       strength: of the denoising; see `Denoiser`.
+      report: HTML file to write: up to 30 slices before and after.
 
     Raises:
-      InputError: the checkpoint or the input cannot be used, the output exists, or some
-        slices of a folder are broken (the others are written all the same).
+      InputError: the checkpoint or the input cannot be used, the output or the report exists, or
+        some slices of a folder are broken (the others are written all the same).
       OSError: the output cannot be written.
     """
     refuse_existing(output)
+    if report is not None:
+        refuse_existing(report)
+        if report.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"--report is {report}; expected a name that ends in .html")
     if described := pretrained.describe(checkpoint_path):
         print(described, flush=True)
     if not source.exists():
@@ -55,7 +60,8 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")
         if source.is_dir():
-            _denoise_folder(Denoiser.load(checkpoint_path, strength=strength), source, output)
+            _denoise_folder(Denoiser.load(checkpoint_path, strength=strength), source, output,
+                            report=report)
             return
         dicom.read_header(source)
         kind, suffixes = _denoise_dicom_file, ("",)
@@ -64,6 +70,9 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
                          f"{source} does")
     denoiser = Denoiser.load(checkpoint_path, strength=strength)
     print(f"Wrote {output}: {kind(denoiser, source, output)}", flush=True)
+    if report is not None:
+        denoising_report.of_file(report, source, output, denoiser=denoiser,
+                                 derivation=_derivation(denoiser))
 
 
 def _derivation(denoiser: Denoiser) -> Derivation:
@@ -72,7 +81,8 @@ def _derivation(denoiser: Denoiser) -> Derivation:
                       strength=denoiser.strength)
 
 
-def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> None:
+def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
+                    report: pathlib.Path | None) -> None:
     summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source, output=output)
     print(f"Wrote {output}: {summary['slices']} slices in {len(summary['series'])} series by "
           f"{summary['model']}; {summary['saturated_pixels']} pixels beyond the stored range")
@@ -83,6 +93,8 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
         names = [name for name, why in summary["skipped"].items() if why == kind]
         print(f"Skipped {len(names)}: {kind} ({names[0]}{', …' if names[1:] else ''})")
     print(f"All of it by name: {output / SUMMARY}", flush=True)
+    if report is not None:
+        denoising_report.of_folder(report, source, output, summary=summary)
     if summary["broken"]:
         (name, why), *rest = summary["broken"].items()
         raise InputError(

@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import json
+import re
 import resource
 
 import nibabel
@@ -266,3 +267,41 @@ def test_strength_is_taken_from_the_command_line(tmp_path, weights):
     assert done.returncode == 0, done.stderr
     halfway = (array + Denoiser.load(weights)(array)) / 2
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), halfway, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_report_shows_what_was_read_and_what_was_written(tmp_path, weights, capsys, name):
+    KINDS[name](tmp_path / name)
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / name,
+                output=tmp_path / f"out_{name}", report=tmp_path / "new.html")
+    assert f"Report: {tmp_path / 'new.html'}" in capsys.readouterr().out
+    page = (tmp_path / "new.html").read_text(encoding="utf-8")
+    assert Denoiser.load(weights).weights_sha256 in page
+    data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', page).group(1))
+    assert (data["rows"], data["reference"]) == (["Input", "Denoised"], None)
+    assert len(data["slices"]) == {"in.npy": 3, "pairs.npy": 3, "in.nii": 3, "in.nii.gz": 3}.get(
+        name, 1)
+
+
+def test_of_a_folder_the_largest_series_is_reported(tmp_path, weights):
+    for series, count in (("1.2.3", 2), ("1.2.4", 35)):
+        for i in range(1, count + 1):
+            dicom_files.write(tmp_path / "in" / series / f"{i:02}.dcm", instance=i, series=series,
+                              position=(0, 0, 3 * i), SeriesDescription=f"of {count}")
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / "in", output=tmp_path / "out",
+                report=tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', page).group(1))
+    assert len(data["slices"]) == 30
+    assert (data["slices"][0], data["slices"][-1]) == ("3 mm, 01.dcm", "105 mm, 35.dcm")
+    assert "Slices of of 35" in page
+
+
+def test_a_report_is_not_overwritten_and_is_html(tmp_path, weights):
+    make_array(tmp_path / "in.npy")
+    (tmp_path / "r.html").write_text("mine")
+    for report, message in (("r.html", "exists"), ("r.pdf", r"name that ends in \.html")):
+        with pytest.raises(InputError, match=message):
+            denoise.run(checkpoint_path=str(weights), source=tmp_path / "in.npy",
+                        output=tmp_path / "out.npy", report=tmp_path / report)
+    assert not (tmp_path / "out.npy").exists()

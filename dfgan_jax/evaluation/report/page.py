@@ -86,8 +86,8 @@ def write_report(
     headline = protocols[HEADLINE_PROTOCOL]
     model = tables.headline_row(headline["rows"], results.get("model"))
     names = [row["name"] for row in headline["rows"]]
-    scripts = [_MARK_SCRIPTED, _source("report.js"), *([_source("viewer.js")] if slices else [])]
-    page = _environment().get_template("page.html.jinja").render(
+    page = render(
+        "page.html.jinja", has_viewer=slices is not None,
         title=title,
         results=results,
         protocols={HEADLINE_PROTOCOL: headline} | protocols,  # its tab first
@@ -100,12 +100,10 @@ def write_report(
         curves=curves.write_training(
             figures, history, chosen_step=(results.get("checkpoint") or {}).get("step")),
         examples=[write_example(figures, i, e) for i, e in enumerate(examples, start=1)],
-        viewer=slices and _viewer(slices, model=model["name"], names=names),
+        viewer=slices and {
+            **viewer.embed(slices, model=model["name"]), "total": results["slices"],
+            "left_out": [name for name in names if name not in slices.images]},
         picture_range_hu=FULL_RANGE_HU,
-        colour_bar=colour_bar_css(),
-        themes=curves.THEMES,
-        style=markupsafe.Markup(_source("report.css")),
-        scripts=[markupsafe.Markup(script) for script in scripts],
         config=json.dumps(results.get("config"), indent=2, default=str, ensure_ascii=False),
     )
     path = workdir / "report.html"
@@ -127,13 +125,22 @@ def _protocol(name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _viewer(slices: Slices, *, model: str, names: Sequence[str]) -> dict[str, Any]:
-    """The viewer, with the rows of the table that it leaves out."""
-    return {**viewer.embed(slices, model=model),
-            "left_out": [name for name in names if name not in slices.images]}
-
-
 # The page.
+
+
+def render(template: str, *, has_viewer: bool, **content: Any) -> str:
+    """A page of one of the templates here, with style and scripts in it.
+
+    Args:
+      template: its file name; it extends `base.html.jinja`.
+      has_viewer: whether the content has a `viewer`, of `viewer.embed`.
+      content: of the template.
+    """
+    scripts = [_MARK_SCRIPTED, _source("report.js")] + has_viewer * [_source("viewer.js")]
+    return _environment().get_template(template).render(
+        colour_bar=colour_bar_css(), themes=curves.THEMES,
+        style=markupsafe.Markup(_source("report.css")),
+        scripts=[markupsafe.Markup(script) for script in scripts], **content)
 
 
 def _source(name: str) -> str:

@@ -14,7 +14,7 @@
 
   const state = {
     slice: data.slices.length >> 1,
-    shown: [data.first, data.reference], // numbers of rows
+    shown: [data.first, data.second], // numbers of rows
     view: "one", // or two, split, difference
     center: data.presets[0][1][0],
     width: data.presets[0][1][1],
@@ -115,6 +115,7 @@
   }
 
   function scores(row, levels, ndct) {
+    if (!ndct) return "";
     if (row === data.reference) return "reference";
     const { rmse } = moments(levels, ndct);
     const psnr = 20 * Math.log10(data.rangeHu / rmse);
@@ -135,8 +136,8 @@
     ticket += 1;
     const mine = ticket;
     stage.setAttribute("aria-busy", "true");
-    const wanted = [...state.shown, data.reference].map((row) => image(row, state.slice));
-    const [first, second, ndct] = await Promise.all(wanted);
+    const rows = data.reference === null ? state.shown : [...state.shown, data.reference];
+    const [first, second, ndct] = await Promise.all(rows.map((row) => image(row, state.slice)));
     if (mine !== ticket) return; // another slice was asked for in the meantime
     inView = [first, second];
     const names = state.shown.map((row) => data.rows[row]);

@@ -50,7 +50,7 @@ class Slices(NamedTuple):
     Attributes:
       names: of each slice; N.
       images: row → (N, H, W) HU, with `NDCT` and `QDCT` first, the others in the order of
-        the tables.
+        the tables; or, where there is no normal dose, two rows or more without scores.
     """
 
     names: Sequence[str]
@@ -64,7 +64,7 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
 
     Args:
       slices: to choose from.
-      model: row to show first, where there are images of it.
+      model: row to show first, where there are images of it; beside it NDCT, or the first row.
       budget_bytes: for the packed slices.
 
     Returns:
@@ -75,10 +75,13 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
       InputError: rows are missing, or shapes differ.
     """
     _check(slices)
-    _, height, width = slices.images[REFERENCE_ROW].shape
-    chosen, step_hu, packed = _fit(slices, budget_bytes=budget_bytes)
     rows = list(slices.images)
-    noise = slices.images[INPUT_ROW][chosen] - slices.images[REFERENCE_ROW][chosen]
+    reference = rows.index(REFERENCE_ROW) if REFERENCE_ROW in rows else None
+    height, width = slices.images[rows[0]].shape[1:]
+    chosen, step_hu, packed = _fit(slices, budget_bytes=budget_bytes)
+    first = rows.index(model) if model in rows else len(rows) - 1
+    noisy, clean = rows[:2] if reference is None else (INPUT_ROW, REFERENCE_ROW)
+    noise = slices.images[noisy][chosen] - slices.images[clean][chosen]
     return {
         "step_hu": step_hu,
         "images": packed,
@@ -89,8 +92,9 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
             "width": width,
             "stepHu": step_hu,
             "undefined": UNDEFINED,
-            "reference": rows.index(REFERENCE_ROW),
-            "first": rows.index(model) if model in rows else len(rows) - 1,
+            "reference": reference,
+            "first": first,
+            "second": 0 if reference is None else reference,
             "presets": list(PRESETS.items()),
             "limitHu": pictures.difference_limit_hu(noise),
             "rangeHu": FULL_RANGE_HU,
@@ -100,17 +104,19 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
 
 
 def _check(slices: Slices) -> None:
-    missing = [row for row in (REFERENCE_ROW, INPUT_ROW) if row not in slices.images]
-    if missing:
-        raise InputError(f"slices: rows {list(slices.images)}, expected {missing[0]} among them")
-    expected = slices.images[REFERENCE_ROW].shape
+    rows = list(slices.images)
+    if REFERENCE_ROW in rows and INPUT_ROW not in rows:
+        raise InputError(f"slices: rows {rows}, expected {INPUT_ROW} among them")
+    if len(rows) < 2:
+        raise InputError(f"slices: rows {rows}, expected two at least")
+    expected = slices.images[rows[0]].shape
     if len(expected) != 3 or expected[0] != len(slices.names) or 0 in expected:
-        raise InputError(f"slices: {REFERENCE_ROW} has shape {expected}, expected (N, H, W) for "
+        raise InputError(f"slices: {rows[0]} has shape {expected}, expected (N, H, W) for "
                          f"{len(slices.names)} names, N not 0")
     for row, images in slices.images.items():
         if images.shape != expected:
             raise InputError(f"slices: {row} has shape {images.shape}, expected {expected}, that "
-                             f"of {REFERENCE_ROW}")
+                             f"of {rows[0]}")
 
 
 def _fit(slices: Slices, *, budget_bytes: int) -> tuple[np.ndarray, int, list[list[str]]]:

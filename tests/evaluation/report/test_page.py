@@ -365,7 +365,7 @@ def test_viewer_names_the_rows_that_it_leaves_out(full_run):
 
 def test_viewer_says_so_where_it_has_every_slice(tmp_path):
     page = write(tmp_path, results=RESULTS | {"slices": 3}, slices=slices())
-    assert "All slices of the test data" in section(page, "viewer")
+    assert "All slices, " in section(page, "viewer")
 
 
 def test_physics_of_a_model_that_diverged_is_shown_as_dashes(tmp_path, no_figures):

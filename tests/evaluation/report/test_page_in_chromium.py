@@ -4,6 +4,7 @@ Skipped where there is no Chromium; none is downloaded.
 """
 
 import io
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from dfgan_jax.evaluation.report import curves, pictures
 from tests.evaluation.report import case
 from tests.evaluation.report.case import example, full_results, slices, write
+from tests.evaluation.report.test_denoising import write as write_denoising
 
 CHROMIUM = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome"))), None)
@@ -343,3 +345,27 @@ def test_paper_has_every_protocol_and_no_viewer(open_report):
     assert page.locator("#protocol-1").is_visible()
     assert page.locator("#protocol-2").is_visible()
     assert page.locator("#viewer").is_hidden()
+
+
+def test_a_denoised_scan_is_compared_without_a_reference(tmp_path, browser):
+    write_denoising(tmp_path / "r.html")
+    reader = Reader(browser, (tmp_path / "r.html").as_uri())
+    reader.settle()
+    assert reader.part("first-caption").inner_text().strip() == "Denoised"
+    assert reader.part("slice-name").inner_text() == "20 mm, b.dcm (2 of 2)"
+    reader.button("Difference").click()
+    reader.settle()
+    # 3 HU more, and three quarters of a noise of 20 HU less.
+    title, numbers = reader.part("first-caption").inner_text().split("\n")
+    assert title == "Denoised − Input"
+    mean, deviation = map(float, re.findall(r"[\d.]+", numbers))
+    assert mean == pytest.approx(3, abs=0.6)
+    assert deviation == pytest.approx(15, rel=0.05)
+    reader.button("Split").click()
+    reader.settle()
+    assert reader.part("second-caption").inner_text().strip() == "Input"
+    reader.button("Flip").click()
+    reader.settle()
+    assert reader.part("first-caption").inner_text().strip() == "Input"
+    assert reader.complaints == []
+    reader.context.close()
