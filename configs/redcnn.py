@@ -12,10 +12,9 @@ patches of 55×55, the logarithm of each slice's mean squared error instead of t
 a learning rate that goes down by a cosine to 0, where the paper's slowly went to 1e-5, and an
 average of the weights as the model.
 
-The demo takes about 3 minutes on two CPU cores. Before the average was kept it had, on its 32
-held-out phantoms, protocol full_range: 41.16 dB / 0.9556 with seed 0, from 37.29 dB / 0.9028 of
-the input; with seeds 1 and 2, 41.56 and 41.35 dB. At paper scale a step takes about a
-minute on two CPU cores: that needs an accelerator.
+The demo takes about 3 minutes on two CPU cores; on its 32 held-out phantoms, protocol
+full_range: 41.45 ± 0.16 dB / 0.9575 (three seeds), from 37.29 dB / 0.9028 of the input. At paper
+scale a step takes about a minute on two CPU cores: that needs an accelerator.
 """
 
 import ml_collections
