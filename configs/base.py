@@ -6,9 +6,10 @@ Any field can be changed on the command line: `--config.batch_size=32`.
 
 import ml_collections
 
-VARIANTS = ("demo", "slides", "published")
-"""Of the GANs: `demo`: the recipe, small; `slides`: as the slides have it; `published`: as the
-published code has it. Without a variant: the recipe at paper scale."""
+VARIANTS = ("demo", "open", "slides", "published")
+"""Of the GANs: `demo`: the recipe, small; `open`: that of the pretrained weights (docs/weights.md);
+`slides`: as the slides have it; `published`: as the published code has it. Without a variant: the
+recipe at paper scale."""
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -183,7 +184,7 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
 
     Args:
       config: of `get_config`, for one of the GANs; changed in place.
-      variant: what stands behind the colon: empty, `demo`, `slides` or `published`.
+      variant: what stands behind the colon: empty, or one of `VARIANTS`.
       run_name: name of the paper-scale run.
 
     Raises:
@@ -201,6 +202,12 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
         config.discriminator.width = 16
         config.optimizer.generator_learning_rate = 5e-3
         config.optimizer.discriminator_learning_rate = 1e-4
+    if variant == "open":
+        apply_open(config)
+        config.generator.width = 16
+        config.discriminator.width = 16
+        config.optimizer.generator_learning_rate = 2e-3
+        config.optimizer.discriminator_learning_rate = 4e-5
     if variant == "published":
         config.discriminators = "joint"
         config.loss.gradient_image = 1.0
@@ -247,3 +254,21 @@ def apply_demo(config: ml_collections.ConfigDict) -> None:
     # In so few epochs no slice is seen often: flips and turns only slow training down.
     config.data.augment = False
     config.optimizer.average_decay = 0.99
+
+
+def apply_open(config: ml_collections.ConfigDict) -> None:
+    """The pairs and the length of the training that the pretrained weights come from.
+
+    docs/weights.md has the commands that make the pairs from openly licensed scans.
+    """
+    files = {"native": 0.29, "native_2": 0.29, "refiltered": 0.18, "refiltered_2": 0.18,
+             "phantoms": 0.06}
+    config.data.train = ",".join(f"open_pairs/{name}/train.npy" for name in files)
+    config.data.train_shares = ",".join(map(str, files.values()))
+    config.data.valid = "open_pairs/valid.npy"
+    config.data.test = "open_pairs/test.npy"
+    config.data.size = 0
+    config.data.crop = 128
+    config.batch_size = 4
+    config.epochs = 200
+    config.checkpoint_every_minutes = 5.0

@@ -5,6 +5,7 @@ network", IEEE TMI 36(12), 2017.
 
   python main.py --config=configs/redcnn.py         paper scale
   python main.py --config=configs/redcnn.py:demo    minutes on two CPU cores
+  python main.py --config=configs/redcnn.py:open    beside the pretrained weights (docs/weights.md)
 
 The network is the paper's, and so are its initial weights and Adam's first learning rate. It is
 trained as the GANs here are, in all that helps it (docs/recipe.md): whole slices instead of
@@ -23,9 +24,9 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    if variant not in ("", "demo"):
-        raise ValueError(f"no variant {variant!r} of RED-CNN: there is demo, or none for the paper "
-                         "scale")
+    if variant not in ("", "demo", "open"):
+        raise ValueError(f"no variant {variant!r} of RED-CNN: there are demo and open, or none for "
+                         "the paper scale")
     config = base.get_config()
     config.generator.architecture = "redcnn"
     config.generator.width = 96
@@ -41,5 +42,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         base.apply_demo(config)
         config.generator.width = 16
         # At twice this rate it learns nothing.
+        config.optimizer.generator_learning_rate = 1e-3
+    if variant == "open":
+        base.apply_open(config)
+        # As many multiplications as the U-Net of width 16 with attention.
+        config.generator.width = 16
         config.optimizer.generator_learning_rate = 1e-3
     return config

@@ -233,7 +233,10 @@ def load_splits(config: ml_collections.ConfigDict, splits: tuple[str, ...],
                 path, size=config.data.size, folder=cache_folder(config))
     check_no_overlap({name: each.raw_qdct_digests for (_, name), each in preprocessed.items()})
     try:
-        check_no_overlap({name: each.raw_ndct_digests for (_, name), each in preprocessed.items()})
+        # Several files of one split may hold one scan at several doses.
+        check_no_overlap({f"data.{split}": [
+            digest for (of, _), each in preprocessed.items() if of == split
+            for digest in each.raw_ndct_digests] for split in splits})
     except InputError as error:
         # Phantoms may be the same on purpose; scans are the same patient.
         print(f"warning: normal doses: {error}", file=sys.stderr, flush=True)

@@ -54,7 +54,7 @@ def test_values_that_no_run_could_use_are_named(change, message):
 
 
 @pytest.mark.parametrize("module", [attn, dfgan])
-@pytest.mark.parametrize("variant", ["", "demo", "slides", "published"])
+@pytest.mark.parametrize("variant", ["", "demo", "open", "slides", "published"])
 def test_every_variant_is_usable(module, variant):
     config = module.get_config(variant)
     setup.check(config)
@@ -67,6 +67,14 @@ def test_every_variant_is_usable(module, variant):
     assert (config.optimizer.average_decay > 0) == (not is_source)
 
 
+def test_the_pretrained_models_are_trained_alike():
+    variants = [module.get_config("open") for module in (attn, dfgan, redcnn)]
+    for config in variants:
+        assert config.data == variants[0].data
+        assert (config.epochs, config.batch_size) == (variants[0].epochs, variants[0].batch_size)
+        assert config.loss.intensity == "log_squared"
+
+
 def test_red_cnn_takes_none_of_the_unets_options():
     config = redcnn.get_config()
     config.generator.output = "difference"
@@ -74,7 +82,7 @@ def test_red_cnn_takes_none_of_the_unets_options():
         setup.check(config)
 
 
-@pytest.mark.parametrize("variant", ["", "demo"])
+@pytest.mark.parametrize("variant", ["", "demo", "open"])
 def test_red_cnn_is_trained_without_an_adversary(variant):
     config = redcnn.get_config(variant)
     setup.check(config)
@@ -86,7 +94,7 @@ def test_red_cnn_is_trained_without_an_adversary(variant):
 
 
 def test_red_cnn_has_no_published_variant():
-    with pytest.raises(ValueError, match="no variant 'published' of RED-CNN: there is demo"):
+    with pytest.raises(ValueError, match="no variant 'published' of RED-CNN: there are demo and"):
         redcnn.get_config("published")
 
 
@@ -124,7 +132,7 @@ def test_a_run_from_before_the_recipes_fields_is_one_of_the_slides(tmp_path):
 
 
 def test_unknown_variant_lists_what_there_is():
-    with pytest.raises(ValueError, match="no variant 'tiny': there are demo, slides, published"):
+    with pytest.raises(ValueError, match="no variant 'tiny': there are demo, open, slides, pub"):
         importlib.import_module("configs.attn").get_config("tiny")
 
 
@@ -303,6 +311,17 @@ def test_the_same_normal_dose_in_two_splits_is_warned_of(config, tmp_path, capsy
     setup.load_splits(config, ("train", "test"), refuse)
     assert ("warning: normal doses: data.test: slice 0 is also slice 0 of data.train"
             in capsys.readouterr().err)
+
+
+def test_one_split_may_hold_a_normal_dose_at_several_low_ones(config, tmp_path, capsys):
+    config.data.size = 32
+    train, other = (read_pairs(write(tmp_path / f"{name}.npy", (2, 64, 64), seed))
+                    for seed, name in enumerate("ab"))
+    write_pairs(tmp_path / "again.npy", Pairs(np.array(train.ndct), np.array(other.qdct)))
+    config.data.train = f"{tmp_path / 'a.npy'},{tmp_path / 'again.npy'}"
+    pairs = setup.load_splits(config, ("train",), refuse)
+    assert pairs["train"].counts == [2, 2]
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_runs_that_differ_in_their_seed_share_all_else(config):
