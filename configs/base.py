@@ -205,9 +205,11 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
     if variant == "open":
         apply_open(config)
         config.generator.width = 16
+        # Batches mix doses, so that their statistics are those of no slice (docs/recipe.md).
+        config.generator.normalization = "none"
         config.discriminator.width = 16
-        config.optimizer.generator_learning_rate = 2e-3
-        config.optimizer.discriminator_learning_rate = 4e-5
+        config.optimizer.generator_learning_rate = 1e-3
+        config.optimizer.discriminator_learning_rate = 2e-5
     if variant == "published":
         config.discriminators = "joint"
         config.loss.gradient_image = 1.0
@@ -261,7 +263,7 @@ def apply_open(config: ml_collections.ConfigDict) -> None:
 
     docs/weights.md has the commands that make the pairs from openly licensed scans.
     """
-    files = {"native": 0.29, "native_2": 0.29, "refiltered": 0.18, "refiltered_2": 0.18,
+    files = {"native": 0.29, "native_2": 0.29, "refiltered": 0.18, "sharp": 0.18,
              "phantoms": 0.06}
     config.data.train = ",".join(f"open_pairs/{name}/train.npy" for name in files)
     config.data.train_shares = ",".join(map(str, files.values()))
