@@ -49,6 +49,9 @@ _REPORT = flags.DEFINE_string(
 _CONTAINER = flags.DEFINE_string(
     "container", None, "convert: which generator, where a file has several: the keys that lead to "
     "it, joined by dots.")
+_STORAGE = flags.DEFINE_enum(
+    "storage", "float32", ("float32", "float16"), "convert: type of the numbers in a file of "
+    "weights; float16 takes half the room.")
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "convert: read back what was written, and denoise a simulated slice with it.")
 _NDCT = flags.DEFINE_multi_string(
@@ -134,7 +137,7 @@ def main(arguments: list[str]) -> None:
         if not _INPUT.value:
             raise InputError("--mode=convert needs --input=PATH")
         run(inputs=[pathlib.Path(path) for path in _INPUT.value], output=_output(),
-            container=_CONTAINER.value, verify=_VERIFY.value)
+            container=_CONTAINER.value, storage=_STORAGE.value, verify=_VERIFY.value)
     elif file == "simulate_scan":
         run([pathlib.Path(path) for path in _INPUT.value], output=_output(),
             dose_fraction=_of_simulation("dose_fraction"), kernel=_KERNEL.value,
@@ -165,7 +168,7 @@ _PROCESSES = ("coordinator", "num_processes", "process_id", "join_timeout")
 
 _USED = {"train": _PROCESSES, "evaluate": ("checkpoint", *_PROCESSES),
          "denoise": ("checkpoint", "input", "output", "strength", "report"),
-         "convert": ("input", "output", "container", "verify"),
+         "convert": ("input", "output", "container", "storage", "verify"),
          "simulate": ("input", "output", *_OF_SCANS),
          "pair": ("ndct", "qdct", "output", "split", "patients"), "benchmark": ("checkpoint",),
          "preflight": ("topology", "platform")}

@@ -1,7 +1,7 @@
 """`--mode=convert`: weights between PyTorch's files, safetensors and checkpoints."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from dfgan_jax.training import checkpoints
 
 VERIFY_SIZE = 256
 
+STORAGES = ("float32", "float16")
+
 
 def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str | None = None,
-        verify: bool = False) -> None:
+        storage: str = "float32", verify: bool = False) -> None:
     """Converts, telling what becomes of each tensor.
 
     Args:
@@ -29,10 +31,13 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
       output: a file of weights by its suffix, which takes the generator (discriminators
         go into files beside it), or the folder of a checkpoint.
       container: that the generator is in, where a file holds several.
+      storage: type of the numbers in a file of weights: `float32`, or `float16`, which rounds
+        them to three digits and takes half the room.
       verify: read back what was written, and denoise a simulated slice with it.
 
     Raises:
-      InputError: an input cannot be used, or the output exists.
+      InputError: an input cannot be used, the output exists, or a number is too large for
+        float16.
     """
     is_file = weight_file.has_suffix(output)
     for path in [output, *([_comparison(output)] if verify else [])]:
@@ -42,25 +47,41 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
         named = ", ".join(f"{name} {value!r}" for name, value in loaded.weights.unseen.items())
         raise InputError(f"{output}: only .safetensors can carry that the generator has {named}; a "
                          "file of PyTorch would be taken for the published network")
+    if storage not in STORAGES or (storage != "float32" and not is_file):
+        raise InputError(f"--storage is {storage!r}; expected {' or '.join(STORAGES)}, and float32 "
+                         "of a checkpoint's folder")
     print("\n".join(loaded.explanation))
     if is_file:
-        written = _write_files(output, loaded.weights, loaded.meta)
+        state_dicts = {name: {key: _stored(array, storage, name=f"{name}'s {key}")
+                              for key, array in tensors.items()}
+                       for name, tensors in loaded.weights.state_dicts().items()}
+        written = _write_files(output, state_dicts, loaded.weights, loaded.meta)
     else:
         checkpoints.save_weights(output, loaded.weights, loaded.meta)
         written = [output]
     print(f"Wrote {'' if is_file else 'the checkpoint folder '}{', '.join(map(str, written))}",
           flush=True)
     if verify:
-        _verify(loaded.weights, written)
+        _verify(loaded.weights, written, storage=storage)
 
 
-def _write_files(output: pathlib.Path, weights: Weights, meta: dict[str, Any]
-                 ) -> list[pathlib.Path]:
+def _stored(array: np.ndarray, storage: str, *, name: str) -> np.ndarray:
+    """A tensor in the type that it is stored in; counts of batches keep theirs."""
+    if array.dtype.kind != "f":
+        return array
+    stored = array.astype(storage)
+    if not np.isfinite(stored).all():
+        raise InputError(f"--storage is {storage!r}; {name} has {np.abs(array).max():g}, which it "
+                         "cannot hold")
+    return stored
+
+
+def _write_files(output: pathlib.Path, state_dicts: Mapping[str, dict[str, np.ndarray]],
+                 weights: Weights, meta: dict[str, Any]) -> list[pathlib.Path]:
     """Writes the generator, and each discriminator into a file of its own."""
     length = max(len(suffix) for suffix in weight_file.SUFFIXES
                  if output.name.lower().endswith(suffix))
     stem, suffix = output.name[:-length], output.name[-length:]
-    state_dicts = weights.state_dicts()
     paths = {name: output if name == "generator" else
              output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
     for path in paths.values():
@@ -78,15 +99,17 @@ def _comparison(output: pathlib.Path) -> pathlib.Path:
     return output.with_name(f"{output.name}.verify.npz")
 
 
-def _verify(weights: Weights, written: Sequence[pathlib.Path]) -> None:
+def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) -> None:
     """Reads back what was written, and shows what the generator does to a simulated slice."""
     state_dicts = weights.state_dicts()
     again = checkpoints.load_weights(written).weights.state_dicts()
     for name, tensors in state_dicts.items():
-        for key, array in tensors.items():
+        for key, original in tensors.items():
+            array = _stored(original, storage, name=key).astype(original.dtype)
             if again.get(name, {}).get(key, np.empty(0)).tobytes() != array.tobytes():
                 raise InputError(f"{written[0]}: {name}'s {key} was read back with other values")
-    print(f"\nRead back: {sum(map(len, state_dicts.values()))} tensors, equal bit for bit.")
+    print(f"\nRead back: {sum(map(len, state_dicts.values()))} tensors, equal bit for bit"
+          f"{'' if storage == 'float32' else f' to what {storage} holds'}.")
 
     ndct, qdct = low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
                                          protocol=low_dose.ScanProtocol())

@@ -311,3 +311,33 @@ def test_windows_of_the_gates_travel_with_the_weights(tmp_path):
     read = read_weights([tmp_path / "x.safetensors"])
     assert read.weights.unseen == {"gate_window": 64}
     assert any("windows of 64 pixels" in line for line in read.explanation)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_float16_takes_half_the_room(tmp_path, suffix, capsys, monkeypatch):
+    monkeypatch.setattr(convert, "VERIFY_SIZE", 32)
+    given = save(tmp_path / "gan.pth", generator())
+    for storage in ("float32", "float16"):
+        convert.run(inputs=[given], output=tmp_path / f"{storage}{suffix}", storage=storage,
+                    verify=storage == "float16")
+    assert "equal bit for bit to what float16 holds" in capsys.readouterr().out
+    whole, half = (read_weight_file(tmp_path / f"{storage}{suffix}")
+                   for storage in ("float32", "float16"))
+    for key, array in whole.items():
+        kept = np.float16 if array.dtype.kind == "f" else array.dtype
+        assert half[key].dtype == kept
+        np.testing.assert_array_equal(half[key], array.astype(kept))
+    hu = np.random.default_rng(0).normal(0, 50, (32, 32)).astype(np.float32)
+    np.testing.assert_allclose(Denoiser.load(tmp_path / f"float16{suffix}")(hu),
+                               Denoiser.load(given)(hu), atol=2)
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path):
+    state_dict = generator()
+    state_dict["inc.conv.conv.0.weight"] = np.full_like(state_dict["inc.conv.conv.0.weight"], 7e4)
+    given = save(tmp_path / "gan.pth", state_dict)
+    with pytest.raises(InputError, match=r"inc\.conv\.conv\.0\.weight has 70000, which it cannot hold"):
+        convert.run(inputs=[given], output=tmp_path / "x.pth", storage="float16")
+    with pytest.raises(InputError, match=r"--storage is .float16.; expected .* float32 of a check"):
+        convert.run(inputs=[given], output=tmp_path / "folder", storage="float16")
+    assert files(tmp_path) == ["gan.pth"]
