@@ -69,7 +69,8 @@ def _stored(array: np.ndarray, storage: str, *, name: str) -> np.ndarray:
     """A tensor in the type that it is stored in; counts of batches keep theirs."""
     if array.dtype.kind != "f":
         return array
-    stored = array.astype(storage)
+    with np.errstate(over="ignore"):
+        stored = array.astype(storage)
     if not np.isfinite(stored).all():
         raise InputError(f"--storage is {storage!r}; {name} has {np.abs(array).max():g}, which it "
                          "cannot hold")

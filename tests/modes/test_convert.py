@@ -336,7 +336,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
     state_dict = generator()
     state_dict["inc.conv.conv.0.weight"] = np.full_like(state_dict["inc.conv.conv.0.weight"], 7e4)
     given = save(tmp_path / "gan.pth", state_dict)
-    with pytest.raises(InputError, match=r"inc\.conv\.conv\.0\.weight has 70000, which it cannot hold"):
+    with pytest.raises(InputError, match=r"0\.weight has 70000, which it cannot hold"):
         convert.run(inputs=[given], output=tmp_path / "x.pth", storage="float16")
     with pytest.raises(InputError, match=r"--storage is .float16.; expected .* float32 of a check"):
         convert.run(inputs=[given], output=tmp_path / "folder", storage="float16")
