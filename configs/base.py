@@ -272,5 +272,5 @@ def apply_open(config: ml_collections.ConfigDict) -> None:
     config.data.size = 0
     config.data.crop = 128
     config.batch_size = 4
-    config.epochs = 200
+    config.epochs = 140
     config.checkpoint_every_minutes = 5.0
