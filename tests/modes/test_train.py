@@ -353,7 +353,7 @@ def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected
         advance=lambda state, step, most: (Counted(state + 1), {"loss": np.zeros(1)}, 1),
         validate=lambda state: {"psnr": np.ones(1)},
         batch_statistics=None, waited_s=lambda: 0.0)
-    number = train._fit(config, {}, Counted(0), per_epoch=2, fingerprints={}, compiled=compiled,
+    number = train._fit(config, {}, Counted(0), per_epoch=2, origin={}, compiled=compiled,
                         saver=train._Saver(kept, after_s=1e6, every_s=1e6),
                         metrics=train._Metrics(None), stop=stop)
     assert (number, [saved for _, saved, _ in kept.saved]) == expected
