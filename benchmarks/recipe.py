@@ -111,8 +111,8 @@ VARIANTS: dict[str, Variant] = {
     "redcnn_plain": Variant("RED-CNN, no average of the weights", {
         "optimizer.average_decay": 0.0}, _REDCNN),
     "redcnn_augment": Variant("RED-CNN, flips and turns", {"data.augment": True}, _REDCNN),
-    "redcnn_log": Variant("RED-CNN, logarithm of the squared error", {
-        "loss.intensity": "log_squared"}, _REDCNN),
+    "redcnn_squared": Variant("RED-CNN, loss: squared error", {
+        "loss.intensity": "squared"}, _REDCNN),
 }
 
 

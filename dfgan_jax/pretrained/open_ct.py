@@ -143,7 +143,7 @@ def check(folder: pathlib.Path, *, output: pathlib.Path | None, splits: tuple[st
     return len(wanted) - len(wrong), wrong
 
 
-_INPUT = flags.DEFINE_string("input", None, "Folder of DICOM files.", required=True)
+_INPUT = flags.DEFINE_string("input", None, "Folder of DICOM files.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to make, for the slices in their places.")
 _SPLITS = flags.DEFINE_list("splits", list(SPLITS), f"Which: {', '.join(SPLITS)}.")
 
@@ -151,6 +151,8 @@ _SPLITS = flags.DEFINE_list("splits", list(SPLITS), f"Which: {', '.join(SPLITS)}
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
+    if not _INPUT.value:
+        raise InputError("--input is missing; expected a folder of DICOM files")
     for split in _SPLITS.value:
         if split not in SPLITS:
             raise InputError(f"--splits has {split!r}; expected some of {', '.join(SPLITS)}")

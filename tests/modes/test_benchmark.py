@@ -168,7 +168,7 @@ def test_a_checkpoint_that_is_not_there_is_told_before_anything_is_measured(conf
     (["--config=configs/attn.py", "--output=a"], "--mode=benchmark takes no --output"),
     (["--config=configs/attn.py", "--config.batch_size=0"], "config.batch_size is 0"),
     (["--config=configs/attn.py", "--config.generator.width=2", "--config.discriminator.width=2",
-      "--checkpoint=absent"], "absent: no checkpoint here"),
+      "--checkpoint=absent"], "absent: no such file or folder, nor pretrained"),
 ])
 def test_what_cannot_be_used_is_told_in_one_line(tmp_path, options, message):
     done = command.run("--mode=benchmark", *options, f"--workdir={tmp_path / 'run'}")

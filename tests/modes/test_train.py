@@ -437,7 +437,7 @@ def test_starts_from_a_file_of_weights(published):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--config.initial_checkpoint=absent"], "absent: no checkpoint here"),
+    (["--config.initial_checkpoint=absent"], "absent: no such file or folder, nor pretrained"),
     (["--config.generator.attention=True", "--config.initial_checkpoint={given}"],
      "gan.pth: its generator has width 2 and no attention, which is not that of the config"),
     (["--checkpoint={given}"], "give --config.initial_checkpoint=PATH"),
