@@ -270,11 +270,11 @@ def test_a_network_of_the_difference_goes_there_and_back_by_safetensors(tmp_path
     assert np.abs(results[0] - hu).max() > 1
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pth.tar"])
-def test_a_file_of_pytorch_cannot_carry_the_difference(tmp_path, suffix):
-    untrained(tmp_path / "run", attn, variant="")
-    with pytest.raises(InputError, match=r"only \.safetensors can carry .* output 'difference'"):
-        convert.run(inputs=[tmp_path / "run"], output=tmp_path / f"x{suffix}")
+def test_a_file_of_pytorch_cannot_carry_the_difference(tmp_path):
+    untrained(tmp_path / "run", attn, variant="", discriminators="none")
+    for suffix in (".pth", ".pt", ".pth.tar"):
+        with pytest.raises(InputError, match=r"only \.safetensors can carry .* 'difference'"):
+            convert.run(inputs=[tmp_path / "run"], output=tmp_path / f"x{suffix}")
     assert files(tmp_path) == ["run"]
 
 
@@ -283,8 +283,9 @@ def test_other_normalisations_are_told_by_their_keys(tmp_path, normalization):
     config = dfgan.get_config("slides")
     config.generator.width, config.generator.normalization = 4, normalization
     generator_ = setup.build_networks(config).generator
-    variables = initial_variables(generator_, jax.random.key(0))
-    variables = jax.tree.map(lambda x: np.asarray(x) + 0.01, variables)
+    shapes = jax.eval_shape(lambda: initial_variables(generator_, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.uniform(0.01, 0.1, x.shape).astype(x.dtype), shapes)
     weights = Weights(generator={**variables, "batches_tracked": {}}, discriminators={})
     checkpoints.save_weights(tmp_path / "there", weights, {
         "step": None, "epoch": None, "config": json.loads(config.to_json())})
