@@ -41,7 +41,7 @@ _VARIANTS = flags.DEFINE_list("variants", [], "Which variants; all by default.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Of the runs of each variant.")
 _WORKERS = flags.DEFINE_integer(
     "workers", 1, "Runs at a time; the processor's cores are divided among them.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "File to write.")
+_JSON = flags.DEFINE_string("json", None, "File to write.", allow_override=True)
 
 _ATTN, _DFGAN, _REDCNN = (f"configs/{name}.py:demo" for name in ("attn", "dfgan", "redcnn"))
 
