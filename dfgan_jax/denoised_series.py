@@ -9,7 +9,7 @@ from dfgan_jax.ct.domain import Domain, ScanProperties, typical
 from dfgan_jax.evaluation.tissues import body_mask, tissue_masks
 
 MEASURED_SLICES: Final = 3
-"""Of a series, evenly spaced."""
+"""Of a series."""
 
 _PATCH_MM: Final = 10.0
 _SMOOTHING_MM: Final = 2.0
@@ -30,8 +30,11 @@ class Change(NamedTuple):
     soft_tissue_shift_hu: float | None
 
 
-def evenly_spaced(count: int) -> list[int]:
-    """Which of a series' slices are measured: the middles of as many equal parts."""
+def measured_slices(count: int) -> list[int]:
+    """Which of a series' slices are measured: the middles of as many equal parts.
+
+    The first and the last slice of a scan, which `statistics.evenly_spaced` takes, show little.
+    """
     parts = min(MEASURED_SLICES, count)
     return [int((part + 0.5) * count / parts) for part in range(parts)]
 

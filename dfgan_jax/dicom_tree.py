@@ -21,6 +21,7 @@ from dfgan_jax.ct import dicom, domain
 from dfgan_jax.ct.dicom import CTSlice, Derivation, SliceHeader
 from dfgan_jax.ct.dicom_folder import DicomFolder
 from dfgan_jax.ct.domain import ScanProperties
+from dfgan_jax.ct.scan import square_pitch
 from dfgan_jax.denoised_series import Change
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import remove_leftovers, written_whole
@@ -95,18 +96,17 @@ class _Checks:
 
     def __init__(self, series: list[list[SliceHeader]], *, denoiser: Denoiser):
         self.domain = denoiser.domain
-        self._chosen = {header.path: header for slices in series
-                        for header in _some_of(slices)}
+        self._series = series
         self._scans: dict[pathlib.Path, ScanProperties] = {}
         self._changes: dict[pathlib.Path, Change] = {}
-        with progress("measuring noise", total=len(self._chosen), unit="slices") as bar:
-            calls = (functools.partial(_scan_properties, header)
-                     for header in self._chosen.values())
-            for path, result in zip(self._chosen, call_ahead(calls), strict=True):
+        chosen = [each for slices in series for each in _some_of(slices)]
+        calls = (functools.partial(_scan_properties, header, pitch) for header, pitch in chosen)
+        with (progress("measuring noise", total=len(chosen), unit="slices") as bar,
+              contextlib.closing(call_ahead(calls)) as results):
+            for (header, _), result in zip(chosen, results, strict=True):
                 with contextlib.suppress(InputError):  # a broken one is told when it is its turn
-                    self._scans[path] = result()
+                    self._scans[header.path] = result()
                 bar.advance()
-        self._series = series
 
     def warn(self) -> None:
         """Tells which series are not such as the model was trained on."""
@@ -120,9 +120,10 @@ class _Checks:
 
     def add(self, read: CTSlice, denoised: np.ndarray) -> None:
         """Compares a slice with its result, if it is one of those that are measured."""
-        if read.header.path in self._scans:
-            self._changes[read.header.path] = denoised_series.measure_change(
-                read.hu, denoised, pixel_spacing_mm=self._scans[read.header.path].pixel_spacing_mm)
+        path = read.header.path
+        if path in self._scans:
+            self._changes[path] = denoised_series.measure_change(
+                read.hu, denoised, pixel_spacing_mm=self._scans[path].pixel_spacing_mm)
 
     def describe(self, slices: list[SliceHeader]) -> dict[str, Any]:
         """For `summary.json`."""
@@ -135,18 +136,16 @@ class _Checks:
         return [found[header.path] for header in slices if header.path in found]
 
 
-def _some_of(slices: list[SliceHeader]) -> list[SliceHeader]:
-    """The slices of a series that are measured; none where their pixels are of unknown size."""
-    known = [header for header in slices
-             if header.pixel_spacing_mm and len(set(header.pixel_spacing_mm)) == 1]
-    return [known[index] for index in denoised_series.evenly_spaced(len(known))]
+def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float]]:
+    """The slices of a series that are measured, and their pixel pitch; none where it is unknown."""
+    known = [(header, pitch) for header in slices
+             if (pitch := square_pitch(header.pixel_spacing_mm)) is not None]
+    return [known[index] for index in denoised_series.measured_slices(len(known))]
 
 
-def _scan_properties(header: SliceHeader) -> ScanProperties:
-    assert header.pixel_spacing_mm is not None
+def _scan_properties(header: SliceHeader, pixel_spacing_mm: float) -> ScanProperties:
     read = dicom.read_slice(header.path)
-    return domain.measure(read.hu, pixel_spacing_mm=header.pixel_spacing_mm[0],
-                          outside=read.outside)
+    return domain.measure(read.hu, pixel_spacing_mm=pixel_spacing_mm, outside=read.outside)
 
 
 def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from dfgan_jax.denoised_series import evenly_spaced, measure_change
+from dfgan_jax.denoised_series import measure_change, measured_slices
 
 SPACING_MM = 0.8
 
@@ -47,4 +47,4 @@ def test_without_soft_tissue_nothing_is_measured(make):
 @pytest.mark.parametrize(("count", "indices"), [(0, []), (1, [0]), (2, [0, 1]), (3, [0, 1, 2]),
                                                 (60, [10, 30, 50])])
 def test_slices_are_taken_from_all_of_a_series(count, indices):
-    assert evenly_spaced(count) == indices
+    assert measured_slices(count) == indices

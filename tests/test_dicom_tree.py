@@ -9,10 +9,10 @@ from dfgan_jax import inference
 from dfgan_jax.ct import dicom
 from dfgan_jax.ct.dicom import Derivation, read_slice
 from dfgan_jax.ct.domain import Domain
-from dfgan_jax.ct.noise_insertion import insert_noise
 from dfgan_jax.dicom_tree import denoise_tree
 from dfgan_jax.errors import InputError
 from tests.ct.dicom_files import SERIES, ramp, write
+from tests.ct.noisy_disc import noisy_disc
 
 DERIVATION = Derivation(model="AttnDFGAN", weights_sha256="ab" * 32, version="1.2")
 OTHER_MODEL = Derivation(model="AttnDFGAN", weights_sha256="cd" * 32, version="1.2")
@@ -259,22 +259,15 @@ KNOWN = Domain(noise_hu=(10.0, 30.0), kernel_lp_cm=(3.0, 4.0), pixel_spacing_mm=
                size=(512, 512), simulated=True, slices=24)
 
 
-def body(noise_hu, *, size=160, spacing_mm=0.8, seed=0):
-    """Stored values of a disc of water in air, with the noise of a scan."""
-    offsets = (np.arange(size) - size / 2) * spacing_mm
-    disc = np.where(np.hypot(offsets, offsets[:, None]) < 55, 20, -1000).astype(np.float32)
-    noise = insert_noise(np.random.default_rng(seed), disc, pixel_spacing_mm=spacing_mm,
-                         dose_fraction=0.5, kernel=3.5, photons_per_ray=1e6,
-                         electronic_noise_std=0.0) - disc
-    noise *= noise_hu / noise[60:100, 60:100].std()
-    return np.rint(np.maximum(disc + noise, -1024)).astype(int) + 1024
+def stored(noise_hu, *, seed):
+    return np.rint(np.maximum(noisy_disc(noise_hu, seed=seed), -1024)).astype(int) + 1024
 
 
 def test_series_unlike_those_of_training_are_told(tmp_path, capsys):
     for name, noise_hu, series in (("usual", 20, SERIES), ("noisy", 60, SECOND_SERIES)):
         for i in range(1, 3):
             write(tmp_path / "in" / name / f"{i}.dcm", instance=i, position=(0, 0, 3 * i),
-                  stored=body(noise_hu, seed=i), series=series, PixelSpacing=[0.8, 0.8])
+                  stored=stored(noise_hu, seed=i), series=series, PixelSpacing=[0.8, 0.8])
     summary = run(tmp_path, denoiser=FakeDenoiser(KNOWN))
     error = capsys.readouterr().err
     assert error.count("warning: series") == 1

@@ -58,7 +58,7 @@ class Domain:
     Attributes:
       noise_hu: see `ScanProperties`; None where no slice showed it.
       kernel_lp_cm: likewise.
-      pixel_spacing_mm: likewise.
+      pixel_spacing_mm: pixel pitch.
       size: height and width of the slices, the smallest and the largest [pixels].
       simulated: whether the low dose was simulated.
       slices: how many were measured.

@@ -115,6 +115,17 @@ def _read(stored: np.ndarray, slope: float, intercept: float, index: int, name: 
     return np.where(outside, np.float32(OUTSIDE_HU), hu), outside
 
 
+def square_pitch(spacing_mm: tuple[float, ...] | None) -> float | None:
+    """The pixel pitch of square pixels; None of others, and where nothing says how large they are.
+
+    Args:
+      spacing_mm: between rows, between columns; None where it is not known.
+    """
+    if spacing_mm is None or abs(spacing_mm[0] - spacing_mm[1]) > 1e-3 * spacing_mm[0]:
+        return None
+    return spacing_mm[0]
+
+
 def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float | None) -> float:
     """The pixel pitch of a file, of square pixels."""
     if given is None:
@@ -124,6 +135,6 @@ def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float
     if default is not None and abs(given[0] - default) > 1e-2 * given[0]:
         raise InputError(f"{path}: its pixel spacing is {given[0]:g} mm, not --pixel_spacing="
                          f"{default:g}")
-    if abs(given[0] - given[1]) > 1e-3 * given[0]:
+    if square_pitch(given) is None:
         raise InputError(f"{path}: pixels are {given[0]:g} × {given[1]:g} mm; expected square ones")
     return given[0]

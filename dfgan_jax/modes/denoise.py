@@ -13,7 +13,7 @@ from dfgan_jax import denoised_series, pretrained
 from dfgan_jax.ct import dicom, domain, hounsfield, nifti
 from dfgan_jax.ct.dicom import Derivation
 from dfgan_jax.ct.pairs import holds_pairs, read_pairs, write_slices
-from dfgan_jax.ct.scan import read_hu_array
+from dfgan_jax.ct.scan import read_hu_array, square_pitch
 from dfgan_jax.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import refuse_existing, release_pages, written_whole
@@ -113,8 +113,8 @@ def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.nd
 
 def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
     read = dicom.read_slice(source)
-    if (spacing := read.header.pixel_spacing_mm) and len(set(spacing)) == 1:
-        _warn(source, denoiser, iter([(read.hu, spacing[0])]))
+    if (pitch := square_pitch(read.header.pixel_spacing_mm)) is not None:
+        _warn(source, denoiser, iter([(read.hu, pitch)]))
     saturated = dicom.write_slice(output, read, denoiser(read.hu), derivation=_derivation(denoiser))
     return (f"a slice of {read.header.rows}×{read.header.columns}; {saturated} pixels beyond the "
             "stored range")
@@ -142,10 +142,9 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
         def to_hu(block: np.ndarray) -> np.ndarray:
             return block.astype(np.float32) * volume.slope + volume.intercept
 
-        if len(set(volume.pixel_spacing_mm)) == 1:
-            _warn(source, denoiser, ((to_hu(volume.stored[index]), volume.pixel_spacing_mm[0])
-                                     for index in denoised_series.evenly_spaced(
-                                         len(volume.stored))))
+        if (pitch := square_pitch(volume.pixel_spacing_mm)) is not None:
+            _warn(source, denoiser, ((to_hu(volume.stored[index]), pitch) for index in
+                                     denoised_series.measured_slices(len(volume.stored))))
         is_packed = output.name.lower().endswith(".gz")
         unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
         derivation = _derivation(denoiser)

@@ -12,7 +12,7 @@ from dfgan_jax.ct import dicom, domain, hounsfield, nifti
 from dfgan_jax.ct.dicom import Derivation
 from dfgan_jax.ct.dicom_folder import DicomFolder
 from dfgan_jax.ct.pairs import holds_pairs, read_pairs
-from dfgan_jax.ct.scan import read_hu_array
+from dfgan_jax.ct.scan import read_hu_array, square_pitch
 from dfgan_jax.evaluation.report.denoising import MOST_SLICES, write_denoising_report
 from dfgan_jax.evaluation.statistics import evenly_spaced
 from dfgan_jax.inference import Denoiser
@@ -68,7 +68,7 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
     before, after = (_read(path, scratch=report.parent) for path in (source, output))
     scans, changes = [], []
     if (spacing := before.pixel_spacing_mm) is not None:
-        for index in denoised_series.evenly_spaced(len(before.hu)):
+        for index in denoised_series.measured_slices(len(before.hu)):
             scans.append(domain.measure(before.hu[index], pixel_spacing_mm=spacing))
             changes.append(denoised_series.measure_change(
                 before.hu[index], after.hu[index], pixel_spacing_mm=spacing))
@@ -101,13 +101,10 @@ def _read(path: pathlib.Path, *, scratch: pathlib.Path) -> _Slices:
             volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
             chosen = evenly_spaced(len(volume.stored), most=MOST_SLICES)
             hu = volume.stored[chosen].astype(np.float32) * volume.slope + volume.intercept
-            spacing = volume.pixel_spacing_mm
             return _Slices(hu.astype(np.float32), _numbered(chosen), len(volume.stored),
-                           spacing[0] if len(set(spacing)) == 1 else None)
+                           square_pitch(volume.pixel_spacing_mm))
     read = dicom.read_slice(path)
-    known = read.header.pixel_spacing_mm
-    return _Slices(read.hu[None], [path.name], 1,
-                   known[0] if known and len(set(known)) == 1 else None)
+    return _Slices(read.hu[None], [path.name], 1, square_pitch(read.header.pixel_spacing_mm))
 
 
 def _numbered(indices: np.ndarray) -> list[str]:

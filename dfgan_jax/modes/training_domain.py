@@ -1,5 +1,6 @@
 """What the low-dose slices that a run trains on look like, for its checkpoints to keep."""
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dfgan_jax.ct import domain, hounsfield
 from dfgan_jax.ct.dataset import read_manifest
 from dfgan_jax.ct.domain import Domain
 from dfgan_jax.ct.pairs import Pairs, read_pairs
+from dfgan_jax.evaluation.statistics import evenly_spaced
 from dfgan_jax.modes import setup, simulate
 from dfgan_jax.progress import progress
 from dfgan_jax.threads import call_ahead
@@ -32,12 +34,13 @@ def measure(config: ml_collections.ConfigDict, pairs: Pairs) -> Domain | None:
       `--mode=simulate`).
     """
     known = list(_slices(config, pairs))
-    chosen = [known[index] for index in sorted(set(
-        np.linspace(0, len(known) - 1, min(SLICES, len(known))).round().astype(int)))]
+    chosen = [known[index] for index in evenly_spaced(len(known), most=SLICES)]
     measured = []
-    with progress("measuring the training slices", total=len(chosen), unit="slices") as bar:
-        for result in call_ahead(functools.partial(_measure, part, index, spacing)
-                                 for part, index, spacing, _ in chosen):
+    calls = (functools.partial(_measure, part, index, spacing)
+             for part, index, spacing, _ in chosen)
+    with (progress("measuring the training slices", total=len(chosen), unit="slices") as bar,
+          contextlib.closing(call_ahead(calls)) as results):
+        for result in results:
             bar.advance()
             measured.append(result())
     if not measured:

@@ -31,13 +31,12 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
       InputError: the weights are not installed or not as they were published; or there is nothing
         of that name, which is no path either.
     """
-    known = index()
-    if not _is_name(path):
+    described = _described(path)
+    if described is None:
         if pathlib.Path(path).exists() or os.sep in str(path):
             return pathlib.Path(path)
         raise InputError(f"{path}: no such file or folder, nor pretrained weights: there are "
-                         f"{', '.join(known) or 'none in this version'}")
-    described = known[str(path)]
+                         f"{', '.join(index()) or 'none in this version'}")
     file = _folder() / described["file"]
     if not file.is_file():
         raise InputError(f"{path}: {file} is not installed; wheel and repository of version "
@@ -51,14 +50,14 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
 
 def describe(path: str | os.PathLike) -> str | None:
     """What pretrained weights were trained on, in a line; None where `path` is no name of any."""
-    if not _is_name(path):
-        return None
-    described = index()[str(path)]
-    return f"{path}, version {described['version']}: {described['about']}"
+    described = _described(path)
+    return (None if described is None else
+            f"{path}, version {described['version']}: {described['about']}")
 
 
-def _is_name(path: str | os.PathLike) -> bool:
-    return str(path) in index() and not pathlib.Path(path).exists()
+def _described(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The index's entry; None of other names, and where a file or folder has the name."""
+    return None if pathlib.Path(path).exists() else index().get(str(path))
 
 
 def _folder() -> pathlib.Path:

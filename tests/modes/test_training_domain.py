@@ -5,23 +5,14 @@ import pytest
 
 from configs import dfgan
 from dfgan_jax.ct import hounsfield
-from dfgan_jax.ct.noise_insertion import insert_noise
 from dfgan_jax.ct.pairs import Pairs, joined, write_pairs
 from dfgan_jax.modes import training_domain
-
-
-def disc(noise_hu, *, size=160, spacing_mm=0.8, seed=0):
-    offsets = (np.arange(size) - size / 2) * spacing_mm
-    water = np.where(np.hypot(offsets, offsets[:, None]) < 55, 20, -1000).astype(np.float32)
-    noise = insert_noise(np.random.default_rng(seed), water, pixel_spacing_mm=spacing_mm,
-                         dose_fraction=0.5, kernel=3.5, photons_per_ray=1e6,
-                         electronic_noise_std=0.0) - water
-    return water + noise * (noise_hu / noise[60:100, 60:100].std())
+from tests.ct.noisy_disc import noisy_disc
 
 
 def write(path, noise_hu, *, columns=None):
     """Pairs whose low dose has some noise, and their manifest with further columns."""
-    qdct = np.stack([disc(each, seed=seed) for seed, each in enumerate(noise_hu)])
+    qdct = np.stack([noisy_disc(each, seed=seed) for seed, each in enumerate(noise_hu)])
     pairs = Pairs(hounsfield.hu_to_mu(qdct * 0.5), hounsfield.hu_to_mu(qdct))
     write_pairs(path, pairs)
     if columns is not None:
