@@ -161,6 +161,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Classical denoisers in the tables, tuned on slices of the validation split: gaussian,
     # bilateral, nlm, tv; empty: none.
     config.evaluation.baselines = "gaussian,bilateral,nlm,tv"
+    # Further models in the tables, separated by commas: names of pretrained weights
+    # (docs/weights.md), workdirs, or files of weights.
+    config.evaluation.checkpoints = ""
     # Noise, transfer, detectability, HU by tissue, structure removed; on simulated objects and on
     # the test slices.
     config.evaluation.physics = True

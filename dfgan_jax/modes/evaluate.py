@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from dfgan_jax import pretrained
 from dfgan_jax.ct import hounsfield
 from dfgan_jax.ct.dataset import read_patients
 from dfgan_jax.ct.pairs import Pairs
@@ -75,6 +76,21 @@ def check(config: ml_collections.ConfigDict) -> None:
                          f"{config.evaluation.pixel_spacing_mm}; expected 0 or more")
 
 
+def further_models(config: ml_collections.ConfigDict) -> list[Denoiser]:
+    """The models of `config.evaluation.checkpoints`, in every process.
+
+    Raises:
+      InputError: naming the field and the one that cannot be used.
+    """
+    denoisers = []
+    for path in setup.listed(config.evaluation.checkpoints):
+        try:
+            denoisers.append(Denoiser.load_in_all(path))
+        except InputError as error:
+            raise InputError(f"config.evaluation.checkpoints: {error}") from error
+    return denoisers
+
+
 def _splits(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The splits that an evaluation needs."""
     return ("valid", "test") if setup.listed(config.evaluation.baselines) else ("test",)
@@ -93,7 +109,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
     setup.check_same(config, checkpoint_paths)
-    denoisers = [Denoiser.load_in_all(path) for path in checkpoint_paths]
+    denoisers = [*(Denoiser.load_in_all(path) for path in checkpoint_paths),
+                 *further_models(config)]
     data = processes.main_first(
         lambda: setup.load_splits(config, _splits(config), simulate.cached))
     setup.check_same_data(data)
@@ -252,11 +269,20 @@ def _each_slice(denoise: Callable[[np.ndarray], np.ndarray], hu: np.ndarray, bar
 
 
 def _model_rows(denoisers: Sequence[Denoiser]) -> dict[str, _Row]:
-    """A row for each checkpoint; where several are of one model, their folders name them, too."""
+    """A row for each checkpoint.
+
+    Pretrained weights have their own name; where several of the others are of one model, their
+    folders name them, too.
+    """
     models = [setup.model_name(denoiser.meta["config"]) for denoiser in denoisers]
+    names = [pretrained.name_of(_home(denoiser)) for denoiser in denoisers]
+    own = [model for model, name in zip(models, names, strict=True) if name is None]
     rows: dict[str, _Row] = {}
-    for model, denoiser in zip(models, denoisers, strict=True):
-        label = model if models.count(model) == 1 else f"{model} ({_home(denoiser).name})"
+    for model, name, denoiser in zip(models, names, denoisers, strict=True):
+        if name is not None:
+            label = f"{name} (pretrained)"
+        else:
+            label = model if own.count(model) == 1 else f"{model} ({_home(denoiser).name})"
         name, number = label, 2
         while name in rows:
             name, number = f"{label} ({number})", number + 1

@@ -184,6 +184,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         # pmap takes none of the options that bfloat16 needs there.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
     setup.check_same(config)
+    further = evaluate.further_models(config)  # a broken one is told before hours of training
     processes.from_main(functools.partial(setup.check_workdir, workdir, config))
     data = processes.main_first(lambda: setup.load_splits(config, SPLITS, simulate.cached))
     per_epoch = input_pipeline.steps_per_epoch(data["train"], global_batch_size=config.batch_size)
@@ -230,7 +231,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)
         evaluate.score_and_report(config, workdir=workdir, data=data,
-                                  denoisers=[Denoiser.load_in_all(workdir)])
+                                  denoisers=[Denoiser.load_in_all(workdir), *further])
 
 
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dict[str, Pairs],

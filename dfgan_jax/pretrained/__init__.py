@@ -55,6 +55,12 @@ def describe(path: str | os.PathLike) -> str | None:
             f"{path}, version {described['version']}: {described['about']}")
 
 
+def name_of(path: str | os.PathLike) -> str | None:
+    """The name of the pretrained weights in a file; None of any other path."""
+    path = pathlib.Path(path)
+    return next((name for name, each in index().items() if path == _folder() / each["file"]), None)
+
+
 def _described(path: str | os.PathLike) -> dict[str, Any] | None:
     """The index's entry; None of other names, and where a file or folder has the name."""
     return None if pathlib.Path(path).exists() else index().get(str(path))

@@ -9,7 +9,7 @@ from dfgan_jax.ct.domain import Domain
 from dfgan_jax.errors import InputError
 from dfgan_jax.files import file_digest
 from dfgan_jax.inference import Denoiser
-from dfgan_jax.modes import convert, denoise
+from dfgan_jax.modes import convert, denoise, evaluate
 from dfgan_jax.training import checkpoints
 from tests.modes.untrained import untrained
 
@@ -48,6 +48,21 @@ def test_denoise_says_what_they_were_trained_on(installed, tmp_path, capsys):
     denoise.run(checkpoint_path="attn_dfgan", source=tmp_path / "hu.npy",
                 output=tmp_path / "out.npy")
     assert capsys.readouterr().out.startswith("attn_dfgan, version 1: trained on discs\n")
+
+
+def test_they_have_rows_by_name_beside_other_models(installed, tmp_path):
+    untrained(tmp_path / "other", redcnn, discriminators="none")
+    config = redcnn.get_config()
+    config.evaluation.checkpoints = "attn_dfgan"
+    rows = evaluate._model_rows([Denoiser.load("other"), *evaluate.further_models(config)])
+    assert list(rows) == ["RED-CNN", "attn_dfgan (pretrained)"]
+
+
+def test_an_unknown_model_in_the_tables_names_its_field(installed):
+    config = redcnn.get_config()
+    config.evaluation.checkpoints = "attn_dfgan,atn_dfgan"
+    with pytest.raises(InputError, match=r"^config\.evaluation\.checkpoints: atn_dfgan: no such"):
+        evaluate.further_models(config)
 
 
 def test_a_folder_of_the_same_name_comes_first(installed, tmp_path):

@@ -1,0 +1,134 @@
+"""Checkpoints against classical denoisers whose parameters are chosen on the very slices scored.
+
+    python -m benchmarks.against_classical --pairs=L192.npy [--pairs=…] [--checkpoint=A,B] \
+        [--methods=gaussian,nlm,tv] [--json=against_classical.json]
+
+The evaluation of `main.py` tunes classical denoisers on validation slices, as a test must. Here
+they have an advantage that no user has: for each file of pairs, and for each protocol, the
+parameters with the highest mean PSNR on at most four of its own slices. A checkpoint that is
+ahead of them is ahead of what these methods can do, whatever they are tuned on. The checkpoints
+are taken as they are.
+
+For each file, native size, two tables: PSNR [dB] and SSIM under full_range and redcnn; the mean
+error in soft tissue [HU] and the anatomy in the removed map [HU, root mean square in the body] of
+the parameters for full_range.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from dfgan_jax.ct import hounsfield
+from dfgan_jax.ct.pairs import read_pairs
+from dfgan_jax.errors import InputError
+from dfgan_jax.evaluation import baselines, physics
+from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
+from dfgan_jax.evaluation.statistics import evenly_spaced
+from dfgan_jax.files import written_whole
+from dfgan_jax.inference import Denoiser
+from dfgan_jax.progress import progress
+
+_PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.")
+_CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Names, workdirs or files of weights.",
+                                allow_override=True)
+_METHODS = flags.DEFINE_list("methods", ["gaussian", "nlm", "tv"], "Classical denoisers, or none.")
+_JSON = flags.DEFINE_string("json", None, "File to write.", allow_override=True)
+
+_REDCNN = PROTOCOLS["redcnn"]
+
+
+def _tuned(name: str, qdct: np.ndarray, ndct: np.ndarray, protocol: Protocol
+           ) -> tuple[np.ndarray, dict[str, float]]:
+    """All slices denoised with the parameters that the protocol likes best, and these."""
+    method = baselines.BASELINES[name]
+    chosen = evenly_spaced(len(qdct), most=4)
+    window = protocol.window_hu or (-np.inf, np.inf)
+    noise = float(np.sqrt(np.mean(np.square(qdct[chosen] - ndct[chosen], dtype=np.float64))))
+
+    def scored(image: np.ndarray, **parameters: float) -> np.ndarray:
+        return np.clip(method.denoise(image, **parameters), *window)
+
+    parameters = baselines.tune(
+        dataclasses.replace(method, denoise=scored, start=lambda _: method.start(noise)),
+        qdct[chosen], np.clip(ndct[chosen], *window))
+    return np.stack([method.denoise(image, **parameters) for image in qdct]), parameters
+
+
+def _score(image: np.ndarray, ndct: np.ndarray, protocol: Protocol) -> dict[str, float]:
+    return {metric: float(values.mean()) for metric, values in
+            protocol.score(image.astype(np.float32), ndct).items() if metric in ("psnr", "ssim")}
+
+
+def measure(path: str, checkpoints: list[str], methods: list[str]) -> list[dict[str, Any]]:
+    """The rows of one file of pairs."""
+    pairs = read_pairs(path)
+    qdct, ndct = (np.concatenate([hounsfield.mu_to_hu(np.asarray(getattr(block, dose)))
+                                  for block in pairs.blocks()]) for dose in ("qdct", "ndct"))
+    rows = []
+
+    def add(name: str, images: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+        full_range = images[FULL_RANGE.name]
+        measured = physics.measure_slices(full_range, ndct, qdct, pixel_spacing_mm=None)
+        rows.append({
+            "row": name, **about,
+            **{protocol.name: _score(images[protocol.name], ndct, protocol)
+               for protocol in (FULL_RANGE, _REDCNN)},
+            "soft_tissue_bias_hu": measured.tissues["soft tissue"].bias_hu,
+            "anatomy_rms_hu": measured.structure and measured.structure.rms_hu})
+
+    add("QDCT", dict.fromkeys((FULL_RANGE.name, _REDCNN.name), qdct), {})
+    with progress(f"tuning on {path}", total=2 * len(methods), unit="searches") as bar:
+        for name in methods:
+            images, parameters = {}, {}
+            for protocol in (FULL_RANGE, _REDCNN):
+                images[protocol.name], parameters[protocol.name] = _tuned(
+                    name, qdct, ndct, protocol)
+                bar.advance(1)
+            add(baselines.BASELINES[name].name, images, {"parameters": parameters})
+    for checkpoint in checkpoints:
+        denoised = Denoiser.load(checkpoint)(qdct)
+        add(checkpoint, dict.fromkeys((FULL_RANGE.name, _REDCNN.name), denoised), {})
+    return rows
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    width = max(len(row["row"]) for row in rows)
+    lines = [f"{'':{width}}  full_range [dB]    SSIM  redcnn [dB]    SSIM  bias [HU]  anatomy [HU]"]
+    for row in rows:
+        full_range, redcnn = row[FULL_RANGE.name], row[_REDCNN.name]
+        bias, anatomy = row["soft_tissue_bias_hu"], row["anatomy_rms_hu"]
+        lines.append(
+            f"{row['row']:{width}}  {full_range['psnr']:15.3f}  {full_range['ssim']:.4f}"
+            f"  {redcnn['psnr']:11.3f}  {redcnn['ssim']:.4f}"
+            f"  {'–' if bias is None else f'{bias:+.2f}':>9}"
+            f"  {'–' if anatomy is None else f'{anatomy:.2f}':>12}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1 or not _PAIRS.value:
+        raise app.UsageError("expected --pairs=FILE, and no other argument")
+    unknown = set(_METHODS.value) - set(baselines.BASELINES)
+    if unknown:
+        raise app.UsageError(f"--methods: no {', '.join(sorted(unknown))}; there are "
+                             f"{', '.join(baselines.BASELINES)}")
+    results = {}
+    try:
+        for path in _PAIRS.value:
+            results[path] = measure(path, _CHECKPOINT.value, _METHODS.value)
+            print(f"\n{path}\n{as_text(results[path])}", flush=True)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    if _JSON.value:
+        with written_whole(pathlib.Path(_JSON.value)) as part:
+            part.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    app.run(main)
