@@ -14,9 +14,10 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dfgan_jax import pretrained, tpu_chips
-from dfgan_jax.errors import DivergenceError, InputError, ProcessError
-from dfgan_jax.memory import use_huge_pages
+from dfgan_jax import pretrained
+from dfgan_jax.devices import tpu_chips
+from dfgan_jax.devices.huge_pages import use_huge_pages
+from dfgan_jax.support.errors import DivergenceError, InputError, ProcessError
 
 MODES = ("train", "evaluate", "denoise", "convert", "simulate", "pair", "benchmark",
          "preflight")
@@ -71,7 +72,7 @@ _REFILTER = flags.DEFINE_string(
     "a range of which each slice's is drawn: 2.8..6.5.")
 _PHOTONS_PER_RAY = flags.DEFINE_float(
     "photons_per_ray", None, "simulate, of a scan: photons of the full dose, instead of as "
-    "measured in the scan; see dfgan_jax/ct/noise_insertion.py.")
+    "measured in the scan; see dfgan_jax/simulation/noise_insertion.py.")
 _PIXEL_SPACING = flags.DEFINE_float(
     "pixel_spacing", None, "simulate, of an .npy: pixel pitch in mm.")
 _SEED = flags.DEFINE_integer("seed", 0, "simulate, of a scan: of the noise.", lower_bound=0)
@@ -114,10 +115,10 @@ def main(arguments: list[str]) -> None:
         tpu_chips.hide_libtpu_without()
     # Those that compute nothing with it, or measure how long compiling takes.
     if file not in ("pair", "simulate_scan", "preflight"):
-        importlib.import_module("dfgan_jax.training.parallel").keep_compiled()
-    run = importlib.import_module(f"dfgan_jax.modes.{file}").run
+        importlib.import_module("dfgan_jax.devices.parallel").keep_compiled()
+    run = importlib.import_module(f"dfgan_jax.cli.{file}").run
     if mode in ("train", "evaluate"):
-        processes = importlib.import_module("dfgan_jax.training.processes")
+        processes = importlib.import_module("dfgan_jax.devices.processes")
         with processes.joined(processes.Place(
                 coordinator=_COORDINATOR.value, num_processes=_NUM_PROCESSES.value,
                 process_id=_PROCESS_ID.value), timeout_s=_JOIN_TIMEOUT.value):

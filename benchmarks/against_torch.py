@@ -35,9 +35,9 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.workload import Arrays, Side, Task
-from dfgan_jax.errors import InputError
-from dfgan_jax.files import written_whole
-from dfgan_jax.memory import HUGE_PAGES
+from dfgan_jax.devices.huge_pages import HUGE_PAGES
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import written_whole
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 

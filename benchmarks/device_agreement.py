@@ -17,10 +17,11 @@ import optax
 from absl import app, flags
 
 from benchmarks.jax_side import WEIGHTS
-from dfgan_jax.files import written_whole
+from dfgan_jax.devices import parallel
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
-from dfgan_jax.training import parallel, steps
+from dfgan_jax.support.files import written_whole
+from dfgan_jax.training import steps
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 _JSON = flags.DEFINE_string("json", None, "File to write.", required=True)

@@ -46,15 +46,15 @@ import ml_collections
 import numpy as np
 from absl import app, flags, logging
 
-from dfgan_jax.errors import InputError
-from dfgan_jax.files import written_whole
-from dfgan_jax.memory import HUGE_PAGES
-from dfgan_jax.modes import setup
-from dfgan_jax.progress import format_duration, progress
-from dfgan_jax.training import checkpoints
+from dfgan_jax.checkpoints.folder import read_meta, restore_state
+from dfgan_jax.cli import setup
+from dfgan_jax.devices.huge_pages import HUGE_PAGES
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.progress import format_duration, progress
 from dfgan_jax.training.state import create_state
 from dfgan_jax.training.writers import read_history
-from tests.modes.command import TINY, make_pairs
+from tests.cli.command import TINY, make_pairs
 
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 
@@ -263,11 +263,11 @@ def read_final(workdir: pathlib.Path) -> Final:
     if step is None:
         raise InputError(f"{workdir}: no checkpoint")
     folder = workdir / "checkpoints" / str(step)
-    config = ml_collections.ConfigDict(checkpoints.read_meta(folder)["config"])
+    config = ml_collections.ConfigDict(read_meta(folder)["config"])
     networks, optimizers = setup.build_networks(config), setup.build_optimizers(
         config, total_steps=1)
     like = jax.eval_shape(lambda: create_state(jax.random.key(0), networks, optimizers))
-    leaves = jax.tree_util.tree_leaves_with_path(checkpoints.restore_state(folder, like))
+    leaves = jax.tree_util.tree_leaves_with_path(restore_state(folder, like))
     results = json.loads((workdir / "results.json").read_text())
     return Final(step=step,
                  state={jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves},

@@ -19,15 +19,15 @@ from benchmarks.workload import (
     slices_hu,
     training_batch,
 )
-from dfgan_jax.ct import hounsfield
-from dfgan_jax.inference import Denoiser
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.devices.parallel import Parallelism, inference
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.torch_layout import Layout
+from dfgan_jax.scans import hounsfield
 from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
-from dfgan_jax.training.parallel import Parallelism, inference
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 # Those of the published code, as configs/attn.py:published has them.

@@ -27,12 +27,8 @@ import scipy.ndimage
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from dfgan_jax.ct.dicom import read_slice
-from dfgan_jax.ct.dicom_folder import DicomFolder
-from dfgan_jax.ct.noise_insertion import ScanNoise, estimate_noise, insert_noise
-from dfgan_jax.ct.pairing import match_slices
-from dfgan_jax.ct.scan import of_dicom
-from dfgan_jax.errors import InputError
+from dfgan_jax.cli.simulate_scan import as_stored
+from dfgan_jax.data.pairing import match_slices
 from dfgan_jax.evaluation.noise_power_spectrum import (
     PATCH,
     frequency_axes,
@@ -41,9 +37,13 @@ from dfgan_jax.evaluation.noise_power_spectrum import (
     power_spectrum,
     radial_mean,
 )
-from dfgan_jax.evaluation.tissues import body_mask
-from dfgan_jax.files import written_whole
-from dfgan_jax.modes.simulate_scan import as_stored
+from dfgan_jax.scans.dicom import read_slice
+from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.scan import of_dicom
+from dfgan_jax.scans.tissues import body_mask
+from dfgan_jax.simulation.noise_insertion import ScanNoise, estimate_noise, insert_noise
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import written_whole
 
 _NDCT = flags.DEFINE_multi_string("ndct", [], "Folder with a series' full-dose slices.")
 _QDCT = flags.DEFINE_multi_string("qdct", [], "Folder with the same slices at the lower dose.")

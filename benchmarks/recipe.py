@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-from dfgan_jax.errors import InputError
-from dfgan_jax.files import written_whole
-from dfgan_jax.progress import progress
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.progress import progress
 from dfgan_jax.training.writers import read_history
 
 _ROOT = pathlib.Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from benchmarks.workload import (
     slices_hu,
     training_batch,
 )
-from dfgan_jax.ct import hounsfield
+from dfgan_jax.scans import hounsfield
 from tests.parity.published import losses
 from tests.parity.published.loop import (
     DISCRIMINATOR_LEARNING_RATE,

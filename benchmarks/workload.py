@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.ct import hounsfield
+from dfgan_jax.scans import hounsfield
 from tests.reference.fill import image, tensor
 
 Task = Literal["training", "inference", "inference on the device"]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfgan_jax.inference import Denoiser
+    from dfgan_jax.denoising.denoiser import Denoiser
 
 __version__ = "0.1.0"
 __all__ = ["Denoiser"]
@@ -12,7 +12,7 @@ __all__ = ["Denoiser"]
 def __getattr__(name: str) -> Any:
     # On first use, since JAX takes longer to import than --help should take.
     if name == "Denoiser":
-        from dfgan_jax.inference import Denoiser
+        from dfgan_jax.denoising.denoiser import Denoiser
 
         return Denoiser
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

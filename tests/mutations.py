@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.support.errors import InputError
 
 
 def mutated(content: bytes, *, count: int, rng: np.random.Generator) -> Iterator[bytes]:

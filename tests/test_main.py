@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from tests.modes import command
+from tests.cli import command
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.support.errors import InputError
 
 MAX_TUNING_SLICES = 4
 """Validation slices that parameters are tuned on, evenly spaced."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dfgan_jax.ct.quality_phantom import Disc
-from dfgan_jax.errors import InputError
+from dfgan_jax.simulation.quality_phantom import Disc
+from dfgan_jax.support.errors import InputError
 
 CHANNELS = 10
 REGION_MM = 40.0

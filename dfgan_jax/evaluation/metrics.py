@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfgan_jax.progress import Progress
+from dfgan_jax.support.progress import Progress
 
 SSIM_WINDOW = 11
 """Side of the Gaussian window [pixels], σ 1.5: the smallest image SSIM takes."""

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.ct.quality_phantom import Disc, QualityScans
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.detectability import Detectability, detectability
 from dfgan_jax.evaluation.noise_power_spectrum import (
     NoisePower,
@@ -26,14 +24,16 @@ from dfgan_jax.evaluation.noise_power_spectrum import (
 )
 from dfgan_jax.evaluation.structure import Structure, fit_structure, pooled
 from dfgan_jax.evaluation.task_transfer import TaskTransfer, task_transfer
-from dfgan_jax.evaluation.tissues import (
+from dfgan_jax.scans.tissues import (
     TissueError,
     body_mask,
     moments,
     tissue_errors,
     tissue_masks,
 )
-from dfgan_jax.threads import call_ahead
+from dfgan_jax.simulation.quality_phantom import Disc, QualityScans
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.threads import call_ahead
 
 CYLINDER_EDGE_MM = 10.0
 """What the noise power spectrum leaves out within the cylinder's edge."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation import metrics
+from dfgan_jax.support.errors import InputError
 
 PUBLISHED_BATCH_SIZE = 16
 

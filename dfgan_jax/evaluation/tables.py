@@ -14,7 +14,7 @@ import numpy as np
 
 from dfgan_jax.evaluation.protocols import METRICS, Protocol, Scores
 from dfgan_jax.evaluation.statistics import Sample, holm, mean_and_sd, paired_tests
-from dfgan_jax.files import written_whole
+from dfgan_jax.support.files import written_whole
 
 INPUT_ROW = "QDCT"
 """The row that every gain is taken against."""

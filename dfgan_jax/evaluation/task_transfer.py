@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dfgan_jax.ct.quality_phantom import Disc
-from dfgan_jax.errors import InputError
+from dfgan_jax.simulation.quality_phantom import Disc
+from dfgan_jax.support.errors import InputError
 
 REACH = 10.0
 """How far from the edge it is looked at [pixels], at most 0.8 radii; the outer half is tapered

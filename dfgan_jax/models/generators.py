@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.models.redcnn import REDCNN
 from dfgan_jax.models.unet import SIZE_MULTIPLE, UNet
+from dfgan_jax.support.errors import InputError
 
 Generator = UNet | REDCNN
 

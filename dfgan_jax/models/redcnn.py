@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dfgan_jax.ct import hounsfield
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.unet import STAGE
+from dfgan_jax.scans import hounsfield
 
 KERNEL_SIZE = 5
 

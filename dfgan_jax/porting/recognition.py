@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.models.unet import Normalization
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.torch_layout import COUNTS, Layout
-from dfgan_jax.safe_pickle import PickledArray, printable
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.safe_pickle import PickledArray, printable
 
 _MAX_NAME_LENGTH = 200
 _MAX_NODES = 100_000

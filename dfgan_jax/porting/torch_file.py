@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from dfgan_jax.errors import InputError
-from dfgan_jax.safe_pickle import (
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.safe_pickle import (
     NUMPY_NAMES,
     BoundedReader,
     SafeUnpickler,

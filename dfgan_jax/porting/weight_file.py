@@ -10,10 +10,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dfgan_jax.errors import InputError
-from dfgan_jax.files import refuse_existing, written_whole
 from dfgan_jax.porting.torch_file import read_torch_file, write_torch_file
-from dfgan_jax.safe_pickle import reason
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import refuse_existing, written_whole
+from dfgan_jax.support.safe_pickle import reason
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pth", ".pt", ".pth.tar", SAFETENSORS)

@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import numpy as np
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
 from dfgan_jax.models.unet import Normalization, Output
 from dfgan_jax.porting import recognition, torch_layout
 from dfgan_jax.porting.torch_layout import Layout
 from dfgan_jax.porting.weight_file import read_metadata, read_weight_file, sha256
-from dfgan_jax.safe_pickle import printable
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.safe_pickle import printable
 
 _OPTIONS, _TRAINED_ON = "generator_options", "trained_on"
 

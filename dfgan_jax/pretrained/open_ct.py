@@ -24,10 +24,10 @@ import pydicom
 from absl import app, flags
 from pydicom.errors import InvalidDicomError
 
-from dfgan_jax.ct import dicom
-from dfgan_jax.errors import InputError
-from dfgan_jax.files import refuse_existing
-from dfgan_jax.progress import progress
+from dfgan_jax.scans import dicom
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import refuse_existing
+from dfgan_jax.support.progress import progress
 
 SPLITS: Final = ("train", "test")
 

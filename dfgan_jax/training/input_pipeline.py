@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfgan_jax.ct.pairs import Pairs
-from dfgan_jax.errors import InputError
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.support.errors import InputError
 
 ORIENTATIONS = 8
 

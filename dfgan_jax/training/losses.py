@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dfgan_jax.ct import hounsfield
+from dfgan_jax.scans import hounsfield
 
 Intensity = Literal["squared", "charbonnier", "log_squared"]
 """`squared`: the mean squared error. `charbonnier`: the mean of √(error² + `CHARBONNIER_EPSILON`²)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.models.generators import Generator, initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.porting.weights import Weights
+from dfgan_jax.support.errors import InputError
 
 Discriminators = Literal["pair", "joint", "none"]
 """`pair`: one on the image, one on the difference map. `joint`: one on both, as

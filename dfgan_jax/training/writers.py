@@ -13,8 +13,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from dfgan_jax.errors import InputError
-from dfgan_jax.files import full_disk_named, written_whole
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import full_disk_named, written_whole
 
 FILE_NAME = "metrics.jsonl"
 

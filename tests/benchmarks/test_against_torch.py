@@ -20,7 +20,7 @@ from benchmarks.against_torch import (
     ratios,
     summary,
 )
-from dfgan_jax.errors import InputError
+from dfgan_jax.support.errors import InputError
 
 
 def script(path, *lines):

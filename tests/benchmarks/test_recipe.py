@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import recipe
 from benchmarks.recipe import VARIANTS, Variant
-from dfgan_jax.errors import InputError
-from dfgan_jax.modes import setup
+from dfgan_jax.cli import setup
+from dfgan_jax.support.errors import InputError
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation import baselines
 from dfgan_jax.evaluation.baselines import BASELINES
+from dfgan_jax.support.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from dfgan_jax.ct.quality_phantom import Disc
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.detectability import (
     CHANNELS,
     channel_outputs,
@@ -12,6 +10,8 @@ from dfgan_jax.evaluation.detectability import (
     detectability,
     hotelling,
 )
+from dfgan_jax.simulation.quality_phantom import Disc
+from dfgan_jax.support.errors import InputError
 
 LESIONS = tuple(Disc(x, y, 4.0, 10.0) for x, y in ((24.3, 25.0), (74.0, 26.6), (49.9, 72.5)))
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from dfgan_jax.ct.low_dose import simulate_pairs
-from dfgan_jax.ct.quality_phantom import scan_repeats
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation import noise_power_spectrum as nps
 from dfgan_jax.evaluation.physics import measure_phantom, measure_slices
 from dfgan_jax.evaluation.structure import fit_structure
-from dfgan_jax.evaluation.tissues import body_mask, tissue_masks
+from dfgan_jax.scans.tissues import body_mask, tissue_masks
+from dfgan_jax.simulation.low_dose import simulate_pairs
+from dfgan_jax.simulation.quality_phantom import scan_repeats
+from dfgan_jax.support.errors import InputError
 
 
 @pytest.fixture(scope="module")

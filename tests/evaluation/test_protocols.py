@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.protocols import FULL_RANGE, METRICS, PROTOCOLS, PUBLISHED
+from dfgan_jax.support.errors import InputError
 from tests.reference import load
 
 

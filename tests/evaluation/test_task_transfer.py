@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from dfgan_jax.ct.quality_phantom import Disc
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.task_transfer import task_transfer
+from dfgan_jax.simulation.quality_phantom import Disc
+from dfgan_jax.support.errors import InputError
 
 DISCS = (Disc(40.3, 44.8, 14.0, 200.0), Disc(121.6, 80.1, 14.0, 200.0))
 SPACING_MM = 1.25

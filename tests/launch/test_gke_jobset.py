@@ -5,7 +5,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models import JobsetV1alpha2JobSet
 
-from tests.modes import command
+from tests.cli import command
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from dfgan_jax.training.writers import read_history
+from tests.cli import command
 from tests.launch import slurm
-from tests.modes import command
 
 EPOCHS = 25
 STEPS = 4 * EPOCHS

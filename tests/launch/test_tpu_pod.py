@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.modes import command
+from tests.cli import command
 
 SCRIPT = command.ROOT / "launch" / "tpu_pod.sh"
 NAMED = ["--name=pod", "--zone=zone-a"]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.cbam import CBAM, ChannelGate, SpatialGate, pooled_maximum
-from dfgan_jax.training.parallel import run_once
 
 
 def sigmoid(x):

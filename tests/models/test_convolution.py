@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.convolution import Conv, convolve
-from dfgan_jax.training.parallel import run_once
 
 RNG = np.random.default_rng(0)
 

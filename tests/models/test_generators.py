@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.models.generators import MIN_SIZE, build_generator, initial_variables
 from dfgan_jax.models.redcnn import REDCNN
 from dfgan_jax.models.unet import UNet
+from dfgan_jax.support.errors import InputError
 
 
 def test_a_generator_without_an_architecture_is_a_unet():

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator, spectral_scale
-from dfgan_jax.training.parallel import run_once
 from tests.reference import load
 
 

@@ -7,11 +7,11 @@ import optax
 import pytest
 from scipy.signal import convolve, correlate
 
+from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.generators import initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.redcnn import REDCNN
 from dfgan_jax.training.losses import LossOptions
-from dfgan_jax.training.parallel import run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 from dfgan_jax.training.steps import batch_statistics_step, train_step
 

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.convolution import convolve
 from dfgan_jax.models.unet import DoubleConv, UNet, UpConv, max_pool_2x2
 from dfgan_jax.porting import torch_layout
-from dfgan_jax.training.parallel import run_once
 from tests.reference import load
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import dfgan
+from dfgan_jax.cli import setup
 from dfgan_jax.evaluation.protocols import PUBLISHED
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
-from dfgan_jax.modes import setup
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.torch_layout import Layout
 from dfgan_jax.training import losses, steps

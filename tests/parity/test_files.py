@@ -9,8 +9,8 @@ pytest.importorskip(
 import safetensors.torch
 import torch
 
-from dfgan_jax.inference import Denoiser
-from dfgan_jax.modes import convert
+from dfgan_jax.cli import convert
+from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.porting.torch_file import read_torch_file
 from dfgan_jax.porting.weights import read_weights
 from tests.parity.published.networks import PatchDiscriminator, UNet

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import torch
 
-from dfgan_jax.inference import Denoiser
+from dfgan_jax.cli import convert
+from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.models import redcnn
-from dfgan_jax.modes import convert
 from dfgan_jax.porting import torch_layout
 from tests.parity import cases, our_runs
 from tests.parity.cases import Difference, exceeding

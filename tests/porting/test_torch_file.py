@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.porting.torch_file import read_torch_file, write_torch_file
+from dfgan_jax.support.errors import InputError
 from tests.mutations import mutated, refusals
 from tests.porting.torch_pickle import (
     FOUR,

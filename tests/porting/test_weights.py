@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.porting import torch_layout, weight_file
 from dfgan_jax.porting.torch_file import read_torch_file
 from dfgan_jax.porting.weight_file import read_weight_file, write_weight_file
 from dfgan_jax.porting.weights import explain_state_dicts, read_weights
+from dfgan_jax.support.errors import InputError
 from tests.mutations import mutated, refusals
 from tests.porting.torch_pickle import dump, storage, tensor, zip_file
 from tests.reference.fill import tensor as fill

@@ -4,10 +4,10 @@ import re
 import pytest
 from pydicom import uid
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.pretrained import open_ct
 from dfgan_jax.pretrained.open_ct import OpenSlice
-from tests.ct.dicom_files import ct_slice, ramp, save
+from dfgan_jax.support.errors import InputError
+from tests.scans.dicom_files import ct_slice, ramp, save
 
 
 def listed(number, stored):

@@ -5,13 +5,13 @@ import pytest
 
 from configs import redcnn
 from dfgan_jax import pretrained
-from dfgan_jax.ct.domain import Domain
-from dfgan_jax.errors import InputError
-from dfgan_jax.files import file_digest
-from dfgan_jax.inference import Denoiser
-from dfgan_jax.modes import convert, denoise, evaluate
-from dfgan_jax.training import checkpoints
-from tests.modes.untrained import untrained
+from dfgan_jax.checkpoints.networks import load_weights
+from dfgan_jax.cli import convert, denoise, evaluate
+from dfgan_jax.data.domain import Domain
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import file_digest
+from tests.cli.untrained import untrained
 
 KNOWN = Domain(noise_hu=(10.0, 30.0), kernel_lp_cm=(3.0, 4.0), pixel_spacing_mm=(0.6, 0.9),
                size=(512, 512), simulated=True, slices=24)
@@ -40,7 +40,7 @@ def test_weights_are_loaded_by_name_and_by_default(installed):
     np.testing.assert_array_equal(Denoiser.load("attn_dfgan")(slices), by_file)
     np.testing.assert_array_equal(Denoiser.load()(slices), by_file)
     assert Denoiser.load().domain == KNOWN
-    assert checkpoints.load_weights(["attn_dfgan"]).meta["trained_on"] == KNOWN.as_json()
+    assert load_weights(["attn_dfgan"]).meta["trained_on"] == KNOWN.as_json()
 
 
 def test_denoise_says_what_they_were_trained_on(installed, tmp_path, capsys):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dfgan_jax.ct import hounsfield
 from dfgan_jax.porting import torch_layout
+from dfgan_jax.scans import hounsfield
 from tests.reference.fill import image, tensor
 
 SEED = 7

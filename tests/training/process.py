@@ -13,12 +13,15 @@ import jax
 import numpy as np
 import optax
 
-from dfgan_jax.ct.pairs import Pairs
+from dfgan_jax.checkpoints.folder import restore_state
+from dfgan_jax.checkpoints.run import Checkpoints
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.devices import processes
+from dfgan_jax.devices.parallel import Parallelism, run_once
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
-from dfgan_jax.training import checkpoints, input_pipeline, processes, steps
+from dfgan_jax.training import input_pipeline, steps
 from dfgan_jax.training.losses import LossOptions
-from dfgan_jax.training.parallel import Parallelism, run_once
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 STEPS = 20
@@ -56,7 +59,7 @@ def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,
         steps.evaluation_step, networks=NETWORKS, loss=LossOptions()))
     state = initial_state()
     if goes_on_from is not None:
-        state = checkpoints.restore_state(goes_on_from, state)
+        state = restore_state(goes_on_from, state)
     first = int(state.step)
     state = devices_.place(state)
     batches = input_pipeline.iterate_from(input_pipeline.train_batches(
@@ -65,7 +68,7 @@ def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,
     result: dict[str, Any] = {}
     for step in range(first, STEPS):
         if step == HALF and saves_to is not None and processes.is_main():
-            with checkpoints.Checkpoints(saves_to) as kept:
+            with Checkpoints(saves_to) as kept:
                 kept.save(state, {"step": step, "epoch": 1, "config": {}})
         state, metrics = update(state, next(batches))
         result |= {f"step {step} {name}": value for name, value in metrics.items()}

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfgan_jax.ct.pairs import Pairs, joined
-from dfgan_jax.errors import InputError
+from dfgan_jax.data.pairs import Pairs, joined
+from dfgan_jax.support.errors import InputError
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.input_pipeline import Sampling
 

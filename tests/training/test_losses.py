@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dfgan_jax.ct import hounsfield
+from dfgan_jax.scans import hounsfield
 from dfgan_jax.training import losses
 from tests.reference import load
 

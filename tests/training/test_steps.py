@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from dfgan_jax.devices import parallel
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
-from dfgan_jax.training import losses, parallel, steps
+from dfgan_jax.training import losses, steps
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
 from tests.reference import load

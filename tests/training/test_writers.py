@@ -3,7 +3,7 @@ import json
 import pytest
 from tensorboardX.proto import event_pb2
 
-from dfgan_jax.errors import InputError
+from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.writers import MetricsWriter, read_history
 
 

@@ -7,14 +7,14 @@ from typing import Any, Final
 import numpy as np
 import scipy.ndimage
 
-from dfgan_jax.ct.domain import Domain
-from dfgan_jax.errors import InputError
+from dfgan_jax.data.domain import Domain
 from dfgan_jax.evaluation.report import viewer
 from dfgan_jax.evaluation.report.page import render
 from dfgan_jax.evaluation.report.tables import Table, number_cell, text_cell
 from dfgan_jax.evaluation.report.viewer import Slices
-from dfgan_jax.evaluation.tissues import TISSUES, body_mask, tissue_masks
-from dfgan_jax.files import written_whole
+from dfgan_jax.scans.tissues import TISSUES, body_mask, tissue_masks
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import written_whole
 
 MOST_SLICES: Final = 30
 

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
+from dfgan_jax.support.errors import InputError
 
 
 class Example(NamedTuple):

@@ -25,7 +25,7 @@ from dfgan_jax.evaluation.report.physics import physics_section
 from dfgan_jax.evaluation.report.pictures import colour_bar_css
 from dfgan_jax.evaluation.report.viewer import Slices
 from dfgan_jax.evaluation.tables import INPUT_ROW
-from dfgan_jax.files import written_whole
+from dfgan_jax.support.files import written_whole
 
 HEADLINE_PROTOCOL: Final = "full_range"
 

@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from dfgan_jax.files import full_disk_named
+from dfgan_jax.support.files import full_disk_named
 
 PICTURE_SIDE: Final = 512
 """Smaller pictures are enlarged to about this many pixels, by a whole factor."""

@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
 from dfgan_jax.evaluation.statistics import evenly_spaced
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
+from dfgan_jax.support.errors import InputError
 
 MOST_SLICES: Final = 50
 

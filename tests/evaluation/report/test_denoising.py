@@ -3,9 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from dfgan_jax.ct.domain import Domain
-from dfgan_jax.errors import InputError
+from dfgan_jax.data.domain import Domain
 from dfgan_jax.evaluation.report.denoising import tissue_table, write_denoising_report
+from dfgan_jax.support.errors import InputError
 
 KNOWN = Domain(noise_hu=(10.0, 30.0), kernel_lp_cm=(3.0, 4.0), pixel_spacing_mm=(0.6, 0.9),
                size=(512, 512), simulated=True, slices=24)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.report import examples, pictures
 from dfgan_jax.evaluation.report.page import Example
+from dfgan_jax.support.errors import InputError
 from tests.evaluation.report.case import Page, example, write
 
 

@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from dfgan_jax.errors import InputError
 from dfgan_jax.evaluation.report import viewer
 from dfgan_jax.evaluation.report.viewer import Slices
+from dfgan_jax.support.errors import InputError
 from tests.evaluation.report.case import Page, slices, write
 
 

@@ -1,0 +1,221 @@
+"""The folder of one checkpoint: where it is, and reading it (orbax).
+
+A workdir's `checkpoints/` holds a folder for each kept step. Each is complete in itself: the state,
+the configuration, the position in the data, and SHA-256 digests of all of it. It says nothing of
+devices or processes: any number of them goes on from it.
+
+Each of several processes reads alone.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import arrays_digest, json_digest
+
+Tree = TypeVar("Tree")
+
+STATE, META, METRICS = "state", "meta", "metrics"
+"""Folders within that of a checkpoint."""
+
+
+def alone(handler: Any) -> ocp.Checkpointer:
+    """A checkpointer that waits for no other process."""
+    return ocp.Checkpointer(handler, multiprocessing_options=this_process())
+
+
+def this_process() -> ocp.options.MultiprocessingOptions:
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}")
+
+
+def locate(path: str | os.PathLike) -> pathlib.Path:
+    """Finds the checkpoint that a user means.
+
+    Args:
+      path: a workdir, its `checkpoints` folder, or the folder of one step. Of
+        several steps it is the best, or the latest where none has a score.
+
+    Raises:
+      InputError: there is none.
+    """
+    path = pathlib.Path(path).absolute()
+    if (path / STATE).is_dir() and (path / META).is_dir():
+        return path
+    workdir = path.parent if path.name == "checkpoints" else path
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f"{path}: no checkpoint here; expected a workdir, its checkpoints folder, "
+                         "or the folder of one step")
+    folders = step_folders(workdir)
+    if not folders:
+        raise InputError(f"{path}: holds no finished checkpoint")
+    scores = {folder: checked_score(folder, read_meta(folder)) for folder in folders}
+    scored = {folder: score for folder, score in scores.items() if score is not None}
+    # The latest comes first, and of equal scores is the best.
+    return max(scored, key=lambda folder: scored[folder]) if scored else folders[0]
+
+
+def step_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Folders of the finished checkpoints of a run, the latest first."""
+    return sorted((folder for folder in (workdir / "checkpoints").glob("*")
+                   if folder.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
+
+
+def _digest(tree: Any) -> str:
+    return arrays_digest(sorted(_leaves(tree), key=lambda named: named[0]))
+
+
+def signed(meta: dict[str, Any], state: Mapping[str, Any], *, score: float | None = None
+            ) -> dict[str, Any]:
+    """Metadata with what proves later that nothing of a checkpoint has changed."""
+    content = {name: value for name, value in json.loads(json.dumps(meta)).items()
+               if name != "meta_sha256"} | {
+        "sha256": {name: _digest(tree) for name, tree in state.items()}, "score": score}
+    return content | {"meta_sha256": json_digest(content)}
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+    """What was saved beside the state: `step`, `epoch`, `config`.
+
+    Raises:
+      InputError: it cannot be read, or has changed since.
+    """
+    try:
+        with alone(ocp.JsonCheckpointHandler()) as checkpointer:
+            meta = checkpointer.restore(folder / META)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: its metadata cannot be read ({error})") from error
+    missing = {"step", "epoch", "config"} - (meta.keys() if isinstance(meta, dict) else set())
+    if missing:
+        raise InputError(f"{folder}: its metadata lack {', '.join(sorted(missing))}")
+    content = {name: value for name, value in meta.items() if name != "meta_sha256"}
+    # Checkpoints of earlier versions have no digests.
+    if {"sha256", "meta_sha256"} & meta.keys() and meta.get("meta_sha256") != json_digest(content):
+        raise InputError(f"{folder}: the checkpoint is damaged (its metadata have changed)")
+    return meta
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    return [("/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
+                      for k in path), leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in _leaves(tree)}
+
+
+def saved_tree(folder: pathlib.Path) -> Any:
+    """The shapes and dtypes of a saved state."""
+    with alone(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            metadata = checkpointer.metadata(folder / STATE).item_metadata
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder}: the checkpoint is damaged ({error!r})") from error
+    if metadata is None:
+        raise InputError(f"{folder}: the checkpoint is damaged (its tree cannot be read)")
+    return metadata.tree
+
+
+def restore(folder: pathlib.Path, like: Tree) -> Tree:
+    """Reads the part of a saved state that `like` has; raises `InputError` if it does not fit."""
+    digests = read_meta(folder).get("sha256", {})
+    with alone(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = _shapes(saved_tree(folder))
+        wanted = _shapes(like)
+        top_levels = {name.split("/")[0] for name in wanted}
+        differing = [name for name in sorted(saved.keys() | wanted.keys())
+                     if name.split("/")[0] in top_levels and saved.get(name) != wanted.get(name)]
+        if differing:
+            name = differing[0]
+            raise InputError(
+                f"{folder}: does not fit this model: {len(differing)} arrays differ, the first "
+                f"{name}: {saved.get(name, 'absent')} in the checkpoint, "
+                f"{wanted.get(name, 'absent')} in the model")
+        try:
+            restored = checkpointer.restore(folder / STATE, args=ocp.args.PyTreeRestore(
+                item=like, partial_restore=True,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: the checkpoint is damaged ({error})") from error
+    for name, tree in (restored if isinstance(restored, dict) else vars(restored)).items():
+        if name in digests and _digest(tree) != digests[name]:
+            raise InputError(f"{folder}: the checkpoint is damaged (the SHA-256 of its {name} is "
+                             "not that of what was saved)")
+    return restored
+
+
+def checked_score(folder: pathlib.Path, meta: dict[str, Any]) -> float | None:
+    """The score of a checkpoint; None where it has none.
+
+    Raises:
+      InputError: the score is not the one that was saved.
+    """
+    if meta.get("score") is None:
+        return None
+    try:
+        with alone(ocp.JsonCheckpointHandler(METRICS)) as checkpointer:
+            score = checkpointer.restore(folder / METRICS)["score"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: its score cannot be read ({error!r})") from error
+    if score != meta["score"]:
+        raise InputError(f"{folder}: the checkpoint is damaged (its score has changed)")
+    return score
+
+
+def check_sound(folder: pathlib.Path) -> None:
+    """Reads all of a checkpoint of a run; raises any of several errors if something changed."""
+    meta = read_meta(folder)
+    if meta["step"] != int(folder.name):
+        raise InputError(f"it says that it is of step {meta['step']}")
+    checked_score(folder, meta)
+    restore(folder, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype),
+                                  saved_tree(folder)))
+
+
+def restore_state(folder: pathlib.Path, like: Tree) -> Tree:
+    """Reads a whole state.
+
+    Args:
+      folder: of one step, from `locate`, `run.Checkpoints.latest` or `.best`.
+      like: a state of the same tree; only its shapes, dtypes and shardings are used,
+        so `jax.ShapeDtypeStruct`s do as well.
+
+    Raises:
+      InputError: the saved tree has other leaves or shapes, or cannot be read.
+    """
+    return restore(folder, like)
+
+
+def model_in(tree: Mapping[str, Any]) -> str:
+    """Which part of a saved state is the model: the generator, or the average of its weights."""
+    return "average" if tree.get("average") else "generator"
+
+
+def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
+    """Reads the variables of the model alone, whatever the discriminators are.
+
+    The model is the generator, or the average of its weights where the state keeps one.
+
+    Args:
+      folder: of one step, from `locate`, `run.Checkpoints.latest` or `.best`.
+      like: {"params": …, "batch_stats": …} of the same tree.
+
+    Raises:
+      InputError: the saved tree has other leaves or shapes, or cannot be read.
+    """
+    name = model_in(saved_tree(folder))
+    return restore(folder, {name: like})[name]
+
+
+def workdir_of(folder: pathlib.Path) -> pathlib.Path:
+    """The workdir that a checkpoint's folder lies in; itself where it lies in none."""
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder

@@ -1,0 +1,144 @@
+"""`--mode=convert`: weights between PyTorch's files, safetensors and checkpoints."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.checkpoints.networks import load_weights, save_weights
+from dfgan_jax.cli import setup
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.models import redcnn
+from dfgan_jax.models.generators import build_generator
+from dfgan_jax.porting import torch_layout, weight_file
+from dfgan_jax.porting.weights import Weights, file_metadata
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.simulation import low_dose
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import refuse_existing
+
+VERIFY_SIZE = 256
+
+STORAGES = ("float32", "float16")
+
+
+def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str | None = None,
+        storage: str = "float32", verify: bool = False) -> None:
+    """Converts, telling what becomes of each tensor.
+
+    Args:
+      inputs: a checkpoint, or one or more files of weights.
+      output: a file of weights by its suffix, which takes the generator (discriminators
+        go into files beside it), or the folder of a checkpoint.
+      container: that the generator is in, where a file holds several.
+      storage: type of the numbers in a file of weights: `float32`, or `float16`, which rounds
+        them to three digits and takes half the room.
+      verify: read back what was written, and denoise a simulated slice with it.
+
+    Raises:
+      InputError: an input cannot be used, the output exists, or a number is too large for
+        float16.
+    """
+    is_file = weight_file.has_suffix(output)
+    for path in [output, *([_comparison(output)] if verify else [])]:
+        refuse_existing(path)
+    loaded = load_weights(inputs, container=container)
+    if is_file and loaded.weights.unseen and not weight_file.is_safetensors(output):
+        named = ", ".join(f"{name} {value!r}" for name, value in loaded.weights.unseen.items())
+        raise InputError(f"{output}: only .safetensors can carry that the generator has {named}; a "
+                         "file of PyTorch would be taken for the published network")
+    if storage not in STORAGES or (storage != "float32" and not is_file):
+        raise InputError(f"--storage is {storage!r}; expected {' or '.join(STORAGES)}, and float32 "
+                         "of a checkpoint's folder")
+    print("\n".join(loaded.explanation))
+    if is_file:
+        state_dicts = {name: {key: _stored(array, storage, name=f"{name}'s {key}")
+                              for key, array in tensors.items()}
+                       for name, tensors in loaded.weights.state_dicts().items()}
+        written = _write_files(output, state_dicts, loaded.weights, loaded.meta)
+    else:
+        save_weights(output, loaded.weights, loaded.meta)
+        written = [output]
+    print(f"Wrote {'' if is_file else 'the checkpoint folder '}{', '.join(map(str, written))}",
+          flush=True)
+    if verify:
+        _verify(loaded.weights, written, storage=storage)
+
+
+def _stored(array: np.ndarray, storage: str, *, name: str) -> np.ndarray:
+    """A tensor in the type that it is stored in; counts of batches keep theirs."""
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        stored = array.astype(storage)
+    if not np.isfinite(stored).all():
+        raise InputError(f"--storage is {storage!r}; {name} has {np.abs(array).max():g}, which it "
+                         "cannot hold")
+    return stored
+
+
+def _write_files(output: pathlib.Path, state_dicts: Mapping[str, dict[str, np.ndarray]],
+                 weights: Weights, meta: dict[str, Any]) -> list[pathlib.Path]:
+    """Writes the generator, and each discriminator into a file of its own."""
+    length = max(len(suffix) for suffix in weight_file.SUFFIXES
+                 if output.name.lower().endswith(suffix))
+    stem, suffix = output.name[:-length], output.name[-length:]
+    paths = {name: output if name == "generator" else
+             output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
+    for path in paths.values():
+        refuse_existing(path)
+    metadata = {"model": setup.model_name(meta["config"])} | file_metadata(weights.unseen, meta) | {
+        name: str(meta[name]) for name in ("step", "epoch") if meta[name] is not None}
+    for name, path in paths.items():
+        weight_file.write_weight_file(path, state_dicts[name],
+                                      metadata={**metadata, "network": name})
+    return list(paths.values())
+
+
+def _comparison(output: pathlib.Path) -> pathlib.Path:
+    """The file for comparing with PyTorch."""
+    return output.with_name(f"{output.name}.verify.npz")
+
+
+def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) -> None:
+    """Reads back what was written, and shows what the generator does to a simulated slice."""
+    state_dicts = weights.state_dicts()
+    again = load_weights(written).weights.state_dicts()
+    for name, tensors in state_dicts.items():
+        for key, original in tensors.items():
+            array = _stored(original, storage, name=key).astype(original.dtype)
+            if again.get(name, {}).get(key, np.empty(0)).tobytes() != array.tobytes():
+                raise InputError(f"{written[0]}: {name}'s {key} was read back with other values")
+    print(f"\nRead back: {sum(map(len, state_dicts.values()))} tensors, equal bit for bit"
+          f"{'' if storage == 'float32' else f' to what {storage} holds'}.")
+
+    ndct, qdct = low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
+                                         protocol=low_dose.ScanProtocol())
+    denoised = Denoiser.load(written[0])(qdct)
+    exchanged = _with_exchanged_kernels(weights)(qdct)
+    rows = {"quarter dose": qdct, "denoised": denoised, "with h and w exchanged": exchanged}
+    print(f"A simulated slice, {VERIFY_SIZE}×{VERIFY_SIZE} [HU]\n"
+          f"  {'':24}    mean      sd     min      max  RMSE to the normal dose")
+    rmse = {}
+    for name, image in rows.items():
+        rmse[name] = float(np.sqrt(np.mean(np.square(image - ndct))))
+        print(f"  {name:24}{image.mean():8.2f}{image.std():8.2f}{image.min():8.1f}"
+              f"{image.max():9.1f}{rmse[name]:10.2f}")
+    if not rmse["denoised"] < rmse["with h and w exchanged"]:
+        print("  Warning: the generator does no better than with height and width of every kernel "
+              "exchanged.\n  Was it trained, and were its kernels saved in PyTorch's layout?")
+    path = _comparison(written[0])
+    scale = redcnn.scaled if weights.architecture == "redcnn" else hounsfield.normalise
+    np.savez(path, qdct=scale(qdct)[:, None], denoised=scale(denoised)[:, None])
+    print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "
+          "PyTorch's model.eval() must give the one from the other.", flush=True)
+
+
+def _with_exchanged_kernels(weights: Weights) -> Denoiser:
+    """The same generator with height and width exchanged in every convolution."""
+    tensors = {key: np.swapaxes(array, 2, 3) if array.ndim == 4 else array
+               for key, array in weights.state_dicts()["generator"].items()}
+    variables = torch_layout.from_state_dict(tensors, weights.layouts()["generator"])
+    return Denoiser(build_generator(**weights.options),
+                    {**weights.generator_variables, "params": variables["params"]})

@@ -1,0 +1,210 @@
+"""`--mode=denoise`: denoises files and folders of HU, in the format that they came in."""
+
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import dfgan_jax
+from dfgan_jax import pretrained
+from dfgan_jax.cli import denoising_report, setup
+from dfgan_jax.data import domain
+from dfgan_jax.data.pairs import holds_pairs, read_pairs, write_slices
+from dfgan_jax.denoising import denoised_series
+from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
+from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree
+from dfgan_jax.scans import dicom, hounsfield, nifti
+from dfgan_jax.scans.dicom import Derivation
+from dfgan_jax.scans.scan import read_hu_array, square_pitch
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import refuse_existing, release_pages, written_whole
+from dfgan_jax.support.progress import progress
+
+
+def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
+        strength: float = 1.0, report: pathlib.Path | None = None) -> None:
+    """Denoises what `source` names, a few slices at a time.
+
+    Args:
+      checkpoint_path: what `Denoiser.load` takes; of pretrained weights it is said what they
+        were trained on.
+      source: a folder of DICOM files; one DICOM file; `.npy` of (H, W) or (N, H, W) numbers,
+        HU; `.npy` in the published format, whose quarter dose is denoised; or a volume of HU,
+        `.nii` or `.nii.gz`.
+      output: to write, whole or not at all, in the same format; of arrays, float32.
+      strength: of the denoising; see `Denoiser`.
+      report: HTML file to write: up to 30 slices before and after.
+
+    Raises:
+      InputError: the checkpoint or the input cannot be used, the output or the report exists, or
+        some slices of a folder are broken (the others are written all the same).
+      OSError: the output cannot be written.
+    """
+    refuse_existing(output)
+    if report is not None:
+        refuse_existing(report)
+        if report.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"--report is {report}; expected a name that ends in .html")
+    if described := pretrained.describe(checkpoint_path):
+        print(described, flush=True)
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
+    suffixes: tuple[str, ...]
+    if source.is_file() and source.suffix.lower() == ".npy":
+        kind, suffixes = (_denoise_pairs if holds_pairs(source) else _denoise_array), (".npy",)
+    elif source.is_file() and nifti.is_nifti(source):
+        kind, suffixes = _denoise_nifti, nifti.SUFFIXES
+    else:
+        if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
+            raise InputError(f"{output}: expected a name of DICOM, as {source} is")
+        if source.is_dir():
+            _denoise_folder(Denoiser.load(checkpoint_path, strength=strength), source, output,
+                            report=report)
+            return
+        dicom.read_header(source)
+        kind, suffixes = _denoise_dicom_file, ("",)
+    if not output.name.lower().endswith(suffixes):
+        raise InputError(f"{output}: expected a name that ends in {' or '.join(suffixes)}, as "
+                         f"{source} does")
+    denoiser = Denoiser.load(checkpoint_path, strength=strength)
+    print(f"Wrote {output}: {kind(denoiser, source, output)}", flush=True)
+    if report is not None:
+        denoising_report.of_file(report, source, output, denoiser=denoiser,
+                                 derivation=_derivation(denoiser))
+
+
+def _derivation(denoiser: Denoiser) -> Derivation:
+    return Derivation(model=setup.model_name(denoiser.meta["config"]),
+                      weights_sha256=denoiser.weights_sha256, version=dfgan_jax.__version__,
+                      strength=denoiser.strength)
+
+
+def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
+                    report: pathlib.Path | None) -> None:
+    summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source, output=output)
+    print(f"Wrote {output}: {summary['slices']} slices in {len(summary['series'])} series by "
+          f"{summary['model']}; {summary['saturated_pixels']} pixels beyond the stored range")
+    for series in summary["series"]:
+        for note in series["notes"]:
+            print(f"Series {series['source_series_uid']}: {note}")
+    for kind in sorted(set(summary["skipped"].values())):
+        names = [name for name, why in summary["skipped"].items() if why == kind]
+        print(f"Skipped {len(names)}: {kind} ({names[0]}{', …' if names[1:] else ''})")
+    print(f"All of it by name: {output / SUMMARY}", flush=True)
+    if report is not None:
+        denoising_report.of_folder(report, source, output, summary=summary)
+    if summary["broken"]:
+        (name, why), *rest = summary["broken"].items()
+        raise InputError(
+            f"{len(rest) + 1} broken files were not denoised, the first {name}: {why}; the others "
+            f"are written, and {output / SUMMARY} names all")
+
+
+def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.ndarray, float]]
+          ) -> None:
+    """Tells where the model was trained on other scans than (H, W) HU of some pixel pitch."""
+    if denoiser.domain is not None:
+        scans = [domain.measure(hu, pixel_spacing_mm=spacing) for hu, spacing in slices]
+        for line in denoised_series.warnings(scans, denoiser.domain):
+            print(f"warning: {source}: {line}", file=sys.stderr, flush=True)
+
+
+def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    read = dicom.read_slice(source)
+    if (pitch := square_pitch(read.header.pixel_spacing_mm)) is not None:
+        _warn(source, denoiser, iter([(read.hu, pitch)]))
+    saturated = dicom.write_slice(output, read, denoiser(read.hu), derivation=_derivation(denoiser))
+    return (f"a slice of {read.header.rows}×{read.header.columns}; {saturated} pixels beyond the "
+            "stored range")
+
+
+def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    qdct = read_hu_array(source)
+    slices = qdct.reshape(-1, *qdct.shape[-2:])
+    _check_finite(source, slices)
+    with written_whole(output) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {
+            "descr": "<f4", "fortran_order": False, "shape": qdct.shape})
+        for _, denoised in _denoised(denoiser, slices, lambda block: block):
+            file.write(denoised.astype("<f4").data)
+    return f"{len(slices)} slices of {qdct.shape[-2]}×{qdct.shape[-1]}, HU"
+
+
+def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (tempfile.TemporaryDirectory(dir=output.parent, prefix=".denoise-") as scratch,
+          written_whole(output) as temporary):
+        volume = nifti.open_nifti(source, scratch=pathlib.Path(scratch))
+        _check_finite(source, volume.stored)
+
+        def to_hu(block: np.ndarray) -> np.ndarray:
+            return block.astype(np.float32) * volume.slope + volume.intercept
+
+        if (pitch := square_pitch(volume.pixel_spacing_mm)) is not None:
+            _warn(source, denoiser, ((to_hu(volume.stored[index]), pitch) for index in
+                                     denoised_series.measured_slices(len(volume.stored))))
+        is_packed = output.name.lower().endswith(".gz")
+        unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
+        derivation = _derivation(denoiser)
+        target = nifti.create_like(volume, unpacked, description=(
+            f"denoised by {derivation.name} {derivation.weights_sha256[:12]}, no medical device"))
+        saturated = 0
+        for part, denoised in _denoised(denoiser, volume.stored, to_hu):
+            exact = (denoised.astype(np.float64) - volume.intercept) / volume.slope
+            if target.dtype.kind in "iu":
+                limits, exact = np.iinfo(target.dtype), np.rint(exact)
+                saturated += int(((exact < limits.min) | (exact > limits.max)).sum())
+                exact = np.clip(exact, limits.min, limits.max)
+            target[part] = exact
+            release_pages(target)
+        if is_packed:
+            nifti.pack(unpacked, temporary)
+    return (f"{len(volume.stored)} slices of {volume.stored.shape[1]}×{volume.stored.shape[2]}; "
+            f"{saturated} pixels beyond the stored range")
+
+
+def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+    pairs = read_pairs(source)
+
+    def denoised() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with _bar(len(pairs)) as bar:
+            for block in pairs.blocks():
+                qdct = denoiser(hounsfield.mu_to_hu(block.qdct), progress=bar)
+                yield from zip(block.ndct, hounsfield.hu_to_mu(qdct), strict=True)
+
+    write_slices(output, denoised(), count=len(pairs), shape=pairs.ndct.shape[1:])
+    return (f"{len(pairs)} slices in the published format: f_qd is denoised, f_nd as in {source}")
+
+
+def _bar(slices: int) -> Any:
+    return progress("denoising", total=slices, unit="slices")
+
+
+def _denoised(denoiser: Denoiser, stored: np.ndarray, to_hu: Callable[[np.ndarray], np.ndarray]
+              ) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields part after part of (N, H, W), and its denoised HU."""
+    step = batch_size_of(stored.shape[1:])
+    with _bar(len(stored)) as bar:
+        for start in range(0, len(stored), step):
+            part = slice(start, start + step)
+            yield part, denoiser(to_hu(stored[part]), progress=bar)
+            release_pages(stored)
+
+
+def _check_finite(path: pathlib.Path, slices: np.ndarray) -> None:
+    """Refuses slices with a NaN or an infinity before anything is written, and names them."""
+    if slices.dtype.kind != "f":
+        return
+    broken = []
+    for index, one in enumerate(slices):
+        if not np.isfinite(one).all():
+            broken.append(index)
+        release_pages(slices)
+    if broken:
+        names = ", ".join(map(str, broken[:20])) + (", …" if broken[20:] else "")
+        raise InputError(f"{path}: {len(broken)} of {len(slices)} slices have a NaN or an "
+                         f"infinity: slice {names}; nothing was written")

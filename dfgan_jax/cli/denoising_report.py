@@ -1,0 +1,112 @@
+"""The report of `--mode=denoise`: slices of what was read and of what was written."""
+
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dfgan_jax.data import domain
+from dfgan_jax.data.pairs import holds_pairs, read_pairs
+from dfgan_jax.denoising import denoised_series
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.evaluation.report.denoising import MOST_SLICES, write_denoising_report
+from dfgan_jax.evaluation.statistics import evenly_spaced
+from dfgan_jax.scans import dicom, hounsfield, nifti
+from dfgan_jax.scans.dicom import Derivation
+from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.scan import read_hu_array, square_pitch
+
+
+def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
+              summary: Mapping[str, Any]) -> None:
+    """Reports on a folder of DICOM files: its largest series, and the numbers of all.
+
+    Args:
+      report: HTML file to write.
+      source: folder that was read.
+      output: folder that was written.
+      summary: of `dicom_tree`.
+    """
+    largest = max(dicom.group_by_series(DicomFolder(output).headers), key=len)
+    sizes = [(header.rows, header.columns) for header in largest]
+    same = [header for header, size in zip(largest, sizes, strict=True)
+            if size == max(sizes, key=sizes.count)]
+    chosen = [same[index] for index in evenly_spaced(len(same), most=MOST_SLICES)]
+    names = [header.path.name if header.location_mm is None else
+             f"{header.location_mm:g} mm, {header.path.name}" for header in chosen]
+    write_denoising_report(
+        report, summary=summary, names=names,
+        before=np.stack([dicom.read_slice(source / header.path.relative_to(output)).hu
+                         for header in chosen]),
+        after=np.stack([dicom.read_slice(header.path).hu for header in chosen]),
+        of_series=(largest[0].series_description or largest[0].series_uid
+                   if len(summary["series"]) > 1 else None))
+    print(f"Report: {report}", flush=True)
+
+
+class _Slices(NamedTuple):
+    """Some slices of a file, the number of all, and their pixel pitch [mm], if it is known."""
+
+    hu: np.ndarray
+    names: Sequence[str]
+    total: int
+    pixel_spacing_mm: float | None
+
+
+def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
+            denoiser: Denoiser, derivation: Derivation) -> None:
+    """Reports on a file.
+
+    Args:
+      report: HTML file to write.
+      source: file that was read.
+      output: file that was written.
+      denoiser: that made it.
+      derivation: of the denoiser.
+    """
+    before, after = (_read(path, scratch=report.parent) for path in (source, output))
+    scans, changes = [], []
+    if (spacing := before.pixel_spacing_mm) is not None:
+        for index in denoised_series.measured_slices(len(before.hu)):
+            scans.append(domain.measure(before.hu[index], pixel_spacing_mm=spacing))
+            changes.append(denoised_series.measure_change(
+                before.hu[index], after.hu[index], pixel_spacing_mm=spacing))
+    series = {"description": source.name, "slices": before.total, "notes": [],
+              **denoised_series.describe(scans, changes),
+              "outside_training": denoised_series.warnings(scans, denoiser.domain)}
+    write_denoising_report(
+        report, names=before.names, before=before.hu, after=after.hu, summary={
+            "input": str(source), "model": derivation.model,
+            "weights_sha256": derivation.weights_sha256, "version": derivation.version,
+            "strength": derivation.strength, "series": [series],
+            "trained_on": denoiser.domain and denoiser.domain.as_json()})
+    print(f"Report: {report}", flush=True)
+
+
+def _read(path: pathlib.Path, *, scratch: pathlib.Path) -> _Slices:
+    """Up to `MOST_SLICES` slices of a file, of any kind that is denoised."""
+    if path.suffix.lower() == ".npy":
+        if holds_pairs(path):
+            qdct = read_pairs(path).qdct
+            chosen = evenly_spaced(len(qdct), most=MOST_SLICES)
+            return _Slices(hounsfield.mu_to_hu(np.stack([qdct[index] for index in chosen])),
+                           _numbered(chosen), len(qdct), None)
+        array = read_hu_array(path)
+        array = array.reshape(-1, *array.shape[-2:])
+        chosen = evenly_spaced(len(array), most=MOST_SLICES)
+        return _Slices(array[chosen].astype(np.float32), _numbered(chosen), len(array), None)
+    if nifti.is_nifti(path):
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=".report-") as unpacked:
+            volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
+            chosen = evenly_spaced(len(volume.stored), most=MOST_SLICES)
+            hu = volume.stored[chosen].astype(np.float32) * volume.slope + volume.intercept
+            return _Slices(hu.astype(np.float32), _numbered(chosen), len(volume.stored),
+                           square_pitch(volume.pixel_spacing_mm))
+    read = dicom.read_slice(path)
+    return _Slices(read.hu[None], [path.name], 1, square_pitch(read.header.pixel_spacing_mm))
+
+
+def _numbered(indices: np.ndarray) -> list[str]:
+    return [f"Slice {index}" for index in indices]

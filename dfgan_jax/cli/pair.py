@@ -1,0 +1,186 @@
+"""`--mode=pair`: two folders of DICOM files, of two doses, as pairs for training."""
+
+import contextlib
+import functools
+import hashlib
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dfgan_jax.data import dataset
+from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.pairing import SlicePair, is_placeholder, match_slices
+from dfgan_jax.data.pairs import slice_digests
+from dfgan_jax.scans import dicom
+from dfgan_jax.scans.dicom import NotACTSlice, SliceHeader
+from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import file_digest
+from dfgan_jax.support.progress import progress
+from dfgan_jax.support.threads import call_ahead
+
+
+def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: pathlib.Path,
+        split: str | None, patients: str) -> None:
+    """Writes the slices that both doses have, in the published format, with a manifest.
+
+    Args:
+      ndct: folders of the normal dose.
+      qdct: folders of the low dose.
+      output: `.npy` file; with `split`, a folder.
+      split: shares of train, valid and test, by patient.
+      patients: what tells patients apart: their `id` (where that is a placeholder, the study),
+        the `study`, or the `folder` right below those given.
+
+    Raises:
+      InputError: the folders cannot be paired, or some files are broken (the others are
+        written all the same).
+      OSError: a file cannot be written.
+    """
+    shares = None if split is None else dataset.parse_split(split)
+    dataset.outputs_of(output, shares)
+    found = {name: [DicomFolder(_existing(name, folder)) for folder in folders]
+             for name, folders in (("ndct", ndct), ("qdct", qdct))}
+    headers = {name: [header for files in each for header in files.headers]
+               for name, each in found.items()}
+    matching = match_slices(headers["ndct"], headers["qdct"])
+    notes = [line for each in found.values() for files in each for line in files.lines()]
+    notes += matching.notes
+    dataset.check_one_size((str(pair.ndct.path), (pair.ndct.rows, pair.ndct.columns))
+                           for pair in matching.pairs)
+    patient_of = patients_by(patients, headers["ndct"], ndct)
+    entries, broken = _entries(matching.pairs, patient_of, notes)
+    entries, dropped = dataset.without_duplicates(entries)
+    if not entries:
+        raise InputError("; ".join(["no pair is left", *broken, *notes]))
+    noisier = sum(entry.manifest["noisier"] == "ndct" for entry in entries)
+    if noisier > len(entries) / 2:
+        notes.append(f"the normal dose is noisier than the low dose in {noisier} of {len(entries)} "
+                     "slices: are --ndct and --qdct exchanged?")
+    for note in [*notes, *dropped]:
+        print(note, file=sys.stderr)
+    written = dataset.write_dataset(output, entries, shares=shares, description="writing pairs")
+    report(written, entries)
+    broken += [f"{path}: {why}" for each in found.values() for files in each
+               for path, why in files.broken.items()]
+    if broken:
+        raise InputError(f"{len(broken)} broken files were left out, the first {broken[0]}; all "
+                         "other pairs are written")
+
+
+def report(written: dict[str, int], entries: Sequence[Entry]) -> None:
+    """Prints what was written."""
+    for path, count in written.items():
+        print(f"Wrote {path}: {count} slices")
+    patients = sorted({entry.patient for entry in entries})
+    print(f"{len(patients)} patients: {', '.join(patients[:10])}"
+          f"{', …' if patients[10:] else ''}", flush=True)
+    kernels = sorted({entry.manifest.get("kernel", "") for entry in entries})
+    if len(kernels) > 1:
+        print(f"several kernels: {', '.join(kernels)}; their noise differs, so train and score "
+              "them apart", file=sys.stderr)
+
+
+def _existing(name: str, folder: pathlib.Path) -> pathlib.Path:
+    if not folder.exists():
+        raise InputError(f"--{name}: {folder}: no such folder")
+    return folder
+
+
+def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pathlib.Path]
+                ) -> Callable[[SliceHeader], str]:
+    """What names the patient of a slice.
+
+    Args:
+      choice: `id`, `study` or `folder`.
+      headers: of all slices.
+      roots: the folders given.
+
+    Raises:
+      InputError: `folder` is chosen, and files lie right in one that is given.
+    """
+    def study(header: SliceHeader) -> str:
+        name = header.study_uid or header.series_uid
+        return f"study {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+    def folder(header: SliceHeader) -> str:
+        root = next(root for root in roots if header.path.is_relative_to(root))
+        below = header.path.relative_to(root).parts
+        if len(below) < 2:
+            raise InputError(f"{header.path}: lies right in {root}; --patients=folder takes the "
+                             "name of a folder below it")
+        return below[0]
+
+    if choice == "folder":
+        return folder
+    if choice == "study":
+        return study
+    if any(is_placeholder(header.patient_id) for header in headers):
+        print("Some patient IDs are placeholders: those patients are told apart by study",
+              file=sys.stderr)
+    return lambda header: study(header) if is_placeholder(header.patient_id) else header.patient_id
+
+
+def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str],
+             notes: list[str]) -> tuple[list[Entry], list[str]]:
+    """Reads every pair once, to hash it and to know that it can be read."""
+    entries, broken = [], []
+    calls = (functools.partial(_entry, pair, patient_of(pair.ndct)) for pair in pairs)
+    with (progress("checking pairs", total=len(pairs), unit="slices") as bar,
+          contextlib.closing(call_ahead(calls)) as results):
+        for result in results:
+            try:
+                entries.append(result())
+            except NotACTSlice as error:
+                notes.append(f"left out: {error}")
+            except InputError as error:
+                broken.append(str(error))
+            bar.advance()
+    return entries, broken
+
+
+def _read(pair: SlicePair) -> tuple[np.ndarray, np.ndarray]:
+    return dicom.read_slice(pair.ndct.path).hu, dicom.read_slice(pair.qdct.path).hu
+
+
+def _entry(pair: SlicePair, patient: str) -> Entry:
+    ndct, qdct = _read(pair)
+    check_not_blank(str(pair.ndct.path), ndct)
+    if np.array_equal(ndct, qdct):
+        raise InputError(f"{pair.qdct.path}: has the pixels of {pair.ndct.path}: the doses are "
+                         "the same")
+    ndct_digest, qdct_digest = slice_digests([ndct, qdct])
+    return Entry(
+        patient=patient, ndct_digest=ndct_digest, qdct_digest=qdct_digest,
+        source=str(pair.qdct.path), shape=(pair.ndct.rows, pair.ndct.columns),
+        read=functools.partial(_read, pair),
+        manifest={**slice_columns(pair.ndct), "qdct_series_uid": pair.qdct.series_uid,
+                  "ndct_file": pair.ndct.path, "ndct_sha256": file_digest(pair.ndct.path),
+                  "qdct_file": pair.qdct.path, "qdct_sha256": file_digest(pair.qdct.path),
+                  "noisier": "ndct" if _roughness(ndct) > _roughness(qdct) else "qdct"})
+
+
+def check_not_blank(name: str, hu: np.ndarray) -> None:
+    """Refuses a slice of one value, which is the same in all patients and teaches nothing.
+
+    Raises:
+      NotACTSlice: it is one.
+    """
+    if hu.min() == hu.max():
+        raise NotACTSlice(f"{name}: blank, {hu.min():g} HU everywhere")
+
+
+def _roughness(hu: np.ndarray) -> float:
+    """Mean second difference along rows: noise far more than anatomy."""
+    return float(np.abs(np.diff(hu, 2, axis=1)).mean())
+
+
+def slice_columns(header: SliceHeader) -> dict[str, object]:
+    """What a manifest says of a slice."""
+    spacing = header.pixel_spacing_mm
+    return {"patient_id": header.patient_id, "series_uid": header.series_uid,
+            "instance_number": header.instance_number, "location_mm": header.location_mm,
+            "kernel": header.kernel, "thickness_mm": header.thickness_mm,
+            "pixel_spacing_mm": None if spacing is None else spacing[0]}

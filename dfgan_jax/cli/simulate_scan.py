@@ -1,0 +1,299 @@
+"""`--mode=simulate --input=SCAN`: pairs from full-dose scans, in the published format."""
+
+import contextlib
+import functools
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+import dfgan_jax
+from dfgan_jax.cli import pair
+from dfgan_jax.data import dataset
+from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.pairs import slice_digests
+from dfgan_jax.scans import hounsfield, nifti, scan
+from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.scan import ScanSlice
+from dfgan_jax.simulation.kernel_change import change_kernel
+from dfgan_jax.simulation.noise_insertion import (
+    ELECTRONIC_NOISE_STD,
+    REFERENCE_THICKNESS_MM,
+    ScanNoise,
+    estimate_noise,
+    insert_noise,
+)
+from dfgan_jax.simulation.projection import KERNELS
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.progress import progress
+from dfgan_jax.support.threads import call_ahead
+
+
+class _Measurement(NamedTuple):
+    """What a full-dose slice showed when it was read first.
+
+    Attributes:
+      digest: of its pixels.
+      lowest, highest: HU.
+      noise: what its noise says, or why it says nothing.
+      source: where `noise` is from: the slice, another one of the series, or the command line.
+    """
+
+    digest: str
+    lowest: float
+    highest: float
+    noise: ScanNoise | InputError
+    source: str
+
+
+class _Range(NamedTuple):
+    """Of a quantity that each slice has its own of."""
+
+    lowest: float
+    highest: float
+
+    def of_slice(self, *, seed: int, digits: str) -> float:
+        """The slice's own value, drawn evenly in the logarithm.
+
+        By the pixels, as the noise is, so that it depends neither on names nor on an order.
+
+        Args:
+          digits: 16, hexadecimal, of the digest of the slice's pixels.
+        """
+        if self.lowest == self.highest:
+            return self.lowest
+        random = np.random.default_rng([seed, int(digits, 16)])
+        return round(float(np.exp(random.uniform(*np.log(self)))), 6)
+
+
+def _range(text: float | str, *, name: str, example: str, below: float) -> _Range:
+    """A number, or two with two dots between, above 0 and below a bound."""
+    low, dots, high = str(text).partition("..")
+    try:
+        lowest, highest = float(low), float(high if dots else low)
+    except ValueError:
+        raise InputError(f"--{name} is {text!r}; expected a number or a range, such as {example}"
+                         ) from None
+    if not 0 < lowest <= highest < below or (dots and lowest == highest):
+        expected = "a range that rises, " if dots else ""
+        raise InputError(f"--{name} is {text}; expected {expected}above 0 and below {below:g}")
+    return _Range(lowest, highest)
+
+
+def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction: float | str,
+        kernel: str, refilter: float | str | None, photons_per_ray: float | None,
+        pixel_spacing_mm: float | None, seed: int, split: str | None, patients: str) -> None:
+    """Writes pairs of full-dose slices and what they would be at a lower dose, with a manifest.
+
+    See `noise_insertion`. As scanners do, a scan that nowhere leaves the 12 bits from −1024 to
+    3071 HU is cut to them at the lower dose, too, and one of whole HU is rounded.
+
+    Args:
+      sources: folders of DICOM files, DICOM files, `.npy` of HU, or NIfTI files.
+      output: `.npy` file; with `split`, a folder.
+      dose_fraction: lower dose over full dose, above 0 and below 1; of a range such as
+        `0.1..0.5`, each slice's is drawn, evenly in its logarithm. The manifest names it.
+      kernel: `auto`, measured in the scan; a name in `projection.KERNELS`; or f50 [lp/cm].
+      refilter: f50 [lp/cm] of another kernel that both doses get, by `change_kernel`; of a range
+        such as `2.8..6.5`, each slice's is drawn, evenly in its logarithm; None, no other.
+      photons_per_ray: see `noise_insertion.ScanNoise`; None, measured in the scan.
+      pixel_spacing_mm: for files that do not say it; else None.
+      seed: of the noise.
+      split: shares of train, valid and test, by patient.
+      patients: as for `--mode=pair`; an array or a volume is a patient of its own, or, with
+        `folder`, one of those in its folder.
+
+    Raises:
+      InputError: a source cannot be used, or some slices are broken or show no noise (the
+        others are written all the same).
+      OSError: a file cannot be written.
+    """
+    doses = _range(dose_fraction, name="dose_fraction", example="0.25 or 0.1..0.5", below=1)
+    kernels = None if refilter is None else _range(refilter, name="refilter",
+                                                   example="5.6 or 2.8..6.5", below=20)
+    for name, value in (("pixel_spacing", pixel_spacing_mm), ("photons_per_ray", photons_per_ray)):
+        if value is not None and not 0 < value < np.inf:
+            raise InputError(f"--{name} is {value}; expected above 0")
+    chosen = _kernel(kernel)
+    shares = None if split is None else dataset.parse_split(split)
+    dataset.outputs_of(output, shares)
+    slices: list[tuple[str, ScanSlice]] = []
+    left_out: list[str] = []
+    with contextlib.ExitStack() as opened:
+        # Beside the output: where /tmp is in memory, unpacked volumes would be, too.
+        output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = pathlib.Path(opened.enter_context(
+            tempfile.TemporaryDirectory(dir=output.parent, prefix=".simulate-")))
+        for source in sources:
+            if not source.exists():
+                raise InputError(f"--input: {source}: no such file or folder")
+            if source.suffix.lower() == ".npy" or nifti.is_nifti(source):
+                patient = source.absolute().parent.name if patients == "folder" else str(source)
+                slices += [(patient, each) for each in opened.enter_context(scan.of_volume(
+                    source, pixel_spacing_mm=pixel_spacing_mm, scratch=scratch))]
+                continue
+            files = DicomFolder(source)
+            for line in files.lines():
+                print(line, file=sys.stderr)
+            left_out += [f"{path}: {why}" for path, why in files.broken.items()]
+            patient_of = pair.patients_by(patients, files.headers, [source])
+            slices += [(patient_of(header),
+                        scan.of_dicom(header, pixel_spacing_mm=pixel_spacing_mm))
+                       for header in files.headers]
+        dataset.check_one_size((each.name, each.shape) for _, each in slices)
+        measured, unreadable = _measure([each for _, each in slices], kernel=chosen,
+                                        photons_per_ray=photons_per_ray)
+        left_out += unreadable
+        readable = [(patient, each) for patient, each in slices if each.name in measured]
+        of_series: dict[str, list[_Measurement]] = {}
+        for _, each in readable:
+            of_series.setdefault(each.series, []).append(measured[each.name])
+        limits = {series: (min(one.lowest for one in all_of_it),
+                           max(one.highest for one in all_of_it))
+                  for series, all_of_it in of_series.items()}
+        entries = [_entry(patient, each, measured[each.name], seed=seed, doses=doses,
+                          kernels=kernels, limits=limits[each.series])
+                   for patient, each in readable]
+        entries, dropped = dataset.without_duplicates(entries)
+        for note in dropped:
+            print(note, file=sys.stderr)
+        if not entries:
+            raise InputError("; ".join(["no slice is left", *left_out[:5]]))
+        written = dataset.write_dataset(output, entries, shares=shares,
+                                        description=f"simulating {dose_fraction} of the dose")
+    pair.report(written, entries)
+    if left_out:
+        raise InputError(f"{len(left_out)} slices were left out, the first {left_out[0]}; all "
+                         "others are written")
+
+
+def _kernel(kernel: str) -> str | float:
+    """`--kernel` as `noise_insertion` takes it."""
+    if kernel in ("auto", *KERNELS):
+        return kernel
+    try:
+        f50 = float(kernel)
+    except ValueError:
+        f50 = np.nan
+    if not 0 < f50 < np.inf:
+        raise InputError(f"--kernel is {kernel!r}; expected auto, {', '.join(KERNELS)}, or its f50 "
+                         "in lp/cm")
+    return f50
+
+
+def _electronic_noise_std(each: ScanSlice) -> float:
+    """In photons, for the slice's thickness: readings of as many detector rows are summed."""
+    thickness = (each.header.thickness_mm if each.header else None) or 0.0
+    if thickness <= 0:  # not stated
+        thickness = REFERENCE_THICKNESS_MM
+    return ELECTRONIC_NOISE_STD * (thickness / REFERENCE_THICKNESS_MM) ** 0.5
+
+
+def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ray: float | None
+             ) -> tuple[dict[str, _Measurement], list[str]]:
+    """What each slice shows of its scan, by its name; and which cannot be used, and why.
+
+    A slice with too little soft tissue to measure takes what the median one of its series says.
+    """
+    def measure(each: ScanSlice) -> _Measurement:
+        hu, outside = each.read()
+        pair.check_not_blank(each.name, hu)
+        source = "slice"
+        noise: ScanNoise | InputError
+        if photons_per_ray is not None and kernel != "auto":
+            noise, source = ScanNoise(photons_per_ray, kernel, np.nan, 0), "command line"
+        else:
+            try:
+                noise = estimate_noise(
+                    hu, pixel_spacing_mm=each.pixel_spacing_mm, kernel=kernel, outside=outside,
+                    electronic_noise_std=_electronic_noise_std(each))
+                noise = noise._replace(photons_per_ray=photons_per_ray or noise.photons_per_ray)
+            except InputError as error:
+                noise = error
+        (digest,) = slice_digests([hu])
+        return _Measurement(digest, float(hu.min()), float(hu.max()), noise, source)
+
+    measured: dict[str, _Measurement] = {}
+    left_out = []
+    calls = (functools.partial(measure, each) for each in slices)
+    with (progress("measuring noise", total=len(slices), unit="slices") as bar,
+          contextlib.closing(call_ahead(calls)) as results):
+        for each, result in zip(slices, results, strict=True):
+            bar.advance()
+            try:
+                measured[each.name] = result()
+            except InputError as error:
+                left_out.append(str(error))
+    of_series: dict[str, list[ScanNoise]] = {}
+    for each in slices:
+        if each.name in measured and isinstance(noise := measured[each.name].noise, ScanNoise):
+            of_series.setdefault(each.series, []).append(noise)
+    for each in slices:
+        if each.name not in measured or isinstance(measured[each.name].noise, ScanNoise):
+            continue
+        # Photons and kernel of one slice, so that they belong together.
+        others = sorted(of_series.get(each.series, ()), key=lambda noise: noise.photons_per_ray)
+        if others:
+            measured[each.name] = measured[each.name]._replace(
+                noise=others[len(others) // 2]._replace(noise_std_hu=np.nan), source="series")
+        else:
+            left_out.append(f"{each.name}: {measured.pop(each.name).noise}, and no other slice of "
+                            "its series shows its noise: --photons_per_ray and --kernel give it")
+    return measured, left_out
+
+
+def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: int,
+           doses: _Range, kernels: _Range | None, limits: tuple[float, float]) -> Entry:
+    digest, _, _, noise, source = measurement
+    assert isinstance(noise, ScanNoise)
+    electronic_noise_std = _electronic_noise_std(each)
+    dose_fraction = doses.of_slice(seed=seed, digits=digest[16:32])
+    kernel = noise.kernel if kernels is None else kernels.of_slice(seed=seed, digits=digest[32:48])
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        ndct, outside = each.read()
+        if kernels is not None:
+            changed = as_stored(change_kernel(ndct, pixel_spacing_mm=each.pixel_spacing_mm,
+                                              old=noise.kernel, new=kernel), ndct, limits=limits)
+            ndct = np.where(outside, ndct, changed)
+        qdct = insert_noise(
+            # By the pixels, so that the noise depends neither on names nor on an order.
+            np.random.default_rng([seed, int(digest[:16], 16)]), ndct,
+            pixel_spacing_mm=each.pixel_spacing_mm, dose_fraction=dose_fraction,
+            kernel=kernel, photons_per_ray=noise.photons_per_ray,
+            electronic_noise_std=electronic_noise_std, outside=outside)
+        return ndct, as_stored(qdct, ndct, limits=limits)
+
+    header = {} if each.header is None else pair.slice_columns(each.header)
+    return Entry(
+        patient=patient, ndct_digest=digest, qdct_digest=digest, source=each.name,
+        shape=each.shape, read=read,
+        manifest={**header, "ndct_file": each.name, "ndct_pixels_sha256": digest,
+                  "dose_fraction": dose_fraction, "seed": seed,
+                  "photons_per_ray": f"{noise.photons_per_ray:.5g}",
+                  "noise_kernel": kernel, "scan_kernel": noise.kernel,
+                  "ndct_noise_std_hu": f"{noise.noise_std_hu:.4g}",
+                  "measured_in": source, "electronic_noise_std": f"{electronic_noise_std:.4g}",
+                  "version": dfgan_jax.__version__})
+
+
+def as_stored(qdct_hu: np.ndarray, ndct_hu: np.ndarray, *, limits: tuple[float, float]
+              ) -> np.ndarray:
+    """A low dose cut and rounded as its full dose was.
+
+    Args:
+      qdct_hu: (H, W) float32, HU.
+      ndct_hu: (H, W) float32, HU.
+      limits: the lowest and the highest HU of the full dose's series.
+    """
+    lowest, highest = limits
+    if lowest >= hounsfield.OUTSIDE_HU:
+        qdct_hu = np.maximum(qdct_hu, np.float32(hounsfield.OUTSIDE_HU))
+    if highest <= hounsfield.HIGHEST_12_BIT_HU:
+        qdct_hu = np.minimum(qdct_hu, np.float32(hounsfield.HIGHEST_12_BIT_HU))
+    if np.array_equal(ndct_hu, np.rint(ndct_hu)):
+        qdct_hu = np.rint(qdct_hu)
+    return qdct_hu

@@ -1,0 +1,287 @@
+"""Files of pairs for training, with a manifest that says where each slice is from.
+
+Pairs are divided by patient, so that no near-copy of a slice that was trained on is scored.
+"""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.data.pairs import write_slices
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import check_writable, refuse_existing, written_whole
+from dfgan_jax.support.progress import progress
+from dfgan_jax.support.threads import call_ahead
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A pair before its pixels are read.
+
+    Attributes:
+      patient: that its split goes by.
+      ndct_digest: of the normal dose's pixels.
+      qdct_digest: of the low dose's, or of what decides them.
+      source: file that messages name.
+      shape: (H, W).
+      manifest: further columns of the manifest.
+      read: gives the normal and the low dose, (H, W) float32, HU.
+    """
+
+    patient: str
+    ndct_digest: str
+    qdct_digest: str
+    source: str
+    shape: tuple[int, int]
+    manifest: dict[str, Any]
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+def _adding_up_to_one(text: str) -> tuple[float, ...]:
+    """Numbers of 0 or more, separated by commas, which add up to 1; none of any other text."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return shares if min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 else ()
+
+
+def parse_split(text: str) -> tuple[float, ...]:
+    """The shares of train, valid and test, such as `0.7,0.1,0.2`.
+
+    Raises:
+      InputError: they are not three numbers of 0 or more that add up to 1.
+    """
+    shares = _adding_up_to_one(text)
+    if len(shares) != 3:
+        raise InputError(f"--split is {text!r}; expected the shares of {', '.join(SPLITS)}, such "
+                         "as 0.7,0.1,0.2, which add up to 1")
+    return shares
+
+
+def parse_shares(text: str, files: Sequence[str], *, name: str) -> tuple[float, ...]:
+    """The shares of some files, such as `0.7,0.3`.
+
+    Args:
+      text: a number above 0 for each file, separated by commas, which add up to 1.
+      files: that the shares are of.
+      name: of the field, for errors.
+
+    Raises:
+      InputError: they are something else.
+    """
+    shares = _adding_up_to_one(text)
+    if len(shares) != len(files) or 0 in shares:
+        raise InputError(f"{name} is {text!r}; expected a share above 0 for each of the "
+                         f"{len(files)} files ({', '.join(files) or 'none is given'}), which add "
+                         "up to 1")
+    return shares
+
+
+def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str, str]:
+    """Gives each patient a split, at least one to each split that has a share.
+
+    The order is that of a hash of the names: it depends on nothing else.
+
+    Args:
+      patients: names.
+      shares: of `SPLITS`, which add up to 1.
+
+    Returns:
+      Patient → split.
+
+    Raises:
+      InputError: there are fewer patients than splits.
+    """
+    names = sorted(set(patients), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    wanted = [index for index, share in enumerate(shares) if share > 0]
+    if len(names) < len(wanted):
+        raise InputError(f"--split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "
+                         f"be divided into {len(wanted)} splits; slices of one patient must not "
+                         "stand in two. If one ID stands for several patients, "
+                         "--patients=study or --patients=folder tells them apart")
+    counts = [1 if share > 0 else 0 for share in shares]
+    while sum(counts) < len(names):  # to the split that lacks most of its share
+        lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]
+        counts[int(np.argmax(lack))] += 1
+    split_of = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(zip(names, split_of, strict=True))
+
+
+def without_duplicates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Drops pairs whose low dose has come already.
+
+    Returns:
+      The others, and a note in words on each that was dropped.
+
+    Raises:
+      InputError: the same pixels, of either dose, come from two patients.
+    """
+    owners: dict[str, Entry] = {}
+    first: dict[str, Entry] = {}
+    notes = []
+    for entry in entries:
+        for digest in (entry.ndct_digest, entry.qdct_digest):
+            other = owners.setdefault(digest, entry)
+            if other.patient != entry.patient:
+                raise InputError(f"{entry.source} of patient {entry.patient!r} holds pixels of "
+                                 f"{other.source} of patient {other.patient!r}: one patient under "
+                                 "two names, whose slices could stand in two splits")
+        other = first.setdefault(entry.qdct_digest, entry)
+        if other is not entry:
+            notes.append(f"{entry.source} left out: the same pixels as {other.source}")
+    return list(first.values()), notes
+
+
+def check_one_size(sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
+    """Refuses slices of several sizes, which one file cannot hold.
+
+    Args:
+      sizes: file, and its height and width.
+
+    Raises:
+      InputError: naming the first that differs.
+    """
+    named = list(sizes)
+    counts = collections.Counter(size for _, size in named)
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        other = next(name for name, size in named if size != usual)
+        raise InputError(f"{other} is one of {len(named) - counts[usual]} slices that are not "
+                         f"of the size of the others, {usual[0]}×{usual[1]}; a file holds one "
+                         "size: take the folders apart")
+
+
+def outputs_of(output: pathlib.Path, shares: Sequence[float] | None) -> dict[str, pathlib.Path]:
+    """The files that `write_dataset` writes: split → file, and `manifest`.
+
+    Raises:
+      InputError: one exists, the name is not that of a file, or of a folder, or nothing can be
+        written there.
+    """
+    if shares is None:
+        if output.suffix != ".npy":
+            raise InputError(f"{output}: expected a name that ends in .npy; with --split, a folder")
+        paths = {"": output, "manifest": output.with_suffix(".manifest.csv")}
+    else:
+        if output.suffix == ".npy":
+            raise InputError(f"{output}: expected the name of a folder, since --split is given")
+        paths = {split: output / f"{split}.npy" for split in SPLITS}
+        paths["manifest"] = output / "manifest.csv"
+    for path in paths.values():
+        refuse_existing(path)
+    check_writable(paths["manifest"].parent)
+    return {split: path for split, path in paths.items()
+            if split not in SPLITS or shares is None or shares[SPLITS.index(split)] > 0}
+
+
+def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
+                  shares: Sequence[float] | None, description: str) -> dict[str, int]:
+    """Writes pairs in the published format, a file for each split, and a manifest.
+
+    The manifest is a CSV with a row for each slice; it gets its name last, so that where it
+    stands, all stands. After an error nothing stands.
+
+    Args:
+      output: `.npy` file; with `shares`, a folder for train, valid and test.npy.
+      entries: of one size (`check_one_size`); read one after another.
+      shares: of the splits; None for one file.
+      description: of the work, for its progress.
+
+    Returns:
+      File → number of slices.
+
+    Raises:
+      InputError: an output exists, a pair cannot be read, or patients cannot be
+        divided.
+      OSError: a file cannot be written.
+    """
+    paths = outputs_of(output, shares)
+    shape = entries[0].shape
+    split_of = ({entry.patient: "" for entry in entries} if shares is None
+                else split_patients((entry.patient for entry in entries), shares))
+    parts = {split: [entry for entry in entries if split_of[entry.patient] == split]
+             for split in paths if split != "manifest"}
+    with (contextlib.ExitStack() as undo, written_whole(paths["manifest"]) as manifest,
+          progress(description, total=len(entries), unit="slices") as bar):
+        for split, part in parts.items():
+            undo.callback(paths[split].unlink, missing_ok=True)
+
+            def pairs(part: list[Entry] = part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                with contextlib.closing(call_ahead(entry.read for entry in part)) as results:
+                    for result in results:
+                        ndct, qdct = result()
+                        yield hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct)
+                        bar.advance()
+
+            write_slices(paths[split], pairs(), count=len(part), shape=shape)
+        _write_manifest(manifest, parts)
+        undo.pop_all()
+    return {str(paths[split]): len(part) for split, part in parts.items()}
+
+
+def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
+    """The patient of each slice of a file of pairs, from the manifest beside it.
+
+    That is `NAME.manifest.csv` beside `NAME.npy`, or `manifest.csv` in its folder with rows
+    whose `split` is NAME; both have the columns `index` (of the slice, from 0) and `patient`.
+
+    Args:
+      path: `.npy` file.
+      count: of its slices.
+
+    Returns:
+      A name for each slice; None where there is no manifest.
+
+    Raises:
+      InputError: the manifest has not one row for each slice.
+    """
+    rows = read_manifest(path, count)
+    return None if rows is None else [row["patient"] for row in rows]
+
+
+def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None:
+    """The row of each slice of a file of pairs, in order: column → text; see `read_patients`."""
+    for manifest, split in ((path.with_suffix(".manifest.csv"), ""),
+                            (path.parent / "manifest.csv", path.stem)):
+        if not manifest.is_file():
+            continue
+        try:
+            with manifest.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                rows = [row for row in reader if (row.get("split") or "") == split]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{manifest}: not in UTF-8 ({error})") from error
+        missing = {"index", "patient"} - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(f"{manifest}: has the columns {', '.join(reader.fieldnames or ())}, "
+                             "separated by commas; expected index and patient among them")
+        if not rows:
+            continue
+        row_of = {row.get("index"): row for row in rows}
+        in_order = [row_of.get(str(index), {}) for index in range(count)]
+        if len(rows) != count or not all(row.get("patient") for row in in_order):
+            raise InputError(f"{manifest}: {len(rows)} rows for the {count} slices of {path}; "
+                             "expected one for each, with its index, from 0, and a patient")
+        return in_order
+    return None
+
+
+def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:
+    rows = [{"split": split, "index": index, "patient": entry.patient, **entry.manifest}
+            for split, part in parts.items() for index, entry in enumerate(part)]
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        # Files of several kinds say different things of their slices.
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)

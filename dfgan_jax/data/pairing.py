@@ -1,0 +1,190 @@
+"""Finds, in two sets of CT slices, the pairs that show the same anatomy at two doses.
+
+Slices belong together by where they lie, what they were reconstructed from, and how. The
+names of files say nothing.
+"""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.spatial
+
+from dfgan_jax.scans.dicom import SliceHeader, group_by_series
+from dfgan_jax.support.errors import InputError
+
+TOLERANCE_MM = 0.05
+"""Positions are written with two decimals and more; slices lie farther apart."""
+
+_PLACEHOLDERS = {"", "anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified",
+                 "n/a", "none", "patient", "removed", "unknown", "0"}
+"""Patient IDs, in small letters, that say no more than that somebody took the real one away."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SlicePair:
+    """Headers of the same slice at two doses."""
+
+    ndct: SliceHeader
+    qdct: SliceHeader
+
+
+@dataclasses.dataclass(frozen=True)
+class Matching:
+    """What was found.
+
+    Attributes:
+      pairs: series by series of the normal dose, in the order of their position.
+      notes: in words, what has no counterpart, or none that is certain, and why.
+    """
+
+    pairs: list[SlicePair]
+    notes: list[str]
+
+
+def is_placeholder(patient_id: str) -> bool:
+    """Whether a patient ID tells no patients apart."""
+    return patient_id.strip().lower() in _PLACEHOLDERS
+
+
+def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Matching:
+    """Pairs the slices of two sets.
+
+    Two slices can belong together where rows, columns, position, pixel spacing, orientation,
+    kernel and thickness are equal and neither patient IDs nor acquisitions contradict each
+    other. Of several, the one of the same acquisition, study and frame of reference is taken;
+    of several that are equally close, none.
+
+    Raises:
+      InputError: both sets hold the same file, or there is no pair at all.
+    """
+    same = {header.path.resolve() for header in ndct} & {each.path.resolve() for each in qdct}
+    if same:
+        raise InputError(f"{len(same)} files stand in both folders, the first {min(same)}; "
+                         "expected the normal dose in one, the low dose in the other")
+    notes: list[str] = []
+    ndct, qdct = _without_copies(ndct, notes), _without_copies(qdct, notes)
+    qdct_of, uncertain, reasons = _counterparts(ndct, qdct)
+
+    pairs, kin = [], 0
+    for series in group_by_series(ndct):
+        found = [SlicePair(header, qdct_of[header.path]) for header in series
+                 if header.path in qdct_of]
+        pairs += found
+        kin += sum(any(_kinship(pair.ndct, pair.qdct)) for pair in found)
+        doubtful = [header for header in series if header.path in uncertain]
+        if doubtful:
+            notes.append(f"{len(doubtful)} slices of {_name(series)} left out, the first "
+                         f"{doubtful[0].path}: several slices fit equally well")
+        missing = len(series) - len(found) - len(doubtful)
+        if missing:
+            (why, _), = collections.Counter(
+                reasons[header.path] for header in series if header.path in reasons).most_common(1)
+            notes.append(f"{missing} slices of {_name(series)} have no low dose: {why}")
+    used = {pair.qdct.path for pair in pairs}
+    for series in group_by_series(qdct):
+        unused = sum(header.path not in used for header in series)
+        if unused:
+            notes.append(f"{unused} slices of {_name(series)} are not used")
+    if not pairs:
+        raise InputError("; ".join(["no slice of the two folders belongs together", *notes[:5]]))
+    if kin < len(pairs):
+        notes.append(f"{len(pairs) - kin} pairs share neither acquisition, study nor frame of "
+                     "reference, only patient ID and place: make sure that they are one scan")
+    return Matching(pairs, notes)
+
+
+def _without_copies(headers: Sequence[SliceHeader], notes: list[str]) -> list[SliceHeader]:
+    """Drops what is the same instance as an earlier slice."""
+    first: dict[str, SliceHeader] = {}
+    for header in headers:
+        first.setdefault(header.sop_uid, header)
+    copies = [header for header in headers if first[header.sop_uid] is not header]
+    if copies:
+        notes.append(f"{len(copies)} files left out as copies, the first {copies[0].path} of "
+                     f"{first[copies[0].sop_uid].path}")
+    return list(first.values())
+
+
+def _counterparts(ndct: list[SliceHeader], qdct: list[SliceHeader]
+                  ) -> tuple[dict[pathlib.Path, SliceHeader], set[pathlib.Path],
+                             dict[pathlib.Path, str]]:
+    """The low dose of each normal one, by its path.
+
+    Returns:
+      Path → header of the low dose; paths that have several; path → why there is none.
+    """
+    places = [np.array([(np.inf,) * 3 if each.position_mm is None else each.position_mm
+                        for each in headers]) for headers in (ndct, qdct)]
+    located = [np.flatnonzero(np.isfinite(each).all(axis=1)) for each in places]
+    near: list[list[int]] = [[] for _ in ndct]
+    if all(map(len, located)):
+        trees = [scipy.spatial.cKDTree(each[index])
+                 for each, index in zip(places, located, strict=True)]
+        for place, found in zip(located[0], trees[0].query_ball_tree(
+                trees[1], TOLERANCE_MM, p=np.inf), strict=True):
+            near[place] = [int(located[1][other]) for other in found]
+    reasons = {}
+    claims: dict[int, list[tuple[tuple[bool, ...], int]]] = {}
+    uncertain = set()
+    for number, (header, candidates) in enumerate(zip(ndct, near, strict=True)):
+        fitting = [other for other in candidates if not _contradictions(header, qdct[other])]
+        if not fitting:
+            reasons[header.path] = (
+                f"the slice there differs in {_contradictions(header, qdct[candidates[0]])[0]}"
+                if candidates else "none lies there")
+            continue
+        closest = max(_kinship(header, qdct[other]) for other in fitting)
+        best = [other for other in fitting if _kinship(header, qdct[other]) == closest]
+        if len(best) > 1:
+            uncertain.add(header.path)
+        else:
+            claims.setdefault(best[0], []).append((closest, number))
+    qdct_of = {}
+    for other, claimed in claims.items():
+        closest = max(kinship for kinship, _ in claimed)
+        best = [number for kinship, number in claimed if kinship == closest]
+        for kinship, number in claimed:
+            if kinship < closest:
+                reasons[ndct[number].path] = "the slice there belongs to a closer normal dose"
+        if len(best) > 1:
+            uncertain |= {ndct[number].path for number in best}
+        else:
+            qdct_of[ndct[best[0]].path] = qdct[other]
+    return qdct_of, uncertain, reasons
+
+
+def _name(series: Sequence[SliceHeader]) -> str:
+    return f"series {series[0].series_uid} ({len(series)} slices, {series[0].path.parent})"
+
+
+def _kinship(one: SliceHeader, other: SliceHeader) -> tuple[bool, ...]:
+    """In what two slices agree that two scans of one patient do not."""
+    return tuple(bool(getattr(one, name)) and getattr(one, name) == getattr(other, name)
+                 for name in ("acquisition", "study_uid", "frame_of_reference_uid"))
+
+
+def _contradictions(one: SliceHeader, other: SliceHeader) -> list[str]:
+    """Why two slices at the same place are not the same slice at two doses, in words."""
+    contradictions = []
+    if (one.rows, one.columns) != (other.rows, other.columns):
+        contradictions.append(f"size ({one.rows}×{one.columns}, {other.rows}×{other.columns})")
+    for name, attribute, tolerance in (("pixel spacing", "pixel_spacing_mm", 1e-4),
+                                       ("orientation", "orientation", 1e-3),
+                                       ("thickness", "thickness_mm", 1e-2)):
+        here, there = getattr(one, attribute), getattr(other, attribute)
+        if (here is None) != (there is None) or (
+                here is not None and not np.allclose(here, there, rtol=0, atol=tolerance)):
+            contradictions.append(f"{name} ({here}, {there})")
+    if one.kernel != other.kernel:
+        contradictions.append(f"kernel ({one.kernel}, {other.kernel})")
+    if one.patient_id != other.patient_id and not (
+            is_placeholder(one.patient_id) or is_placeholder(other.patient_id)):
+        contradictions.append(f"patient ID ({one.patient_id}, {other.patient_id})")
+    # An event says nothing against a time.
+    kinds = {each.acquisition.split(" ")[0] for each in (one, other)}
+    if one.acquisition != other.acquisition and len(kinds) == 1:
+        contradictions.append(f"acquisition ({one.acquisition}, {other.acquisition})")
+    return contradictions

@@ -1,0 +1,156 @@
+"""Preprocessed pairs kept on disk, so that a file is converted once and not at each start.
+
+An entry is a folder: `ndct.npy` and `qdct.npy`, (N, H, W) float32 in normalised HU, mapped
+into memory instead of read; and `entry.json`, which names what they were made from and
+holds the hashes that all of it is checked against.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from dfgan_jax.data.pairs import (
+    PREPROCESSING_VERSION,
+    Pairs,
+    PairsFile,
+    preprocess,
+    read_pairs,
+    slice_digests,
+)
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import file_digest, json_digest, written_whole
+from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.support.safe_pickle import reason
+
+_NDCT, _QDCT, _SIDECAR = "ndct.npy", "qdct.npy", "entry.json"
+
+
+_ENTRY_VERSION = 2
+"""Raise it with every change of what an entry holds."""
+
+
+class PreprocessedPairs(NamedTuple):
+    """What an entry of the cache holds."""
+
+    pairs: Pairs
+    """In normalised HU, mapped into memory: read-only, and paged in as it is used."""
+
+    raw_ndct_digests: list[str]
+    """`slice_digests` of the normal dose before preprocessing."""
+
+    raw_qdct_digests: list[str]
+    """The same of the quarter dose."""
+
+
+def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Path
+                      ) -> PreprocessedPairs:
+    """Reads a file in the published format, preprocessed; converts it at the first call only.
+
+    The entry is named by the file's content and everything else that determines a pixel, so
+    that it is never stale. One that is damaged is said on stderr, and made again.
+
+    Args:
+      path: an `.npy` file.
+      size: height and width after the bilinear resize [pixels]; 0 keeps the native ones.
+      folder: the cache's.
+
+    Raises:
+      InputError: `read_pairs` or `PairsFile.blocks` refuses the file, or the cache cannot
+        be written.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    made_from = {"entry": _ENTRY_VERSION, "source_sha256": file_digest(path), "size": size,
+                 "preprocessing": PREPROCESSING_VERSION, "mu_water": hounsfield.MU_WATER,
+                 "hu_offset": hounsfield.HU_OFFSET, "hu_scale": hounsfield.HU_SCALE}
+    entry = folder / f"preprocessed-{json_digest(made_from)[:32]}"
+    if (entry / _SIDECAR).exists():
+        try:
+            return _load(entry)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # damage can take any form
+            print(f"{entry}: {reason(error)}; made again from {path}", file=sys.stderr, flush=True)
+    raw = read_pairs(path)
+    with written_to_cache(folder):
+        return _write(entry, raw, size=size, made_from=made_from)
+
+
+@contextlib.contextmanager
+def written_to_cache(folder: pathlib.Path) -> Iterator[None]:
+    """Tells a full disk, and whatever else keeps the cache from being written, in one line.
+
+    Raises:
+      InputError: instead of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: the cache cannot be written ({error.strerror or error}); "
+                         "--config.data.cache_dir=FOLDER puts it elsewhere") from error
+
+
+def _load(entry: pathlib.Path) -> PreprocessedPairs:
+    """Maps an entry into memory once its hashes have been checked; else any of several errors."""
+    sidecar = json.loads((entry / _SIDECAR).read_text())
+    content = sidecar["content"]
+    if sidecar["content_sha256"] != json_digest(content):
+        raise ValueError(f"{_SIDECAR} was changed")
+    for name in (_NDCT, _QDCT):
+        if file_digest(entry / name) != content["sha256"][name]:
+            raise ValueError(f"{name} was changed")
+    return PreprocessedPairs(Pairs(_mapped(entry / _NDCT), _mapped(entry / _QDCT)),
+                             content["raw_ndct_sha256"], content["raw_qdct_sha256"])
+
+
+def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[str, Any]
+           ) -> PreprocessedPairs:
+    """Makes an entry from a file of pairs, of which only a block stands in memory."""
+    raw_ndct_digests: list[str] = []
+    raw_qdct_digests: list[str] = []
+    # The sidecar, which makes it an entry, is entered first and thus gets its name last.
+    with (written_whole(entry / _SIDECAR) as sidecar, written_whole(entry / _NDCT) as ndct,
+          written_whole(entry / _QDCT) as qdct):
+        with (progress(f"preprocessing {raw.path.name}", total=2 * len(raw), unit="slices") as bar,
+              ndct.open("wb") as ndct_file, qdct.open("wb") as qdct_file):
+            for block in raw.blocks():
+                raw_ndct_digests += slice_digests(block.ndct)
+                raw_qdct_digests += slice_digests(block.qdct)
+                _append_preprocessed(ndct_file, block.ndct, count=len(raw), size=size, bar=bar)
+                _append_preprocessed(qdct_file, block.qdct, count=len(raw), size=size, bar=bar)
+                del block  # else it would stand in memory beside the next one
+        # Mapped under its own name: another process may replace what stands in the entry.
+        pairs = Pairs(_mapped(ndct), _mapped(qdct))
+        content = {"source": raw.path.name, "made_from": made_from, "shape": pairs.ndct.shape,
+                   "sha256": {_NDCT: file_digest(ndct), _QDCT: file_digest(qdct)},
+                   "raw_ndct_sha256": raw_ndct_digests, "raw_qdct_sha256": raw_qdct_digests}
+        sidecar.write_text(json.dumps({"content": content, "content_sha256": json_digest(content)},
+                                      indent=1) + "\n")
+    return PreprocessedPairs(pairs, raw_ndct_digests, raw_qdct_digests)
+
+
+def _append_preprocessed(file: BinaryIO, mu: np.ndarray, *, count: int, size: int, bar: Progress
+                         ) -> None:
+    """Writes slices of linear attenuation [1/mm] into an `.npy` of `count` preprocessed ones.
+
+    Not into mapped memory: there, a full disk kills the process.
+    """
+    for one in mu:
+        image = np.ascontiguousarray(preprocess(one, size=size), np.float32)
+        if file.tell() == 0:
+            np.lib.format.write_array_header_1_0(file, {
+                "descr": image.dtype.str, "fortran_order": False,
+                "shape": (count, *image.shape)})
+        file.write(image.data)
+        bar.advance()
+
+
+def _mapped(path: pathlib.Path) -> np.ndarray:
+    """An array that is read from its file as it is used; a plain one to NumPy and JAX."""
+    return np.asarray(np.load(path, mmap_mode="r"))

@@ -1,0 +1,238 @@
+"""Denoises a folder of DICOM files into one of the same shape.
+
+Slices are read ahead, denoised in batches and written behind, so that no more than three
+batches are in memory. What is written stands in OUTPUT.incomplete until all of it is
+there; a second start of the same command goes on from what stands there.
+"""
+
+import contextlib
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.data import domain
+from dfgan_jax.data.domain import ScanProperties
+from dfgan_jax.denoising import denoised_series
+from dfgan_jax.denoising.denoised_series import Change
+from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
+from dfgan_jax.scans import dicom
+from dfgan_jax.scans.dicom import CTSlice, Derivation, SliceHeader
+from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.scan import square_pitch
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import remove_leftovers, written_whole
+from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.support.threads import THREADS, call_ahead
+
+SUMMARY = "summary.json"
+
+
+def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
+                 output: pathlib.Path) -> dict[str, Any]:
+    """Denoises every CT slice below a folder.
+
+    Args:
+      denoiser: of HU.
+      derivation: what the slices are marked with.
+      source: folder.
+      output: folder that does not exist: the same names, and `summary.json`.
+
+    Returns:
+      What `summary.json` holds. A file that is broken does not keep the others from being
+      written: it is named there, under `broken`.
+
+    Raises:
+      InputError: there is no CT slice, or none that is whole; or `OUTPUT.incomplete` is
+        that of another input or model.
+      OSError: a file cannot be written; what stands in `OUTPUT.incomplete` is kept.
+    """
+    if output.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"{output}: lies within the input {source}; choose another --output")
+    files = DicomFolder(source)
+    incomplete = output.with_name(f"{output.name}.incomplete")
+    series = list(dicom.group_by_series(files.headers))
+    targets = {header.path: incomplete / header.path.relative_to(source)
+               for header in files.headers}
+    there = _written_before(files.headers, targets, incomplete=incomplete, derivation=derivation)
+    missing = [header for slices in series for header in slices if header.path not in there]
+    saturated: dict[pathlib.Path, int] = {}
+    checks = _Checks(series, denoiser=denoiser)
+    checks.warn()
+    try:
+        with progress("denoising", total=len(files.headers), unit="slices",
+                      initial=len(there)) as bar, ThreadPoolExecutor(THREADS) as pool:
+            _denoise(missing, targets, denoiser=denoiser, derivation=derivation, files=files,
+                     saturated=saturated, checks=checks, pool=pool, bar=bar)
+    except (OSError, KeyboardInterrupt):
+        standing = sum(target.exists() for target in targets.values())
+        print(f"{standing} of {len(files.headers)} slices stand in {incomplete}; the same command "
+              "goes on from there", file=sys.stderr, flush=True)
+        raise
+    if not there and not saturated:
+        raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))
+    summary = _summary(files, series, source=source, derivation=derivation, there=there,
+                       saturated=saturated, checks=checks)
+    with written_whole(incomplete / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    incomplete.rename(output)
+    return summary
+
+
+class _Checks:
+    """What some slices of each series show before and after.
+
+    Args:
+      series: headers of each.
+      denoiser: whose domain the series are compared with.
+
+    Attributes:
+      domain: the denoiser's; None where it is not known.
+    """
+
+    def __init__(self, series: list[list[SliceHeader]], *, denoiser: Denoiser):
+        self.domain = denoiser.domain
+        self._series = series
+        self._scans: dict[pathlib.Path, ScanProperties] = {}
+        self._changes: dict[pathlib.Path, Change] = {}
+        chosen = [each for slices in series for each in _some_of(slices)]
+        calls = (functools.partial(_scan_properties, header, pitch) for header, pitch in chosen)
+        with (progress("measuring noise", total=len(chosen), unit="slices") as bar,
+              contextlib.closing(call_ahead(calls)) as results):
+            for (header, _), result in zip(chosen, results, strict=True):
+                with contextlib.suppress(InputError):  # a broken one is told when it is its turn
+                    self._scans[header.path] = result()
+                bar.advance()
+
+    def warn(self) -> None:
+        """Tells which series are not such as the model was trained on."""
+        for slices in self._series:
+            for line in self.warnings(slices):
+                print(f"warning: series {slices[0].series_uid}: {line}", file=sys.stderr,
+                      flush=True)
+
+    def warnings(self, slices: list[SliceHeader]) -> list[str]:
+        return denoised_series.warnings(self._of(slices, self._scans), self.domain)
+
+    def add(self, read: CTSlice, denoised: np.ndarray) -> None:
+        """Compares a slice with its result, if it is one of those that are measured."""
+        path = read.header.path
+        if path in self._scans:
+            self._changes[path] = denoised_series.measure_change(
+                read.hu, denoised, pixel_spacing_mm=self._scans[path].pixel_spacing_mm)
+
+    def describe(self, slices: list[SliceHeader]) -> dict[str, Any]:
+        """For `summary.json`."""
+        return {**denoised_series.describe(self._of(slices, self._scans),
+                                           self._of(slices, self._changes)),
+                "outside_training": self.warnings(slices)}
+
+    @staticmethod
+    def _of(slices: list[SliceHeader], found: dict[pathlib.Path, Any]) -> list[Any]:
+        return [found[header.path] for header in slices if header.path in found]
+
+
+def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float]]:
+    """The slices of a series that are measured, and their pixel pitch; none where it is unknown."""
+    known = [(header, pitch) for header in slices
+             if (pitch := square_pitch(header.pixel_spacing_mm)) is not None]
+    return [known[index] for index in denoised_series.measured_slices(len(known))]
+
+
+def _scan_properties(header: SliceHeader, pixel_spacing_mm: float) -> ScanProperties:
+    read = dicom.read_slice(header.path)
+    return domain.measure(read.hu, pixel_spacing_mm=pixel_spacing_mm, outside=read.outside)
+
+
+def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
+                    incomplete: pathlib.Path, derivation: Derivation) -> set[pathlib.Path]:
+    """Which slices an earlier start of the same command wrote; nothing else may stand there."""
+    remove_leftovers(incomplete)
+    left = set(dicom.find_files(incomplete)) if incomplete.exists() else set()
+    written = set()
+    for header in headers:
+        target = targets[header.path]
+        if target in left:
+            with contextlib.suppress(InputError):  # of a broken file, and of one of another kind
+                if dicom.read_header(target).sop_uid == derivation.derived_uid(header.sop_uid):
+                    written.add(header.path)
+                    left.remove(target)
+    left.discard(incomplete / SUMMARY)
+    if left:
+        raise InputError(f"{min(left)}: was not made from this input by this model; remove the "
+                         "folder, or choose another --output")
+    return written
+
+
+def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
+             denoiser: Denoiser, derivation: Derivation, files: DicomFolder,
+             saturated: dict[pathlib.Path, int], checks: _Checks, pool: ThreadPoolExecutor,
+             bar: Progress) -> None:
+    """Denoises slices batch by batch; each one written is entered into `saturated`."""
+    def settled(futures: list[tuple[SliceHeader, Future]]) -> Iterator[tuple[SliceHeader, Any]]:
+        for header, future in futures:
+            try:
+                yield header, future.result()
+            except InputError as error:
+                files.refuse(header.path, error)
+
+    reading: list[tuple[SliceHeader, Future]] = []
+    writing: list[tuple[SliceHeader, Future]] = []
+    for batch in [*_batches(headers), []]:
+        ahead = [(header, pool.submit(dicom.read_slice, header.path)) for header in batch]
+        slices = [each for _, each in settled(reading)]
+        denoised = denoiser(np.stack([each.hu for each in slices])) if slices else ()
+        saturated.update((header.path, count) for header, count in settled(writing))
+        writing = [(each.header, pool.submit(dicom.write_slice, targets[each.header.path], each,
+                                             hu, derivation=derivation))
+                   for each, hu in zip(slices, denoised, strict=True)]
+        for each, hu in zip(slices, denoised, strict=True):
+            checks.add(each, hu)
+        bar.advance(len(reading))
+        reading = ahead
+    saturated.update((header.path, count) for header, count in settled(writing))
+
+
+def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
+    """Slices of the same size together, across series: few shapes, and full batches."""
+    sizes: dict[tuple[int, int], list[SliceHeader]] = {}
+    for header in headers:
+        sizes.setdefault((header.rows, header.columns), []).append(header)
+    for size, same in sizes.items():
+        step = batch_size_of(size)
+        yield from (same[start:start + step] for start in range(0, len(same), step))
+
+
+def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pathlib.Path,
+             derivation: Derivation, there: set[pathlib.Path],
+             saturated: dict[pathlib.Path, int], checks: _Checks) -> dict[str, Any]:
+    def relative(path: pathlib.Path) -> str:
+        return str(path.relative_to(source))
+
+    written = there | saturated.keys()
+    return {
+        "input": str(source), "model": derivation.model,
+        "weights_sha256": derivation.weights_sha256, "version": derivation.version,
+        "strength": derivation.strength,
+        "trained_on": checks.domain and checks.domain.as_json(),
+        "slices": len(written), "saturated_pixels": sum(saturated.values()),
+        "written_before": len(there),
+        "series": [{
+            "source_series_uid": slices[0].series_uid,
+            "series_uid": derivation.derived_uid(slices[0].series_uid),
+            "description": slices[0].series_description,
+            "slices": sum(header.path in written for header in slices),
+            "missing": sorted(relative(header.path) for header in slices
+                              if header.path not in written),
+            "saturated_pixels": sum(saturated.get(header.path, 0) for header in slices),
+            "notes": dicom.series_notes(slices),
+            **checks.describe(slices),
+        } for slices in series],
+        "broken": {relative(path): why for path, why in files.broken.items()},
+        "skipped": {relative(path): why for path, why in files.skipped.items()},
+    }

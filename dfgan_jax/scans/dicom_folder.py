@@ -1,0 +1,50 @@
+"""What a folder of DICOM files holds."""
+
+import collections
+import pathlib
+
+from dfgan_jax.scans import dicom
+from dfgan_jax.scans.dicom import NotACTSlice, SliceHeader
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.progress import progress
+
+
+class DicomFolder:
+    """What a folder holds: CT slices, files of other kinds, broken ones.
+
+    Attributes:
+      headers: of the CT slices.
+      skipped: path → why, of sound files that hold something else.
+      broken: path → why.
+    """
+
+    def __init__(self, root: pathlib.Path):
+        self.headers: list[SliceHeader] = []
+        self.skipped: dict[pathlib.Path, str] = {}
+        self.broken: dict[pathlib.Path, str] = {}
+        paths = dicom.find_files(root)
+        with progress(f"looking through {root}", total=len(paths), unit="files") as bar:
+            for path in paths:
+                try:
+                    self.headers.append(dicom.read_header(path))
+                except InputError as error:
+                    self.refuse(path, error)
+                bar.advance()
+        if not self.headers:
+            raise InputError(f"{root}: no CT slice among {len(paths)} files"
+                             + "".join(f"; {line}" for line in self.lines()))
+
+    def refuse(self, path: pathlib.Path, error: InputError) -> None:
+        """Counts a file as skipped or broken."""
+        reasons = self.skipped if isinstance(error, NotACTSlice) else self.broken
+        reasons[path] = str(error).removeprefix(f"{path}: ")
+
+    def lines(self) -> list[str]:
+        """The kinds of skipped files with their numbers, and the broken ones by name."""
+        kinds = collections.Counter(self.skipped.values())
+        lines = [f"skipped {count} × {kind}" for kind, count in kinds.most_common()]
+        shown = list(self.broken.items())[:20]
+        lines += [f"broken: {path}: {why}" for path, why in shown]
+        if len(self.broken) > len(shown):
+            lines.append(f"and {len(self.broken) - len(shown)} more broken files")
+        return lines

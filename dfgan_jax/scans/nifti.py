@@ -1,0 +1,168 @@
+"""Volumes in NIfTI: axial slices of HU out of a file, and the same file with other values.
+
+Nothing here holds a whole volume: files are mapped into memory, and `.nii.gz` is unpacked
+into a scratch folder first.
+"""
+
+import dataclasses
+import gzip
+import pathlib
+import shutil
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel import orientations
+
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import allocate
+from dfgan_jax.support.safe_pickle import printable
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NiftiVolume:
+    """An open file.
+
+    Attributes:
+      path: as the user gave it.
+      unpacked: the file that is mapped.
+      stored: (N, H, W) view of the stored values: the slices from feet to head, the rows
+        from front to back, the columns from the patient's right to the left, as CT slices
+        are stored and shown.
+      slope, intercept: HU = stored · slope + intercept.
+      pixel_spacing_mm: between rows, between columns.
+    """
+
+    path: pathlib.Path
+    unpacked: pathlib.Path
+    stored: np.ndarray
+    slope: float
+    intercept: float
+    pixel_spacing_mm: tuple[float, float]
+
+
+def is_nifti(path: pathlib.Path) -> bool:
+    """Whether a name is that of a NIfTI file."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
+    """Opens a volume of HU.
+
+    Args:
+      path: `.nii` or `.nii.gz`.
+      scratch: folder for the unpacked file.
+
+    Raises:
+      InputError: the file is broken, or no volume of numbers.
+      OSError: there is no room to unpack it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    path.open("rb").close()  # one that may not be read is not taken for a broken one
+    unpacked = _unpack(path, scratch) if path.name.lower().endswith(".gz") else path
+    try:
+        image: Any = nibabel.load(unpacked)
+        slope, intercept = image.dataobj.slope, image.dataobj.inter
+        stored = _as_slices(np.asarray(image.dataobj.get_unscaled()), image.affine)
+        spacing = nibabel.affines.voxel_sizes(image.affine)
+        _, rows, columns = _axes(image.affine)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # a broken file can raise anything
+        raise InputError(f"{path}: no NIfTI file, or a broken one "
+                         f"({type(error).__name__}: {printable(error, limit=160)})") from error
+    if not (np.isfinite([slope, intercept]).all() and slope != 0):
+        raise InputError(f"{path}: broken: slope {slope:g}, intercept {intercept:g}")
+    return NiftiVolume(path=path, unpacked=unpacked, stored=stored, slope=float(slope),
+                       intercept=float(intercept),
+                       pixel_spacing_mm=(float(spacing[rows]), float(spacing[columns])))
+
+
+def create_like(source: NiftiVolume, path: pathlib.Path, *, description: str) -> np.ndarray:
+    """Writes a file that differs from another in its values and description only.
+
+    Args:
+      path: of the new file, `.nii`; it gets its full size at once, filled with zeros.
+      description: at most 79 characters.
+
+    Returns:
+      (N, H, W) view of its stored values, mapped for writing.
+
+    Raises:
+      OSError: there is no room for it.
+    """
+    image: Any = nibabel.load(source.unpacked)
+    start, dtype = image.dataobj.offset, image.dataobj.dtype
+    with source.unpacked.open("rb") as file:
+        head = bytearray(file.read(start))
+    header = type(image.header)(bytes(head[:image.header.template_dtype.itemsize]), check=False)
+    header["descrip"] = description.encode("ascii", "replace")[:79]
+    head[:len(header.binaryblock)] = header.binaryblock
+    path.write_bytes(head)
+    allocate(path, start + int(np.prod(image.shape)) * dtype.itemsize)
+    values = np.memmap(path, dtype, mode="r+", offset=start, shape=image.shape, order="F")
+    return _as_slices(np.asarray(values), image.affine)
+
+
+def pack(unpacked: pathlib.Path, path: pathlib.Path) -> None:
+    """Compresses a file into a `.nii.gz`."""
+    with unpacked.open("rb") as source, gzip.open(path, "wb", compresslevel=6) as target:
+        shutil.copyfileobj(source, target, 2**20)
+
+
+def _unpack(path: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
+    """Unpacks as much as the header says that there is, and no more."""
+    unpacked = scratch / "unpacked.nii"
+    try:
+        with gzip.open(path, "rb") as source:
+            head = source.read(540)
+            kind = nibabel.Nifti2Header if len(head) > 3 and 540 in (
+                int.from_bytes(head[:4], order) for order in ("little", "big")
+            ) else nibabel.Nifti1Header
+            header = kind(head[:kind.template_dtype.itemsize])
+            left = (int(header["vox_offset"]) - len(head) + header.get_data_dtype().itemsize
+                    * int(np.prod(header.get_data_shape(), dtype=object)))
+            with unpacked.open("wb") as target:
+                target.write(head)
+                while left > 0:
+                    block = source.read(min(left, 2**20))
+                    if not block:
+                        raise EOFError(f"it ends {left:,} bytes early")
+                    target.write(block)
+                    left -= len(block)
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise InputError(f"{path}: broken: {error}") from error
+        raise
+    except Exception as error:  # a broken file can raise anything
+        raise InputError(f"{path}: no NIfTI file, or a broken one "
+                         f"({type(error).__name__}: {printable(error, limit=160)})") from error
+    return unpacked
+
+
+def _axes(affine: np.ndarray) -> tuple[int, int, int]:
+    """Which axis of the array runs along the patient: between slices, rows and columns."""
+    to_patient = orientations.io_orientation(affine)[:, 0]  # array axis → x, y, z
+    if np.isnan(to_patient).any():
+        raise InputError("its affine has a direction of length 0")
+    x, y, z = (int(np.flatnonzero(to_patient == axis)[0]) for axis in range(3))
+    return z, y, x
+
+
+def _as_slices(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """A view (N, H, W) of a volume: axes and directions of CT slices."""
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"holds {array.dtype}, not numbers in HU")
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise InputError(f"has shape {array.shape}; expected one volume (X, Y, Z)")
+    _axes(affine)
+    turn = orientations.ornt_transform(orientations.io_orientation(affine),
+                                       orientations.axcodes2ornt("LPS"))
+    return orientations.apply_orientation(array, turn).transpose(2, 1, 0)

@@ -1,0 +1,140 @@
+"""The slices of a scan in HU, one by one, whatever kind of file they are in."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from dfgan_jax.scans import dicom, nifti
+from dfgan_jax.scans.dicom import SliceHeader
+from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.safe_pickle import reason
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScanSlice:
+    """A slice before its pixels are read.
+
+    Attributes:
+      name: of its file, and of its place in it.
+      series: names the slices that were scanned alike.
+      shape: (H, W).
+      pixel_spacing_mm: pixel pitch.
+      header: of DICOM; else None.
+      read: gives (H, W) float32, HU, `OUTSIDE_HU` outside the field of view; and (H, W) bool,
+        what lies outside.
+    """
+
+    name: str
+    series: str
+    shape: tuple[int, int]
+    pixel_spacing_mm: float
+    header: SliceHeader | None
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlice:
+    """A slice of a DICOM file.
+
+    Args:
+      pixel_spacing_mm: for a file that does not say.
+
+    Raises:
+      InputError: pixels are not square, or nothing says how large they are.
+    """
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        one = dicom.read_slice(header.path)
+        return one.hu, one.outside
+
+    return ScanSlice(
+        name=str(header.path), series=header.series_uid, shape=(header.rows, header.columns),
+        pixel_spacing_mm=_spacing(header.path, header.pixel_spacing_mm, pixel_spacing_mm),
+        header=header, read=read)
+
+
+@contextlib.contextmanager
+def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pathlib.Path
+              ) -> Iterator[list[ScanSlice]]:
+    """The slices of an `.npy` of HU, (H, W) or (N, H, W), or of a NIfTI file.
+
+    Args:
+      pixel_spacing_mm: for a file that does not say.
+      scratch: folder for an unpacked `.nii.gz`, which is removed at the end.
+
+    Raises:
+      InputError: the file cannot be used, or nothing says how large its pixels are.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as unpacked:
+        slope, intercept, given = 1.0, 0.0, None
+        if nifti.is_nifti(path):
+            volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
+            stored, given = volume.stored, volume.pixel_spacing_mm
+            slope, intercept = volume.slope, volume.intercept
+        else:
+            stored = read_hu_array(path)
+            stored = stored.reshape(-1, *stored.shape[-2:])
+        spacing = _spacing(path, given, pixel_spacing_mm)
+        read = functools.partial(_read, stored, slope, intercept)
+        yield [ScanSlice(name=f"{path}: slice {index}", series=str(path), shape=stored.shape[1:],
+                         pixel_spacing_mm=spacing, header=None,
+                         read=functools.partial(read, index, f"{path}: slice {index}"))
+               for index in range(len(stored))]
+
+
+def read_hu_array(path: pathlib.Path) -> np.ndarray:
+    """Maps an `.npy` of HU, (H, W) or (N, H, W) numbers.
+
+    Raises:
+      InputError: the file is missing, broken, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a broken header can raise anything
+        raise InputError(f"{path}: expected an .npy of an array in HU ({reason(error)})"
+                         ) from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected an .npy of an array of numbers in HU")
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise InputError(f"{path}: has shape {array.shape}; expected (H, W) or (N, H, W)")
+    return array
+
+
+def _read(stored: np.ndarray, slope: float, intercept: float, index: int, name: str
+          ) -> tuple[np.ndarray, np.ndarray]:
+    hu = np.ascontiguousarray(stored[index], np.float32) * np.float32(slope) + np.float32(intercept)
+    if not np.isfinite(hu).all():
+        raise InputError(f"{name} has a NaN or an infinity")
+    outside = hu < LOWEST_HU
+    return np.where(outside, np.float32(OUTSIDE_HU), hu), outside
+
+
+def square_pitch(spacing_mm: tuple[float, ...] | None) -> float | None:
+    """The pixel pitch of square pixels; None of others, and where nothing says how large they are.
+
+    Args:
+      spacing_mm: between rows, between columns; None where it is not known.
+    """
+    if spacing_mm is None or abs(spacing_mm[0] - spacing_mm[1]) > 1e-3 * spacing_mm[0]:
+        return None
+    return spacing_mm[0]
+
+
+def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float | None) -> float:
+    """The pixel pitch of a file, of square pixels."""
+    if given is None:
+        if default is None:
+            raise InputError(f"{path}: gives no pixel spacing; --pixel_spacing=MM does")
+        return default
+    if default is not None and abs(given[0] - default) > 1e-2 * given[0]:
+        raise InputError(f"{path}: its pixel spacing is {given[0]:g} mm, not --pixel_spacing="
+                         f"{default:g}")
+    if square_pitch(given) is None:
+        raise InputError(f"{path}: pixels are {given[0]:g} × {given[1]:g} mm; expected square ones")
+    return given[0]

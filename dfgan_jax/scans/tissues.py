@@ -1,0 +1,95 @@
+"""Where a slice shows which tissue, and the bias and noise of an image there.
+
+Tissues are told by the NDCT, in which noise would sort pixels: the noisy low ones into
+fat, the high ones into bone, and an image would seem biased against them. It is therefore
+smoothed first, and each tissue loses the pixels near its edge, where smoothing mixes it
+with its neighbours. Slices are (H, W) in HU.
+"""
+
+import dataclasses
+from typing import Any, Final
+
+import numpy as np
+import scipy.ndimage
+
+from dfgan_jax.scans.hounsfield import HIGHEST_12_BIT_HU
+
+TISSUES: Final[dict[str, tuple[float, float]]] = {
+    "lung": (-950.0, -500.0),
+    "fat": (-190.0, -30.0),
+    "soft tissue": (-29.0, 150.0),
+    "bone": (300.0, HIGHEST_12_BIT_HU),
+}
+"""Lowest and highest HU of the smoothed NDCT.
+
+Lung: emphysema begins at −950 (Gevenois et al. 1996), poor aeration at −500 (Gattinoni
+et al. 2001). Fat and lean soft tissue: Aubrey et al. 2014. Bone: from 300 on, above most
+of the blood of a portal-venous contrast phase.
+"""
+
+SMOOTHING = 2.0
+"""σ of the Gaussian [pixels]."""
+
+EDGE = 2
+"""Pixels that a tissue loses on each side."""
+
+
+def body_mask(hu: np.ndarray, *, margin: int = 8) -> np.ndarray:
+    """The largest thing denser than fat, filled, without `margin` pixels of its edge.
+
+    Returns:
+      (H, W) bool; all False where nothing is dense.
+    """
+    dense = scipy.ndimage.binary_opening(scipy.ndimage.gaussian_filter(hu, 2) > -300, iterations=4)
+    labels, count = scipy.ndimage.label(dense)
+    if not count:
+        return dense
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    return scipy.ndimage.binary_erosion(scipy.ndimage.binary_fill_holes(largest),
+                                        iterations=margin)
+
+
+def tissue_masks(ndct: np.ndarray, body: np.ndarray) -> dict[str, np.ndarray]:
+    """The pixels of each of `TISSUES` within the body, as (H, W) bool masks."""
+    smooth = scipy.ndimage.gaussian_filter(ndct, SMOOTHING)
+    return {name: scipy.ndimage.binary_erosion(
+                body & (smooth >= lowest) & (smooth <= highest), iterations=EDGE)
+            for name, (lowest, highest) in TISSUES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class TissueError:
+    """Error of an image against the NDCT in one tissue, over all slices.
+
+    Attributes:
+      bias_hu: mean of image − NDCT; None without pixels.
+      noise_std_hu: standard deviation of image − NDCT, which holds the NDCT's own
+        noise, too; None without pixels.
+      pixels: how many there are.
+    """
+
+    bias_hu: float | None
+    noise_std_hu: float | None
+    pixels: int
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def moments(error: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
+    """(tissues, 3): number of pixels, sum and sum of squares of an (H, W) error."""
+    values = [error[mask].astype(np.float64) for mask in masks.values()]
+    return np.array([(len(each), each.sum(), each @ each) for each in values])
+
+
+def tissue_errors(total_moments: np.ndarray) -> dict[str, TissueError]:
+    """From the sum of the slices' `moments`, in the order of `TISSUES`."""
+    errors = {}
+    for name, (pixels, total, squares) in zip(TISSUES, total_moments.tolist(), strict=True):
+        if pixels:
+            bias = total / pixels
+            errors[name] = TissueError(bias, max(squares / pixels - bias ** 2, 0) ** 0.5,
+                                       int(pixels))
+        else:
+            errors[name] = TissueError(None, None, 0)
+    return errors

@@ -1,0 +1,250 @@
+import errno
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfgan_jax.checkpoints.folder import (
+    locate,
+    read_meta,
+    restore_generator,
+    restore_state,
+    workdir_of,
+)
+from dfgan_jax.checkpoints.run import Checkpoints, set_aside_damaged
+from dfgan_jax.support.errors import DivergenceError, InputError
+from dfgan_jax.training.state import TrainState
+
+
+def state(step, width=3):
+    return TrainState(
+        step=jnp.int32(step), key=jnp.array([1, 2], jnp.uint32),
+        generator={"params": {"kernel": jnp.full((width,), step, jnp.float32)},
+                   "batch_stats": {"mean": jnp.arange(2.0)}},
+        generator_opt_state=({"count": jnp.int32(step)}, ()),
+        discriminators={"image": {"params": {"kernel": jnp.ones(2)}}},
+        discriminator_opt_state=({"count": jnp.int32(step)},))
+
+
+def save(kept, step, score=None):
+    kept.save(state(step), {"step": step, "epoch": 1, "config": {"name": "x"}}, score=score)
+    kept.wait()
+
+
+def test_everything_comes_back(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        assert kept.latest() is None
+        save(kept, 5, score=1.0)
+        restored = restore_state(kept.latest(), state(0))
+    assert jax.tree.structure(restored) == jax.tree.structure(state(5))
+    jax.tree.map(np.testing.assert_array_equal, restored, state(5))
+    assert {x.dtype for x in jax.tree.leaves(restored.key)} == {np.dtype(np.uint32)}
+
+
+def test_keeps_the_latest_two_and_the_best(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        for step, score in [(1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, None)]:
+            save(kept, step, score)
+            assert kept.latest().name == str(step)
+        assert kept.best().name == "2"
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+    with Checkpoints(tmp_path) as again:
+        assert (again.latest().name, again.best().name) == ("5", "2")
+
+
+@pytest.mark.parametrize("broken", ["score", "state"])
+def test_what_is_not_finite_is_never_saved(tmp_path, broken):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1, 10.0)
+        bad = state(2)
+        if broken == "state":
+            bad.generator["params"]["kernel"] = jnp.array([1.0, jnp.nan, 1.0])
+        with pytest.raises(DivergenceError, match="at step 2"):
+            kept.save(bad, {"step": 2, "epoch": 1, "config": {}},
+                      score=float("nan") if broken == "score" else None)
+        assert (kept.latest().name, kept.best().name) == ("1", "1")
+
+
+def test_saving_copies_what_the_next_step_may_overwrite(tmp_path):
+    donate = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    with Checkpoints(tmp_path) as kept:
+        current = state(5)
+        kept.save(current, {"step": 5, "epoch": 1, "config": {}})
+        for _ in range(3):
+            current = donate(current)
+        kept.wait()
+        restored = restore_state(kept.latest(), state(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, state(5))
+
+
+def test_locates_the_checkpoint_that_is_meant(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1, 0.9)
+        save(kept, 2, 0.5)
+    folder = tmp_path / "checkpoints"
+    assert locate(tmp_path) == folder / "1"
+    assert locate(folder) == folder / "1"
+    assert locate(folder / "2") == folder / "2"
+    assert workdir_of(folder / "2") == tmp_path
+    assert read_meta(folder / "2")["step"] == 2
+
+
+def test_restores_a_generator_alone(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        restored = restore_generator(kept.latest(), state(0).generator)
+    jax.tree.map(np.testing.assert_array_equal, restored, state(4).generator)
+
+
+def test_another_tree_is_refused_by_name(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        folder = kept.latest()
+    with pytest.raises(InputError, match=r"generator/params/kernel: \(3,\) in the checkpoint, "
+                                         r"\(4,\) in the model"):
+        restore_state(folder, state(0, width=4))
+    more = {"params": {"kernel": jnp.zeros(3), "bias": jnp.zeros(1)},
+            "batch_stats": {"mean": jnp.zeros(2)}}
+    with pytest.raises(InputError, match=r"generator/params/bias: absent in the checkpoint"):
+        restore_generator(folder, more)
+
+
+def test_absent_empty_and_damaged_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint here"):
+        locate(tmp_path / "absent")
+    with Checkpoints(tmp_path):
+        pass
+    with pytest.raises(InputError, match="holds no finished checkpoint"):
+        locate(tmp_path)
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        folder = kept.latest()
+    for file in (folder / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(InputError, match=str(folder)):
+        restore_state(folder, state(0))
+    (folder / "meta" / "metadata").write_text("{")
+    with pytest.raises(InputError, match="metadata cannot be read"):
+        read_meta(folder)
+
+
+def test_shapes_alone_do_as_a_target(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+        shapes = jax.eval_shape(functools.partial(state, 0))
+        restored = restore_state(kept.latest(), shapes)
+    assert int(restored.step) == 4
+
+
+def damaged(folder, how):
+    """Damages a checkpoint: its arrays are cut or have a bit flipped, or its JSON is changed."""
+    if how in ("cut", "flipped"):
+        path = max((p for p in (folder / "state").rglob("*") if p.is_file()),
+                   key=lambda p: p.stat().st_size)
+        content = bytearray(path.read_bytes())
+        if how == "cut":
+            del content[len(content) // 2:]
+        else:
+            content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    else:
+        path = folder / {"score": "metrics/metrics"}.get(how, "meta/metadata")
+        for old, new in (("0.5", "0.6"), ('"step": 2', '"step": 3'), ('"epoch": 1', '"epoch": 7')):
+            if how in old or how == "score":
+                path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "score", "step", "epoch"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_the_latest(tmp_path, how):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1, 0.2)
+        save(kept, 2, 0.5)
+    assert set_aside_damaged(tmp_path) == []
+    damaged(tmp_path / "checkpoints" / "2", how)
+    [line] = set_aside_damaged(tmp_path)
+    assert line.startswith(str(tmp_path / "checkpoints" / "2"))
+    assert line.endswith(f"set aside as {tmp_path / 'damaged' / '2'}")
+    assert (tmp_path / "damaged" / "2").is_dir()
+    with Checkpoints(tmp_path) as kept:
+        assert (kept.latest().name, kept.best().name) == ("1", "1")
+        restored = restore_state(kept.latest(), state(0))
+        save(kept, 2, 0.7)  # as the run does when it comes there again
+    damaged(tmp_path / "checkpoints" / "2", "cut")
+    assert len(set_aside_damaged(tmp_path)) == 1
+    assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"2", "2.again"}
+    jax.tree.map(np.testing.assert_array_equal, restored, state(1))
+
+
+def test_where_none_of_several_can_be_read_all_stay(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+        save(kept, 2)
+    for step in "12":
+        damaged(tmp_path / "checkpoints" / step, "cut")
+    with pytest.raises(InputError, match=r"Remove .*/checkpoints to start anew"):
+        set_aside_damaged(tmp_path)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_changed_weights_are_refused(tmp_path):
+    """Changed so that every file is sound: what counts is what was saved."""
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+        save(kept, 2)
+    first, second = (tmp_path / "checkpoints" / step for step in "12")
+    (second / "state").rename(second / "other")
+    (first / "state").rename(second / "state")
+    with pytest.raises(InputError, match=r"damaged \(the SHA-256 of its generator"):
+        restore_generator(second, state(0).generator)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_set_aside(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+    (tmp_path / "checkpoints" / "1").rename(tmp_path / "checkpoints" / "2")
+    [line] = set_aside_damaged(tmp_path)
+    assert "it says that it is of step 1" in line
+
+
+def test_what_a_killed_save_left_is_removed_and_is_no_damage(tmp_path):
+    left = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp" / "state"
+    left.mkdir(parents=True)
+    assert set_aside_damaged(tmp_path) == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("0.2", "9.2", "its score has changed"), ("score", "scora", "its score cannot be read")])
+def test_a_changed_score_chooses_no_checkpoint(tmp_path, old, new, message):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1, 0.2)
+        save(kept, 2, 0.5)
+    path = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        locate(tmp_path)
+
+
+def test_what_was_read_can_be_saved_again(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+        kept.save(state(2), {**read_meta(kept.latest()), "step": 2})
+        kept.wait()
+        assert read_meta(kept.latest())["step"] == 2
+    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir()  # that a run is writing
+    assert locate(tmp_path).name == "2"
+    assert set_aside_damaged(tmp_path) == []
+
+
+def test_a_full_disk_is_told_by_the_folder(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise ValueError(f"pages of {os.strerror(errno.ENOSPC)}, and more")
+
+    with Checkpoints(tmp_path) as kept:
+        monkeypatch.setattr(kept._manager, "save", full)
+        with pytest.raises(OSError, match=r"^\[Errno 28\] No space left .*: '.*/checkpoints'$"):
+            save(kept, 1)

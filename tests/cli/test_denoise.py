@@ -1,0 +1,307 @@
+import contextlib
+import functools
+import json
+import re
+import resource
+
+import nibabel
+import numpy as np
+import pytest
+
+from dfgan_jax.cli import denoise
+from dfgan_jax.data.pairs import Pairs, read_pairs, write_pairs
+from dfgan_jax.denoising import denoiser
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.scans import dicom, hounsfield
+from dfgan_jax.support.errors import InputError
+from tests.cli import command
+from tests.porting.test_weights import generator, save
+from tests.scans import dicom_files
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("weights") / "gan.pth", generator())
+
+
+@pytest.fixture(autouse=True)
+def load_once(monkeypatch):
+    monkeypatch.setattr(Denoiser, "load", _load_once)
+
+
+_load_once = functools.cache(Denoiser.load)
+
+
+def hu(shape):
+    return np.random.default_rng(0).normal(0, 300, shape).round()
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [
+    ((32, 48), np.int16), ((17, 20, 33), np.float64), ((1, 16, 16), np.float32)])
+def test_denoises_arrays_as_the_denoiser_does(tmp_path, weights, shape, dtype):
+    array = hu(shape).astype(dtype)
+    np.save(tmp_path / "in.npy", array)
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / "in.npy",
+                output=tmp_path / "new" / "out.npy")
+    denoised = np.load(tmp_path / "new" / "out.npy", allow_pickle=False)
+    assert denoised.dtype == np.float32
+    np.testing.assert_array_equal(denoised, Denoiser.load(weights)(array))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.npy"]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (hu((2, 2, 16, 16)), r"expected \(H, W\) or \(N, H, W\)"),
+    (hu((0, 16, 16)), r"expected \(H, W\) or \(N, H, W\)"),
+    (np.float32(3), r"expected \(H, W\) or \(N, H, W\)"),
+    (np.array(["a"]), "an array of numbers in HU"),
+    (np.array({"f_qd": 1}), "has no key 'f_nd'"),
+    (np.where(np.arange(3)[:, None, None] == 1, np.nan, hu((3, 16, 16))),
+     "1 of 3 slices have a NaN or an infinity: slice 1; nothing was written"),
+    (np.where(np.arange(40)[:, None, None] % 2, np.inf, np.float32(3)) + np.zeros((40, 16, 16)),
+     r"20 of 40 slices have a NaN or an infinity: slice 1, 3, .*, 39; nothing"),
+])
+def test_arrays_that_cannot_be_denoised_are_named(tmp_path, weights, content, message):
+    path = tmp_path / "in.npy"
+    np.save(path, content)
+    with pytest.raises(InputError, match=rf"in\.npy: .*{message}"):
+        denoise.run(checkpoint_path=str(weights), source=path, output=tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_an_output_that_is_not_finite_is_no_result(tmp_path):
+    huge = {key: array * np.float32(1e30) for key, array in generator().items()
+            if array.dtype == np.float32}
+    np.save(tmp_path / "in.npy", hu((16, 16)))
+    with pytest.raises(InputError, match=r"gan\.pth: its output is not finite"):
+        denoise.run(checkpoint_path=str(save(tmp_path / "gan.pth", huge)),
+                    source=tmp_path / "in.npy", output=tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()
+
+
+def make_array(path):
+    np.save(path, hu((3, 16, 16)))
+
+
+def make_pairs(path):
+    ndct = hounsfield.hu_to_mu(hu((3, 20, 33)).astype(np.float32))
+    write_pairs(path, Pairs(ndct, ndct[::-1].copy()))
+
+
+def make_volume(path):
+    nibabel.save(nibabel.Nifti1Image(hu((33, 20, 3)).astype(np.int16), np.diag([-1, -1, 2, 1])),
+                 path)
+
+
+KINDS = {"in.npy": make_array, "pairs.npy": make_pairs, "in.nii": make_volume,
+         "in.nii.gz": make_volume, "in.dcm": dicom_files.write, "IM0001": dicom_files.write}
+
+
+def run(tmp_path, weights, name, output=None):
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / name,
+                output=tmp_path / (output or f"out_{name}"))
+    return tmp_path / (output or f"out_{name}")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_outputs_are_of_the_same_kind_and_never_overwritten(tmp_path, weights, name):
+    KINDS[name](tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(InputError, match="exists"):
+        run(tmp_path, weights, name, name)
+    others = {".npy", ".nii.gz", ".x"} - {"".join((tmp_path / name).suffixes)}
+    for suffix in others - ({".x"} if KINDS[name] == dicom_files.write else {".nii.gz"}):
+        with pytest.raises(InputError, match=rf"out\{suffix}: expected a name"):
+            run(tmp_path, weights, name, f"out{suffix}")
+    assert (tmp_path / name).read_bytes() == before
+    output = run(tmp_path, weights, name, f"new/a_{name}")
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_of_pairs_the_quarter_dose_is_denoised(tmp_path, weights, monkeypatch):
+    make_pairs(tmp_path / "in.npy")
+    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS", 2 * 20 * 33)
+    written = read_pairs(run(tmp_path, weights, "in.npy"))
+    source = read_pairs(tmp_path / "in.npy")
+    np.testing.assert_array_equal(written.ndct, source.ndct)
+    denoised = Denoiser.load(weights)(hounsfield.mu_to_hu(np.asarray(source.qdct)))
+    np.testing.assert_allclose(hounsfield.mu_to_hu(np.asarray(written.qdct)), denoised, atol=1e-2)
+    assert np.abs(denoised - hounsfield.mu_to_hu(np.asarray(source.qdct))).max() > 1
+
+
+@pytest.mark.parametrize("name", ["in.nii", "in.nii.gz"])
+@pytest.mark.parametrize(("dtype", "slope", "intercept"), [
+    (np.int16, None, None), (np.uint16, 0.5, -1000), (np.float32, 2, 10)])
+def test_volumes_keep_their_type_scale_and_place(tmp_path, weights, monkeypatch, name, dtype,
+                                                 slope, intercept):
+    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS", 2 * 20 * 33)
+    where = np.array([[0, 0.7, 0, 3], [0.8, 0, 0, -5], [0, 0, -3, 9], [0, 0, 0, 1.0]])
+    image = nibabel.Nifti1Image(np.abs(hu((20, 33, 5))).astype(dtype), where)
+    image.header.set_slope_inter(slope, intercept)
+    nibabel.save(image, tmp_path / name)
+    written = nibabel.load(run(tmp_path, weights, name))
+    source = nibabel.load(tmp_path / name)
+    assert written.get_data_dtype() == dtype
+    np.testing.assert_array_equal(written.affine, source.affine)
+    assert bytes(written.header["descrip"]).startswith(b"denoised by DFGAN ")
+    scale = slope or 1
+    # As they lie in CT: x to the left, y to the back.
+    slices = source.get_fdata()[::-1, ::-1, ::-1].transpose(2, 0, 1)
+    denoised = Denoiser.load(weights)(slices.astype(np.float32))
+    ours = written.get_fdata()[::-1, ::-1, ::-1].transpose(2, 0, 1)
+    assert np.abs(ours - denoised).max() <= (scale * 0.5001 if dtype != np.float32 else 1e-3)
+
+
+def test_of_volumes_what_the_type_cannot_hold_is_counted(tmp_path, weights, capsys):
+    stored = np.zeros((16, 16, 2), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), tmp_path / "in.nii")
+    written = nibabel.load(run(tmp_path, weights, "in.nii")).get_fdata()
+    denoised = Denoiser.load(weights)(stored.T)
+    beyond = ((np.rint(denoised) < 0) | (np.rint(denoised) > 255)).sum()
+    assert beyond
+    assert f"2 slices of 16×16; {beyond} pixels beyond the stored range" in capsys.readouterr().out
+    np.testing.assert_array_equal(written, np.clip(np.rint(denoised), 0, 255).T)
+
+
+def test_a_volume_with_a_nan_is_refused(tmp_path, weights):
+    volume = np.zeros((16, 16, 4), np.float32)
+    volume[3, 4, 2] = np.nan
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1, -1, 1, 1])), tmp_path / "in.nii")
+    with pytest.raises(InputError, match=r"in\.nii: 1 of 4 slices have a NaN.* slice 2; nothing"):
+        run(tmp_path, weights, "in.nii")
+    assert [path.name for path in tmp_path.iterdir()
+            if path.suffix != ".pth"] == ["in.nii"]
+
+
+@pytest.mark.parametrize("name", ["in.dcm", "IM0001"])
+def test_a_dicom_file_is_denoised(tmp_path, weights, capsys, name):
+    dicom_files.write(tmp_path / name)
+    source, written = (dicom.read_slice(path) for path in (
+        tmp_path / name, run(tmp_path, weights, name)))
+    np.testing.assert_array_equal(
+        written.stored, np.clip(np.rint(Denoiser.load(weights)(source.hu) + 1024), 0, 4095))
+    assert Denoiser.load(weights).weights_sha256 in written.dataset.DerivationDescription
+    assert "a slice of 16×20; " in capsys.readouterr().out
+
+
+def test_a_folder_is_denoised_and_its_broken_slices_are_told(tmp_path, weights, capsys):
+    for i in range(1, 4):
+        dicom_files.write(tmp_path / "in" / f"{i}.dcm", instance=i, position=(0, 0, 3 * i))
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "in" / name).write_text("notes")
+    output = run(tmp_path, weights, "in")
+    told = capsys.readouterr().out
+    assert "3 slices in 1 series by " in told
+    assert "Skipped 2: not a DICOM file (a.txt, …)" in told
+    (tmp_path / "in" / "2.dcm").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"1 broken files were not denoised, the first 2\.dcm: "):
+        run(tmp_path, weights, "in", "second")
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == [
+        "1.dcm", "3.dcm", "summary.json"]
+    assert (output / "1.dcm").read_bytes()[-640:] == (tmp_path / "second" / "1.dcm"
+                                                      ).read_bytes()[-640:]
+    assert json.loads((tmp_path / "second" / "summary.json").read_text())["weights_sha256"] == (
+        Denoiser.load(weights).weights_sha256)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda path: None, "no such file or folder"),
+    (lambda path: path.mkdir(), "no CT slice among 0 files"),
+    (lambda path: path.write_text("notes"), "not a DICOM file"),
+    (lambda path: dicom_files.write(path, RescaleSlope=None), "no rescale slope"),
+])
+def test_what_is_no_input_is_named(tmp_path, weights, make, message):
+    make(tmp_path / "in")
+    with pytest.raises(InputError, match=f"in: {message}"):
+        run(tmp_path, weights, "in")
+    assert not list(tmp_path.glob("*out*"))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """What is written beyond fails, as on a full disk: Python ignores the signal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", [*KINDS, "in"])
+def test_on_a_full_disk_nothing_looks_complete(tmp_path, weights, name):
+    if name == "in":
+        dicom_files.write(tmp_path / "in" / "a" / "1.dcm")
+    else:
+        KINDS[name](tmp_path / name)
+    run(tmp_path, weights, name, f"before/{name}")  # so that all is compiled
+    with files_of_at_most(1000), pytest.raises(OSError, match="File too large"):
+        run(tmp_path, weights, name, f"after/{name}")
+    left = list((tmp_path / "after").rglob("*"))
+    assert [path for path in left if path.is_file()] == []
+    assert [path.name for path in left] == (["in.incomplete", "a"] if name == "in" else [])
+
+
+def test_the_command_line_denoises(tmp_path, weights):
+    np.save(tmp_path / "in.npy", hu((3, 16, 16)))
+    options = ["--mode=denoise", f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'o.npy'}"]
+    done = command.run(*options, f"--checkpoint={weights}")
+    assert done.returncode == 0, done.stderr
+    assert "3 slices of 16×16" in done.stdout
+    assert np.load(tmp_path / "o.npy").shape == (3, 16, 16)
+    done = command.run(*options, f"--checkpoint={weights}", "--input=b")
+    assert done.returncode == 1
+    assert "needs one --input=PATH; 2" in done.stderr
+
+
+def test_strength_is_taken_from_the_command_line(tmp_path, weights):
+    array = hu((2, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "in.npy", array)
+    options = ["--mode=denoise", f"--checkpoint={weights}", f"--input={tmp_path / 'in.npy'}",
+               f"--output={tmp_path / 'out.npy'}"]
+    refused = command.run(*options, "--strength=2")
+    assert refused.returncode == 1
+    assert "strength is 2.0; expected 0 to 1.5" in refused.stderr
+    assert not (tmp_path / "out.npy").exists()
+    done = command.run(*options, "--strength=0.5")
+    assert done.returncode == 0, done.stderr
+    halfway = (array + Denoiser.load(weights)(array)) / 2
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), halfway, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_report_shows_what_was_read_and_what_was_written(tmp_path, weights, capsys, name):
+    KINDS[name](tmp_path / name)
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / name,
+                output=tmp_path / f"out_{name}", report=tmp_path / "new.html")
+    assert f"Report: {tmp_path / 'new.html'}" in capsys.readouterr().out
+    page = (tmp_path / "new.html").read_text(encoding="utf-8")
+    assert Denoiser.load(weights).weights_sha256 in page
+    data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', page).group(1))
+    assert (data["rows"], data["reference"]) == (["Input", "Denoised"], None)
+    assert len(data["slices"]) == {"in.npy": 3, "pairs.npy": 3, "in.nii": 3, "in.nii.gz": 3}.get(
+        name, 1)
+
+
+def test_of_a_folder_the_largest_series_is_reported(tmp_path, weights):
+    for series, count in (("1.2.3", 2), ("1.2.4", 35)):
+        for i in range(1, count + 1):
+            dicom_files.write(tmp_path / "in" / series / f"{i:02}.dcm", instance=i, series=series,
+                              position=(0, 0, 3 * i), SeriesDescription=f"of {count}")
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / "in", output=tmp_path / "out",
+                report=tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', page).group(1))
+    assert len(data["slices"]) == 30
+    assert (data["slices"][0], data["slices"][-1]) == ("3 mm, 01.dcm", "105 mm, 35.dcm")
+    assert "Slices of of 35" in page
+
+
+def test_a_report_is_not_overwritten_and_is_html(tmp_path, weights):
+    make_array(tmp_path / "in.npy")
+    (tmp_path / "r.html").write_text("mine")
+    for report, message in (("r.html", "exists"), ("r.pdf", r"name that ends in \.html")):
+        with pytest.raises(InputError, match=message):
+            denoise.run(checkpoint_path=str(weights), source=tmp_path / "in.npy",
+                        output=tmp_path / "out.npy", report=tmp_path / report)
+    assert not (tmp_path / "out.npy").exists()

@@ -1,0 +1,291 @@
+import csv
+
+import nibabel
+import numpy as np
+import pytest
+
+from dfgan_jax.cli import simulate_scan
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.simulation.noise_insertion import insert_noise
+from dfgan_jax.support.errors import InputError
+from tests.cli import command
+from tests.scans import dicom_files
+
+SPACING_MM = 0.8
+
+
+def scanned_disc(photons_per_ray, *, size=96, seed=0):
+    """A disc of water with the noise of a full dose; whole HU, nowhere below −1024."""
+    offsets = (np.arange(size) - size / 2) * SPACING_MM
+    disc = np.where(np.hypot(offsets, offsets[:, None]) < 34, 0, -1000).astype(np.float32)
+    # What is added to come down to one half is as much as the full dose has.
+    noise = insert_noise(np.random.default_rng(seed), disc, pixel_spacing_mm=SPACING_MM,
+                         dose_fraction=0.5, kernel="soft", photons_per_ray=photons_per_ray,
+                         electronic_noise_std=0.0) - disc
+    return np.rint(np.maximum(disc + noise, -1024))
+
+
+def run_scan(*sources, output, **options):
+    defaults = {"dose_fraction": 0.25, "kernel": "soft", "refilter": None,
+                "photons_per_ray": None, "pixel_spacing_mm": SPACING_MM, "seed": 0, "split": None,
+                "patients": "id"}
+    simulate_scan.run(sources, output=output, **defaults | options)
+    path = output if output.suffix else output / "train.npy"
+    content = np.load(path, allow_pickle=True).item()
+    ndct, qdct = (np.moveaxis(hounsfield.mu_to_hu(content[key]), -1, 0)
+                  for key in ("f_nd", "f_qd"))
+    return ndct, qdct
+
+
+@pytest.fixture
+def array(tmp_path):
+    path = tmp_path / "full.npy"
+    np.save(path, np.stack([scanned_disc(1e6, seed=seed) for seed in range(2)]))
+    return path
+
+
+def manifest(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_scan_gives_pairs_of_its_own_dose_and_a_lower_one(tmp_path, array):
+    ndct, qdct = run_scan(array, output=tmp_path / "pairs.npy")
+    np.testing.assert_allclose(ndct, np.load(array), atol=1e-3)
+    first, second = (qdct - ndct)[:, 20:-20, 20:-20]
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.3
+    core = np.hypot(*(np.mgrid[:96, :96] - 48) * SPACING_MM) < 12
+    # Four times the variance at a quarter of the dose, of which one is there.
+    full = ndct[:, core].std()
+    assert (qdct - ndct)[:, core].std() == pytest.approx(3 ** 0.5 * full, rel=0.25)
+    assert qdct.min() == pytest.approx(-1024, abs=1e-3)
+    np.testing.assert_allclose(qdct, np.rint(qdct), atol=1e-3)
+    rows = manifest(tmp_path / "pairs.manifest.csv")
+    assert [row["ndct_file"] for row in rows] == [f"{array}: slice {index}" for index in (0, 1)]
+    assert {row["measured_in"] for row in rows} == {"slice"}
+    assert all(0.5e6 < float(row["photons_per_ray"]) < 2e6 for row in rows)
+
+
+def test_padding_gets_no_noise(tmp_path, array):
+    slices = np.load(array)
+    slices[:, :10] = -3024
+    np.save(array, slices)
+    ndct, qdct = run_scan(array, output=tmp_path / "pairs.npy")
+    np.testing.assert_allclose(ndct[:, :10], -1024, atol=1e-3)
+    np.testing.assert_allclose(qdct[:, :10], -1024, atol=1e-3)
+    assert (qdct - ndct)[:, 10:].std() > 5
+
+
+def test_the_seed_alone_changes_the_noise(tmp_path, array):
+    _, first = run_scan(array, output=tmp_path / "a.npy")
+    _, again = run_scan(array, output=tmp_path / "b.npy")
+    _, other = run_scan(array, output=tmp_path / "c.npy", seed=1)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_slice_without_tissue_takes_the_noise_of_its_series(tmp_path, array):
+    slices = np.load(array)
+    slices[1] = np.random.default_rng(0).normal(-1000, 5, slices[1].shape)
+    np.save(array, slices)
+    run_scan(array, output=tmp_path / "pairs.npy")
+    first, second = manifest(tmp_path / "pairs.manifest.csv")
+    assert (first["measured_in"], second["measured_in"]) == ("slice", "series")
+    assert first["photons_per_ray"] == second["photons_per_ray"]
+
+
+def test_a_series_without_tissue_is_left_out_and_the_others_stay(tmp_path, array):
+    np.save(tmp_path / "air.npy", np.random.default_rng(0).normal(-1000, 5, (1, 96, 96)))
+    with pytest.raises(InputError, match=r"1 slices were left out, the first .*air\.npy: slice 0: "
+                                         r".*soft tissue.* --photons_per_ray and --kernel give it"):
+        run_scan(tmp_path / "air.npy", array, output=tmp_path / "pairs.npy")
+    assert len(manifest(tmp_path / "pairs.manifest.csv")) == 2
+    run_scan(tmp_path / "air.npy", output=tmp_path / "given.npy", photons_per_ray=1e6)
+    (row,) = manifest(tmp_path / "given.manifest.csv")
+    assert (row["measured_in"], float(row["photons_per_ray"])) == ("command line", 1e6)
+
+
+def test_patients_with_files_of_one_name_get_noise_of_their_own(tmp_path, array):
+    names = [tmp_path / patient / "ct.npy" for patient in ("p1", "p2")]
+    for number, name in enumerate(names):
+        name.parent.mkdir()
+        np.save(name, np.load(array)[number])
+    ndct, qdct = run_scan(*names, output=tmp_path / "pairs.npy", patients="folder")
+    first, second = (qdct - ndct)[:, 20:-20, 20:-20]
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.3
+    assert [row["patient"] for row in manifest(tmp_path / "pairs.manifest.csv")] == ["p1", "p2"]
+
+
+def test_thin_slices_have_the_electronic_noise_of_fewer_detector_rows(tmp_path, monkeypatch):
+    used = []
+
+    def recorded(function):
+        def record(*arguments, **options):
+            used.append(options["electronic_noise_std"])
+            return function(*arguments, **options)
+        return record
+
+    for name in ("estimate_noise", "insert_noise"):
+        monkeypatch.setattr(simulate_scan, name, recorded(getattr(simulate_scan, name)))
+    for thickness, expected in ((3.0, 31.0), (0.75, 15.5), (None, 31.0), (-1.0, 31.0)):
+        stored = scanned_disc(1e6) + 1024
+        path = tmp_path / str(thickness) / "0.dcm"
+        dicom_files.write(path, stored=stored, thickness=thickness,
+                          PixelSpacing=[SPACING_MM, SPACING_MM])
+        run_scan(path.parent, output=path.with_suffix(".npy"), pixel_spacing_mm=None)
+        (row,) = manifest(path.with_suffix(".manifest.csv"))
+        assert float(row["electronic_noise_std"]) == expected
+        assert used == [expected, expected]
+        used.clear()
+
+
+def test_a_scan_that_goes_below_air_somewhere_is_cut_nowhere(tmp_path, array):
+    slices = np.load(array)
+    slices[0, 0, 0] = -1060
+    np.save(array, slices)
+    _, qdct = run_scan(array, output=tmp_path / "pairs.npy")
+    assert (qdct.min(axis=(1, 2)) < -1030).all()
+
+
+@pytest.mark.parametrize("order", ["npy", "nii"])
+def test_the_order_of_a_volumes_axes_does_not_matter(tmp_path, array, order):
+    if order == "npy":
+        path = tmp_path / "turned.npy"
+        np.save(path, np.asfortranarray(np.load(array)))
+    else:
+        path = tmp_path / "turned.nii"
+        affine = np.array([[0, -0.8, 0, 0], [-0.8, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+        nibabel.Nifti1Image(np.load(array).transpose(1, 2, 0), affine).to_filename(path)
+    _, expected = run_scan(array, output=tmp_path / "a.npy")
+    _, qdct = run_scan(path, output=tmp_path / "b.npy")
+    np.testing.assert_allclose(qdct, expected, atol=1.1)  # the spacing is rounded to float32
+
+
+def test_blank_slices_are_left_out(tmp_path, array):
+    np.save(array, np.concatenate([np.load(array), np.full((1, 96, 96), -1024.0)]))
+    with pytest.raises(InputError, match=r"1 slices were left out.*slice 2: blank, -1024 HU"):
+        run_scan(array, output=tmp_path / "pairs.npy")
+    assert len(manifest(tmp_path / "pairs.manifest.csv")) == 2
+
+
+def test_files_are_patients_and_a_broken_slice_does_not_lose_the_others(tmp_path, array):
+    slices = np.load(array)
+    slices[1, 3, 3] = np.nan
+    np.save(tmp_path / "broken.npy", slices * 0.99)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(slices[:1].T * 1.01),
+                                np.diag([-SPACING_MM, -SPACING_MM, 2, 1]))
+    image.to_filename(tmp_path / "volume.nii.gz")
+    with pytest.raises(InputError, match=r"1 slices were left out.*broken\.npy: slice 1 has a NaN"):
+        run_scan(array, tmp_path / "broken.npy", tmp_path / "volume.nii.gz",
+                 output=tmp_path / "out", split="0.4,0.3,0.3")
+    rows = manifest(tmp_path / "out" / "manifest.csv")
+    assert len(rows) == 4
+    assert {(row["patient"], row["split"]) for row in rows} == {
+        (row["patient"], row["split"]) for row in {row["patient"]: row for row in rows}.values()}
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"dose_fraction": 1.0}, "--dose_fraction is 1.0"),
+    ({"pixel_spacing_mm": None}, r"full\.npy: gives no pixel spacing; --pixel_spacing=MM"),
+    ({"kernel": "B30f"}, "--kernel is 'B30f'; expected auto, ramp, soft"),
+    ({"kernel": "-2"}, "--kernel is '-2'"), ({"pixel_spacing_mm": -1.0}, "--pixel_spacing is -1"),
+    ({"photons_per_ray": 0.0}, "--photons_per_ray is 0")])
+def test_what_a_scan_cannot_be_simulated_with_is_refused(tmp_path, array, options, message):
+    with pytest.raises(InputError, match=message):
+        run_scan(array, output=tmp_path / "pairs.npy", **options)
+    assert not list(tmp_path.glob("pairs*"))
+
+
+@pytest.mark.parametrize(("limits", "expected"), [
+    ((-1024, 3071), (-1024, 3071)), ((-1060, 3071), (-1100, 3071)), ((-1000, 3500), (-1024, 3200))])
+def test_a_low_dose_is_cut_as_its_full_dose_is(limits, expected):
+    stored = simulate_scan.as_stored(np.array([-1100.0, 3200.0]), np.array([0.5, 1]), limits=limits)
+    np.testing.assert_array_equal(stored, expected)
+
+
+@pytest.mark.parametrize(("ndct", "expected"), [([40.0, -3], [41, -8]), ([40.5, -3], [41.3, -7.6])])
+def test_a_low_dose_is_rounded_as_its_full_dose_is(ndct, expected):
+    stored = simulate_scan.as_stored(np.array([41.3, -7.6]), np.array(ndct), limits=(-1024, 3071))
+    np.testing.assert_array_equal(stored, expected)
+
+
+def test_flags_of_scans_are_not_ignored_for_phantoms(tmp_path):
+    done = command.run("--mode=simulate", "--config=configs/attn.py", f"--output={tmp_path}/x.npy",
+                       "--seed=1")
+    assert done.stderr == "error: --mode=simulate takes --seed only with --input=SCAN\n"
+
+
+def test_a_configuration_gives_the_dose_of_a_scan(tmp_path, array):
+    options = ["--mode=simulate", "--config=configs/attn.py", f"--input={array}", "--kernel=soft",
+               "--config.simulation.dose_fraction=0.1", f"--pixel_spacing={SPACING_MM}"]
+    for more, dose in (([], 0.1), (["--dose_fraction=0.5"], 0.5)):
+        done = command.run(*options, *more, f"--output={tmp_path / str(dose)}.npy")
+        assert done.returncode == 0, done.stderr
+        assert {float(row["dose_fraction"]) for row in manifest(
+            tmp_path / f"{dose}.manifest.csv")} == {dose}
+
+
+def test_each_slice_has_a_dose_of_its_own_from_a_range(tmp_path):
+    path = tmp_path / "full.npy"
+    np.save(path, np.stack([scanned_disc(1e6, seed=seed) for seed in range(12)]))
+    ndct, qdct = run_scan(path, output=tmp_path / "a.npy", dose_fraction="0.1..0.5")
+    doses = [float(row["dose_fraction"]) for row in manifest(tmp_path / "a.manifest.csv")]
+    assert len(set(doses)) == 12
+    assert 0.1 <= min(doses) < 0.2 < 0.3 < max(doses) <= 0.5
+    core = np.hypot(*(np.mgrid[:96, :96] - 48) * SPACING_MM) < 12
+    added = (qdct - ndct)[:, core].std(1)
+    # Added variance goes with 1/dose − 1.
+    expected = np.sqrt(1 / np.array(doses) - 1)
+    np.testing.assert_allclose(added / added.mean(), expected / expected.mean(), rtol=0.25)
+    run_scan(path, output=tmp_path / "b.npy", dose_fraction="0.1..0.5")
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    run_scan(path, output=tmp_path / "c.npy", dose_fraction="0.1..0.5", seed=1)
+    assert doses != [float(row["dose_fraction"])
+                     for row in manifest(tmp_path / "c.manifest.csv")]
+    # A slice's dose is that of its pixels, wherever it stands.
+    np.save(path, np.load(path)[::-1])
+    run_scan(path, output=tmp_path / "d.npy", dose_fraction="0.1..0.5")
+    assert doses[::-1] == [float(row["dose_fraction"])
+                           for row in manifest(tmp_path / "d.manifest.csv")]
+
+
+def test_both_doses_get_another_kernel(tmp_path):
+    path = tmp_path / "full.npy"
+    np.save(path, np.stack([scanned_disc(1e6, seed=seed) for seed in range(8)]))
+    original, _ = run_scan(path, output=tmp_path / "as_it_is.npy")
+    ndct, qdct = run_scan(path, output=tmp_path / "sharp.npy", refilter="5.0")
+    core = np.hypot(*(np.mgrid[:96, :96] - 48) * SPACING_MM) < 12
+    # That of a scan which was reconstructed so: four times the full dose's variance, of which
+    # one is there, and a kernel that passes more of it.
+    assert ndct[:, core].std() > 1.4 * original[:, core].std()
+    assert (qdct - ndct)[:, core].std() == pytest.approx(3 ** 0.5 * ndct[:, core].std(), rel=0.15)
+    np.testing.assert_allclose(ndct, np.rint(ndct), atol=1e-3)
+    assert ndct.min() == pytest.approx(-1024, abs=1e-3)
+    rows = manifest(tmp_path / "sharp.manifest.csv")
+    assert {(row["scan_kernel"], row["noise_kernel"]) for row in rows} == {("soft", "5.0")}
+    run_scan(path, output=tmp_path / "range.npy", refilter="2.8..6.5")
+    drawn = [float(row["noise_kernel"]) for row in manifest(tmp_path / "range.manifest.csv")]
+    assert len(set(drawn)) == 8
+    assert 2.8 <= min(drawn) < 3.7 < 5 < max(drawn) <= 6.5
+
+
+@pytest.mark.parametrize("refilter", ["6.5..2.8", "soft", "0", "-3", "inf", "nan", "25"])
+def test_another_kernel_that_is_none_is_refused(tmp_path, array, refilter):
+    with pytest.raises(InputError, match=f"--refilter is .*{refilter.replace('.', '[.]')}"):
+        run_scan(array, output=tmp_path / "a.npy", refilter=refilter)
+
+
+@pytest.mark.parametrize(("dose_fraction", "message"), [
+    ("0.5..0.1", r"--dose_fraction is 0\.5\.\.0\.1; expected a range that rises"),
+    ("0.2..0.2", "expected a range that rises"),
+    ("0..0.5", "expected a range that rises, above 0"),
+    ("0.1..1", "below 1"),
+    ("0.1..", r"expected a number or a range, such as 0\.25 or 0\.1\.\.0\.5"),
+    ("a quarter", "expected a number or a range"),
+    ("nan", "expected above 0 and below 1"),
+])
+def test_dose_ranges_that_are_none_are_refused(tmp_path, array, dose_fraction, message):
+    with pytest.raises(InputError, match=message):
+        run_scan(array, output=tmp_path / "a.npy", dose_fraction=dose_fraction)
+    assert not (tmp_path / "a.npy").exists()

@@ -1,0 +1,527 @@
+import csv
+import functools
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from dfgan_jax.checkpoints.folder import read_meta, restore_state
+from dfgan_jax.checkpoints.networks import load_weights
+from dfgan_jax.checkpoints.run import Checkpoints
+from dfgan_jax.cli import setup, train
+from dfgan_jax.data.pairs import read_pairs
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.errors import DivergenceError
+from dfgan_jax.training.state import create_state
+from dfgan_jax.training.stop_request import StopRequest
+from dfgan_jax.training.writers import read_history
+from tests.cli import command
+from tests.porting.test_weights import discriminator, generator, save
+
+EPOCHS = 25
+STEPS = 4 * EPOCHS
+
+
+def final_state(workdir, step):
+    folder = workdir / "checkpoints" / str(step)
+    config = read_meta(folder)["config"]
+    built = setup.ml_collections.ConfigDict(config)
+    networks, optimizers = setup.build_networks(built), setup.build_optimizers(built, total_steps=1)
+    like = jax.eval_shape(lambda: create_state(jax.random.key(0), networks, optimizers))
+    return restore_state(folder, like)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing disturbed: its options, workdir and output."""
+    folder = tmp_path_factory.mktemp("finished")
+    options = [*command.TINY, *command.make_pairs(folder), f"--config.epochs={EPOCHS}"]
+    done = command.run(*options, f"--workdir={folder / 'run'}")
+    assert done.returncode == 0, done.stderr
+    return options, folder / "run", done
+
+
+def test_leaves_everything_a_run_promises(finished):
+    _, workdir, done = finished
+    for name in ("config.json", "metrics.jsonl", "results.json", "slices.csv", "report.html"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert any((workdir / "tensorboard").iterdir())
+    assert any((workdir / "figures").glob("*.png"))
+    assert "DFGAN" in done.stdout
+    assert "\x1b" not in done.stderr  # plain lines where there is no terminal
+    assert re.search(rf"training: {STEPS}/{STEPS} steps \(100%\)", done.stderr)
+
+    history = read_history(workdir)
+    valid = [row for row in history if row["kind"] == "valid"]
+    assert [row["epoch"] for row in valid] == list(range(1, EPOCHS + 1))
+    assert [row["step"] for row in history if row["kind"] == "train"] == list(range(1, STEPS + 1))
+    assert history[0]["generator_loss"] > valid[-1]["generator_loss"]  # it learned something
+
+
+def test_results_agree_with_a_computation_of_their_own(finished):
+    options, workdir, _ = finished
+    results = json.loads((workdir / "results.json").read_text())
+    test = read_pairs(options[-2].split("=", 1)[1])
+    ndct, qdct = hounsfield.mu_to_hu(test.ndct), hounsfield.mu_to_hu(test.qdct)
+    denoised = Denoiser.load(workdir)(qdct)
+    assert results["slices"] == 3
+    protocol = results["protocols"]["full_range"]
+    assert protocol["size"] == 32
+    for row, image in zip(protocol["rows"], (qdct, denoised), strict=True):
+        mse = np.mean((image - ndct) ** 2, axis=(1, 2), dtype=np.float64)
+        assert row["psnr"] == pytest.approx(np.mean(10 * np.log10(4095**2 / mse)), abs=1e-3)
+        assert row["rmse_hu"] == pytest.approx(np.mean(np.sqrt(mse)), rel=1e-4)
+    published = results["protocols"]["published"]["rows"][0]
+    mse = np.mean((qdct - ndct) ** 2, axis=(1, 2), dtype=np.float64)
+    assert published["psnr"] == pytest.approx(
+        np.mean(20 * np.log10(qdct.max()) - 10 * np.log10(mse)), abs=1e-3)
+
+    with (workdir / "slices.csv").open() as file:
+        rows = [row for row in csv.DictReader(file)
+                if row["protocol"] == "full_range" and row["name"] == "DFGAN"]
+    assert [int(row["slice"]) for row in rows] == [0, 1, 2]
+    assert np.mean([float(row["psnr"]) for row in rows]) == pytest.approx(
+        protocol["rows"][1]["psnr"], abs=1e-4)
+
+
+def test_the_best_checkpoint_is_the_one_evaluated(finished):
+    _, workdir, _ = finished
+    valid = [row for row in read_history(workdir) if row["kind"] == "valid"]
+    best = max(valid, key=lambda row: row["psnr"])["step"]
+    assert json.loads((workdir / "results.json").read_text())["checkpoint"]["step"] == best
+    kept = {int(p.name) for p in (workdir / "checkpoints").iterdir()}
+    assert kept == {best, STEPS - 4, STEPS}
+
+
+def test_a_second_start_only_evaluates_again(finished):
+    options, workdir, _ = finished
+    before = json.loads((workdir / "results.json").read_text())["protocols"]
+    again = command.run(*options, f"--workdir={workdir}")
+    assert again.returncode == 0, again.stderr
+    assert f"Going on from step {STEPS}" in again.stdout
+    assert "training:" not in again.stderr
+    assert json.loads((workdir / "results.json").read_text())["protocols"] == before
+
+
+def test_evaluate_takes_a_model_of_another_config(finished, tmp_path):
+    """The checkpoint brings its own architecture; the config brings the data."""
+    options, workdir, _ = finished
+    same = [option for option in options
+            if option.startswith(("--config.data.", "--config.evaluation."))]
+    done = command.run("--config=configs/attn.py", *same, "--mode=evaluate",
+                       f"--checkpoint={workdir}", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (json.loads((folder / "results.json").read_text())["protocols"]
+                    for folder in (workdir, tmp_path))
+    assert ours == theirs
+
+
+def stop(options, workdir, number, after_step):
+    """Starts a run, signals it once a step is written; returns its exit status and output."""
+    log = workdir.parent / "log"
+    process = command.start(*options, f"--workdir={workdir}", log=log)
+    deadline = time.monotonic() + 200
+    while not any(row["step"] >= after_step for row in read_history(workdir)):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.005)
+    process.send_signal(number)
+    return process.wait(timeout=120), log.read_text()
+
+
+def test_stopped_and_started_again_ends_bit_identical(finished, tmp_path):
+    """By each signal in turn, the one that saves nothing last."""
+    options, undisturbed, _ = finished
+    workdir = tmp_path / "run"
+    reached = 0
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        status, output = stop(options, workdir, number, reached + 10)
+        assert ("Going on from step" in output) == (reached > 0)
+        if number == signal.SIGKILL:
+            assert status == -signal.SIGKILL
+        else:
+            assert status == 128 + number
+            stopped = re.search(rf"Stopped by {number.name} at step (\d+), which is saved", output)
+            assert stopped is not None, output
+            assert reached + 10 <= int(stopped.group(1)) < STEPS
+            assert (workdir / "checkpoints" / stopped.group(1)).is_dir()
+            reached = int(stopped.group(1))
+    again = command.run(*options, f"--workdir={workdir}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step" in again.stdout
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir, STEPS),
+                 final_state(undisturbed, STEPS))
+    steps = [row["step"] for row in read_history(workdir) if row["kind"] == "train"]
+    assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.fixture(scope="module")
+def finished_on_device(finished, tmp_path_factory):
+    """The same, with pairs on the device, several steps a call, and few checkpoints."""
+    options = [*finished[0], "--config.data.on_device=always", "--config.log_every_steps=3",
+               "--config.checkpoint_after_seconds=1e6"]
+    workdir = tmp_path_factory.mktemp("finished_on_device") / "run"
+    done = command.run(*options, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return options, workdir, done
+
+
+def test_pairs_on_the_device_give_the_same_training(finished, finished_on_device):
+    _, workdir, done = finished_on_device
+    assert "on the device" in done.stdout
+    rows, expected = (read_history(folder) for folder in (workdir, finished[1]))
+    # 4 steps an epoch, a row after each third step and each epoch.
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [
+        step for step in range(1, STEPS + 1) if step % 3 == 0 or step % 4 == 0]
+    losses, expected = ([row["generator_loss"] for row in each if row["kind"] == "valid"]
+                        for each in (rows, expected))
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
+
+
+def test_epochs_too_soon_for_a_checkpoint_leave_the_best_and_the_last(finished_on_device):
+    _, workdir, _ = finished_on_device
+    valid = [row for row in read_history(workdir) if row["kind"] == "valid"]
+    best = max(valid, key=lambda row: row["psnr"])["step"]
+    waited = max(valid[:-1], key=lambda row: row["psnr"])["step"]
+    assert {int(p.name) for p in (workdir / "checkpoints").iterdir()} == {waited, STEPS}
+    assert json.loads((workdir / "results.json").read_text())["checkpoint"]["step"] == best
+
+
+class Kept:
+    """Takes note of what is saved."""
+
+    def __init__(self):
+        self.saved = []
+
+    def save(self, state, meta, *, score):
+        self.saved.append((float(state), meta["step"], score))
+
+
+@pytest.mark.parametrize(("scores", "expected"), [
+    ([1.0, 3.0, 2.0], (2.0, 2, 3.0)), ([None, None], (2.0, 2, None)), ([None, 5.0], (2.0, 2, 5.0)),
+    ([5.0, None], (1.0, 1, 5.0))])
+def test_of_epochs_that_wait_the_best_is_saved_once_or_the_latest(scores, expected):
+    kept = Kept()
+    saver = train._Saver(kept, after_s=10, every_s=60)
+    for step, score in enumerate(scores, start=1):
+        saver.keep(jnp.float32(step), {"step": step}, score)
+    saver.save_kept()
+    saver.save_kept()
+    assert kept.saved == [expected]
+
+
+def test_a_divergence_leaves_the_epoch_that_waits(finished_on_device, tmp_path, monkeypatch):
+    validate = train._validate
+
+    def diverges_in_the_third_epoch(config, state, pairs, compiled):
+        state, scores = validate(config, state, pairs, compiled)
+        return state, scores | ({"psnr": math.nan} if int(state.step) == 12 else {})
+
+    monkeypatch.setattr(train, "_validate", diverges_in_the_third_epoch)
+    config = setup.ml_collections.ConfigDict(json.loads(
+        (finished_on_device[1] / "config.json").read_text()))
+    config.discriminators = "none"  # the step that compiles fastest
+    with pytest.raises(DivergenceError, match="after epoch 3"):
+        train.run(config, workdir=tmp_path)
+    saved = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    assert len(saved) == 1
+    assert saved <= {4, 8}
+
+
+def test_stopped_on_the_device_and_started_again_ends_bit_identical(finished_on_device, tmp_path):
+    options, undisturbed, _ = finished_on_device
+    workdir = tmp_path / "run"
+    status, output = stop(options, workdir, signal.SIGTERM, 30)
+    assert status == 128 + signal.SIGTERM, output
+    again = command.run(*options, f"--workdir={workdir}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step" in again.stdout
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir, STEPS),
+                 final_state(undisturbed, STEPS))
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} >= {
+        p.name for p in (undisturbed / "checkpoints").iterdir()}
+
+
+def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
+    _, workdir, _ = finished
+    copied = tmp_path / "run"
+    shutil.copytree(workdir, copied)
+    other = command.make_pairs(tmp_path, train=6)
+    config = json.loads((copied / "config.json").read_text())
+    config["data"] |= dict(option.removeprefix("--config.data.").split("=") for option in other)
+    (copied / "config.json").write_text(json.dumps(config))
+    done = command.run(*command.TINY, *other, f"--workdir={copied}", f"--config.epochs={EPOCHS}")
+    assert done.returncode == 1
+    assert "data.train: 6 slices that are not those this run was started with" in done.stderr
+
+
+def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
+    done = command.run(*command.TINY, "--config.accumulate=3", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert done.stderr == "error: config.batch_size is 2: expected a multiple of accumulate (3)\n"
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+            "with StopRequest(int) as stop:\n"
+            "    os.kill(os.getpid(), signal.SIGHUP)\n"
+            "    assert stop.number is None\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    assert stop.number == stop.agreed() == signal.SIGTERM\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "SIGTERM: saving first" in done.stderr
+
+
+@pytest.mark.parametrize(("then", "status"), [
+    ("pass", -signal.SIGTERM), ("stop.agreed()", 0), ("raise SystemExit(3)", 3),
+    ("os.kill(os.getpid(), signal.SIGTERM); stop.agreed()", -signal.SIGTERM)])
+def test_a_signal_that_the_loop_has_not_heeded_acts_after_it(then, status):
+    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+            "with StopRequest(int) as stop:\n"
+            f"    os.kill(os.getpid(), signal.SIGTERM)\n    {then}\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
+                          capture_output=True)
+    assert done.returncode == status
+
+
+def test_of_several_processes_what_they_asked_for_a_step_before_counts():
+    others = iter([0, signal.SIGTERM, 0, 0, signal.SIGUSR1])
+    stop = StopRequest(lambda number: np.int32(max(number, next(others))))
+    assert [stop.agreed() for _ in range(3)] == [None, None, signal.SIGTERM]
+    assert stop.agreed() is None
+    assert stop.agreed(at_last=True) == signal.SIGUSR1
+
+
+def test_a_signal_while_stderr_waits_for_its_reader_still_saves():
+    """A write that it interrupts must not fail, as one by `print` would."""
+    code = ("import sys\nfrom dfgan_jax.training.stop_request import StopRequest\n"
+            "with StopRequest(int) as stop:\n"
+            "    print('ready', flush=True)\n"
+            "    while not stop.agreed():\n"
+            "        print('x' * 999, file=sys.stderr, flush=True)\n"
+            "    sys.exit(3)\n")
+    with subprocess.Popen([sys.executable, "-c", code], cwd=command.ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": ""}
+                          ) as process:
+        process.stdout.readline()
+        time.sleep(0.3)  # 64 KiB are full
+        process.send_signal(signal.SIGTERM)
+        assert b"SIGTERM: saving first" in process.stderr.read()
+    assert process.returncode == 3
+
+
+def test_only_who_saves_is_due():
+    savers = [train._Saver(kept, after_s=0, every_s=-1) for kept in (Kept(), None)]
+    assert [saver.due() for saver in savers] == [True, False]
+
+
+class Counted(int):
+    """A state that has only counted its steps."""
+
+    step = property(int)
+
+
+@pytest.mark.parametrize(("step", "expected"), [
+    (1, (signal.SIGTERM, [1])), (2, (signal.SIGTERM, [2])), (3, (signal.SIGTERM, [2, 3])),
+    (99, (None, [2, 6]))])
+def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected, monkeypatch):
+    """Epochs of two steps, three of them, too short for a checkpoint of their own."""
+    monkeypatch.setattr(train.parallel, "copied", lambda state: state)
+    config = ml_collections.ConfigDict({
+        "epochs": 3, "log_every_steps": 1, "batch_size": 1,
+        "validation": {"statistics": "running", "first_epoch": 1, "select_by": "psnr"}})
+    kept, numbers = Kept(), itertools.count(1)
+    kept.wait = lambda: None
+    stop = StopRequest(lambda _: int(next(numbers) == step) * signal.SIGTERM)
+    compiled = train._Steps(
+        advance=lambda state, step, most: (Counted(state + 1), {"loss": np.zeros(1)}, 1),
+        validate=lambda state: {"psnr": np.ones(1)},
+        batch_statistics=None, waited_s=lambda: 0.0)
+    number = train._fit(config, {}, Counted(0), per_epoch=2, origin={}, compiled=compiled,
+                        saver=train._Saver(kept, after_s=1e6, every_s=1e6),
+                        metrics=train._Metrics(None), stop=stop)
+    assert (number, [saved for _, saved, _ in kept.saved]) == expected
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(
+        finished, tmp_path):
+    options, undisturbed, _ = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    # The saved state is finite; the loss of its next steps cannot be.
+    folder = workdir / "checkpoints" / str(STEPS)
+    state = final_state(workdir, STEPS)
+    state.generator["params"]["outc"]["kernel"] = np.full((3, 3, 2, 1), 3e38, np.float32)
+    meta = read_meta(folder)
+    with Checkpoints(workdir) as kept:
+        kept.save(state.replace(step=np.int32(STEPS + 1)), {**meta, "step": STEPS + 1})
+        kept.wait()
+    bad = command.run(*options, f"--workdir={workdir}", f"--config.epochs={EPOCHS + 8}")
+    assert bad.returncode == 1
+    assert re.search(rf"error: at step ({STEPS + 2}|{STEPS + 3}), .*generator_loss is (inf|nan)",
+                     bad.stderr)
+    assert "Traceback" not in bad.stderr
+    assert read_meta(workdir / "checkpoints" / str(STEPS + 1))["step"] == STEPS + 1
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
+    options, workdir, _ = finished
+    before = (workdir / "config.json").read_bytes()
+    other = command.run(*options, f"--workdir={workdir}", "--config.generator.width=4")
+    assert other.returncode == 1
+    assert "another configuration: 1 fields differ, the first generator.width: 2 there, 4 here" in (
+        other.stderr)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A run of the published variant from a file of weights: that file's content, workdir, output.
+
+    With a learning rate that moves nothing, it ends with the weights it was given.
+    """
+    folder = tmp_path_factory.mktemp("published")
+    given = {"G": generator(attention=True), "D": discriminator()}
+    done = command.run("--config=configs/attn.py:published", *command.TINY[1:],
+                       *command.make_pairs(folder), f"--workdir={folder / 'run'}",
+                       "--config.epochs=2", "--config.validation.first_epoch=2",
+                       f"--config.initial_checkpoint={save(folder / 'gan.pth', given)}",
+                       "--config.optimizer.generator_learning_rate=1e-30",
+                       "--config.optimizer.discriminator_learning_rate=1e-30")
+    assert done.returncode == 0, done.stderr
+    return given, folder / "run", done
+
+
+def test_the_published_variant_runs_with_its_quirks(published):
+    _, workdir, _ = published
+    history = read_history(workdir)
+    assert {"gradient_image_loss", "gradient_difference_loss"} <= set(history[0])
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["model"] == "AttnDFGAN"
+    assert results["checkpoint"]["epoch"] == 2
+    assert all(math.isfinite(row["psnr"]) for row in results["protocols"]["published"]["rows"])
+    state = final_state(workdir, 8)
+    assert list(state.discriminators) == ["joint"]
+
+
+def test_starts_from_a_file_of_weights(published):
+    given, workdir, done = published
+    path = workdir.parent / "gan.pth"
+    assert f"Starting from {path}: the generator and the discriminators" in done.stdout
+    weights = load_weights([workdir]).weights.state_dicts()
+    for name, there in (("generator", given["G"]), ("joint", given["D"])):
+        for key, array in there.items():
+            if "running" not in key and "num_batches" not in key:
+                np.testing.assert_array_equal(weights[name][key], array)
+    # Its statistics moved on from those given: each step keeps 0.9 of them.
+    key = "inc.conv.conv.1.running_mean"
+    assert not np.array_equal(weights["generator"][key], given["G"][key])
+    there = json.loads((workdir / "config.json").read_text())
+    assert there["initial_checkpoint"] == str(path)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--config.initial_checkpoint=absent"], "absent: no such file or folder, nor pretrained"),
+    (["--config.generator.attention=True", "--config.initial_checkpoint={given}"],
+     "gan.pth: its generator has width 2 and no attention, which is not that of the config"),
+    (["--checkpoint={given}"], "give --config.initial_checkpoint=PATH"),
+])
+def test_weights_that_training_cannot_start_from_are_told(tmp_path, options, message):
+    given = save(tmp_path / "gan.pth", generator())
+    done = command.run(*command.TINY, *command.make_pairs(tmp_path), "--config.epochs=1",
+                       *(option.format(given=given) for option in options),
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+RECIPE = ["--config=configs/attn.py", *command.TINY[1:], "--config.data.crop=32",
+          "--config.epochs=2", "--config.evaluation.protocols=redcnn"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A run of the recipe on crops of two files, which nothing disturbed."""
+    folder = tmp_path_factory.mktemp("recipe")
+    first = command.make_pairs(folder / "first", size=64)
+    second = command.make_pairs(folder / "second", size=48, train=4, seed=1)
+    train = ",".join(option.split("=", 1)[1] for option in (first[1], second[1]))
+    options = [*RECIPE, first[0], f"--config.data.train={train}", *first[2:]]
+    done = command.run(*options, f"--workdir={folder / 'run'}")
+    assert done.returncode == 0, done.stderr
+    return options, folder, done
+
+
+def test_the_recipe_trains_on_crops_of_files_of_several_sizes(recipe):
+    _, folder, done = recipe
+    assert "64×64, 48×48, in crops of 32×32" in done.stdout
+    history = read_history(folder / "run")
+    assert history[-1]["step"] == 2 * 6  # 8 + 4 slices, in batches of 2
+    state = final_state(folder / "run", 12)
+    # The average is what is validated, evaluated and saved as the model.
+    weights = load_weights([folder / "run" / "checkpoints" / "12"]).weights
+    for name, there in (("average", True), ("generator", False)):
+        same = jax.tree.map(np.array_equal, getattr(state, name)["params"],
+                            weights.generator["params"])
+        assert all(jax.tree.leaves(same)) == there
+
+
+def test_a_stopped_run_of_the_recipe_goes_on_bit_for_bit(recipe, tmp_path):
+    options, folder, _ = recipe
+    shutil.copytree(folder / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    again = command.run(*options, f"--workdir={tmp_path / 'run'}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step 6" in again.stdout
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "run", 12),
+                 final_state(folder / "run", 12))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--config.generator.output=image"],
+     "config.generator.output is 'image'; expected 'difference', which config.initial_checkpoint"),
+    (["--config.data.crop=80"], "data.crop is 80, larger than slices of data.train (64×64)"),
+    (["--config.optimizer.warm_up_steps=12"],
+     "warm_up_steps is 12; expected fewer than the 12 updates"),
+    (["--config.data.train_shares=0.5,0.6"], "config.data.train_shares is '0.5,0.6'; expected a"),
+    (["--config.data.on_device=always"], "config.data.on_device is 'always'; expected 'never'"),
+])
+def test_what_contradicts_the_recipes_data_and_weights_is_told(recipe, tmp_path, options, message):
+    given, folder, _ = recipe
+    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}", *options,
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_starts_from_the_average_of_another(recipe, tmp_path):
+    given, folder, _ = recipe
+    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}",
+                       "--config.epochs=1", "--config.optimizer.generator_learning_rate=1e-30",
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    there = load_weights([folder / "run"]).weights.generator["params"]
+    state = final_state(tmp_path / "run", 6)
+    for tree in (state.generator, state.average):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), tree["params"],
+                     there)

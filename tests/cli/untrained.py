@@ -1,0 +1,35 @@
+"""Checkpoints of runs that have not been run."""
+
+import functools
+import json
+
+import jax
+
+from configs import redcnn
+from dfgan_jax.checkpoints.run import Checkpoints
+from dfgan_jax.cli import setup
+from dfgan_jax.devices import parallel
+from dfgan_jax.training.state import create_state
+
+
+def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, epoch=0, seed=0,
+              **meta):
+    """Saves the first state of a narrow model; returns its configuration and the state.
+
+    The variant is `slides` by default, the published network; RED-CNN has none. `meta` is what
+    the checkpoint keeps beside step, epoch and configuration.
+    """
+    if variant is None:
+        variant = "" if module is redcnn else "slides"
+    config = module.get_config(variant)
+    config.generator.width = config.discriminator.width = 2
+    config.discriminators = discriminators
+    config.seed = seed
+    state = parallel.run_once(functools.partial(
+        create_state, networks=setup.build_networks(config),
+        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(seed))
+    with Checkpoints(workdir) as kept:
+        kept.save(state, {"step": step, "epoch": epoch, "config": json.loads(config.to_json()),
+                          **meta})
+        kept.wait()
+    return config, state

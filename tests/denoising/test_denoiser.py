@@ -1,0 +1,76 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.devices.parallel import run_once
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.progress import Progress
+
+
+@pytest.fixture(scope="module")
+def unet():
+    module = UNet(width=2)
+    variables = run_once(lambda: module.init(
+        jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))
+    return module, variables
+
+
+@pytest.fixture(scope="module")
+def hu():
+    return np.random.default_rng(0).normal(0, 300, (5, 32, 32)).astype(np.float32)
+
+
+def test_is_the_network_between_hu_and_hu(unet, hu):
+    module, variables = unet
+    denoised = Denoiser(module, variables)(hu)
+    expected = run_once(functools.partial(module.apply, train=False), variables,
+                        ((hu + 500) / 500)[..., None])[..., 0]
+    np.testing.assert_allclose(denoised, np.asarray(expected) * 500 - 500, atol=1e-2)
+    assert denoised.dtype == np.float32
+
+
+def test_batches_do_not_change_the_result(unet, hu):
+    denoiser = Denoiser(*unet)
+    whole = denoiser(hu)
+    bar = Progress("denoising", total=5, unit="slices")
+    np.testing.assert_allclose(denoiser(hu, batch_size=2, progress=bar), whole, atol=1e-3)
+    np.testing.assert_allclose(denoiser(hu[3]), whole[3], atol=1e-3)
+    assert bar.seconds_left() == 0
+
+
+def test_odd_sizes_are_padded_and_cropped(unet):
+    denoiser = Denoiser(*unet)
+    odd = np.random.default_rng(1).normal(0, 300, (2, 29, 45)).astype(np.int16)
+    denoised = denoiser(odd)
+    assert denoised.shape == odd.shape
+    padded = np.pad(odd, [(0, 0), (0, 3), (0, 3)], mode="symmetric")
+    np.testing.assert_allclose(denoised, denoiser(padded)[:, :29, :45], atol=1e-3)
+    assert hounsfield.normalise(0.0) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 16, 16), (1, 2, 16, 16)])
+def test_refuses_other_shapes(unet, shape):
+    with pytest.raises(InputError, match=r"expected \(H, W\) or \(N, H, W\)"):
+        Denoiser(*unet)(np.zeros(shape))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7, 1.5])
+def test_strength_weighs_the_difference_map(unet, hu, strength):
+    padded = hu.copy()
+    padded[:, :4] = -2000
+    denoised = Denoiser(*unet)(padded)
+    weaker = Denoiser(*unet, strength=strength)(padded)
+    np.testing.assert_allclose(weaker, padded + strength * (denoised - padded), atol=1e-2)
+    np.testing.assert_array_equal(weaker[:, :4], -2000)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.6, float("nan")])
+def test_a_strength_outside_its_range_is_refused(unet, strength):
+    with pytest.raises(InputError, match=r"strength is \S+; expected 0 to 1\.5"):
+        Denoiser(*unet, strength=strength)

@@ -1,0 +1,296 @@
+import errno
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from dfgan_jax.data.domain import Domain
+from dfgan_jax.denoising import denoiser
+from dfgan_jax.denoising.dicom_tree import denoise_tree
+from dfgan_jax.scans import dicom
+from dfgan_jax.scans.dicom import Derivation, read_slice
+from dfgan_jax.support.errors import InputError
+from tests.scans.dicom_files import SERIES, ramp, write
+from tests.simulation.noisy_disc import noisy_disc
+
+DERIVATION = Derivation(model="AttnDFGAN", weights_sha256="ab" * 32, version="1.2")
+OTHER_MODEL = Derivation(model="AttnDFGAN", weights_sha256="cd" * 32, version="1.2")
+SECOND_SERIES = f"{SERIES}.77"
+
+
+class FakeDenoiser:
+    """Adds 5 HU; remembers the shapes that it was given."""
+
+    def __init__(self, domain=None):
+        self.domain = domain
+        self.shapes = []
+
+    def __call__(self, hu):
+        self.shapes.append(hu.shape)
+        return hu + 5
+
+
+def slices(folder, count=6, **options):
+    return [write(folder / f"{i:02}.dcm", instance=i, position=(0, 0, 3 * i), **options)
+            for i in range(1, count + 1)]
+
+
+def run(tmp_path, *, derivation=DERIVATION, denoiser=None):
+    return denoise_tree(denoiser or FakeDenoiser(), derivation=derivation, source=tmp_path / "in",
+                        output=tmp_path / "out")
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch):
+    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS", 2 * 16 * 20)
+
+
+def test_a_tree_is_written_with_the_same_names(tmp_path, two_at_a_time):
+    source = tmp_path / "in"
+    first = slices(source / "a", 3)
+    second = slices(source / "b" / "c", 2, series=SECOND_SERIES, slope=5)
+    denoiser = FakeDenoiser()
+    summary = run(tmp_path, denoiser=denoiser)
+    assert files(tmp_path / "out") == sorted([*files(source), "summary.json"])
+    assert not (tmp_path / "out.incomplete").exists()
+    assert denoiser.shapes == [(2, 16, 20), (2, 16, 20), (1, 16, 20)]
+    for path in first:
+        written = read_slice(tmp_path / "out" / path.relative_to(source))
+        np.testing.assert_array_equal(written.stored, ramp() + 5)
+        assert written.header.sop_uid == DERIVATION.derived_uid(read_slice(path).header.sop_uid)
+        assert written.header.series_uid == DERIVATION.derived_uid(SERIES)
+    for path in second:
+        written = read_slice(tmp_path / "out" / path.relative_to(source))
+        np.testing.assert_array_equal(written.stored, ramp() + 1)
+        assert written.header.series_uid == DERIVATION.derived_uid(SECOND_SERIES)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+    assert (summary["model"], summary["weights_sha256"]) == ("AttnDFGAN", "ab" * 32)
+    assert (summary["slices"], summary["written_before"]) == (5, 0)
+    assert (summary["broken"], summary["skipped"]) == ({}, {})
+    assert [(each["source_series_uid"], each["slices"], each["missing"], each["notes"])
+            for each in summary["series"]] == [(SERIES, 3, [], []), (SECOND_SERIES, 2, [], [])]
+    assert summary["series"][0]["series_uid"] == DERIVATION.derived_uid(SERIES)
+
+
+def test_broken_and_other_files_do_not_keep_the_rest_from_being_written(tmp_path, two_at_a_time):
+    source = tmp_path / "in"
+    paths = slices(source, 5)
+    paths[1].write_bytes(paths[1].read_bytes()[:-100])  # its header is whole
+    paths[3].write_bytes(b"")
+    write(source / "scout.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    (source / "notes.txt").write_text("notes")
+    summary = run(tmp_path)
+    assert files(tmp_path / "out") == ["01.dcm", "03.dcm", "05.dcm", "summary.json"]
+    assert sorted(summary["broken"]) == ["02.dcm", "04.dcm"]
+    assert summary["broken"]["02.dcm"].startswith("broken (ValueError: ")
+    assert summary["skipped"] == {"scout.dcm": "localizer", "notes.txt": "not a DICOM file"}
+    series, = summary["series"]
+    assert (summary["slices"], series["slices"], series["missing"]) == (3, 3, ["02.dcm"])
+    assert series["notes"] == ["1 slices seem to be missing between 3 and 15 mm"]
+
+
+def test_a_slice_that_cannot_be_written_is_broken(tmp_path, monkeypatch):
+    slices(tmp_path / "in", 3)
+    write_slice = dicom.write_slice
+
+    def refusing(path, source, hu, *, derivation):
+        if path.name == "02.dcm":
+            raise InputError(f"{source.header.path}: broken (of a kind)")
+        return write_slice(path, source, hu, derivation=derivation)
+
+    monkeypatch.setattr(dicom, "write_slice", refusing)
+    summary = run(tmp_path)
+    assert summary["broken"] == {"02.dcm": "broken (of a kind)"}
+    assert files(tmp_path / "out") == ["01.dcm", "03.dcm", "summary.json"]
+
+
+def test_pixels_beyond_the_stored_range_are_counted_by_series(tmp_path):
+    stored = np.full((4, 4), 1000)
+    stored[1, 1:3] = 4093
+    slices(tmp_path / "in" / "a", 2, stored=stored)
+    slices(tmp_path / "in" / "b", 3, series=SECOND_SERIES)
+    summary = run(tmp_path)
+    assert summary["saturated_pixels"] == 4
+    assert [series["saturated_pixels"] for series in summary["series"]] == [4, 0]
+
+
+def test_sizes_may_be_mixed(tmp_path, two_at_a_time):
+    source = tmp_path / "in"
+    slices(source / "a", 3)
+    slices(source / "b", 3, stored=ramp((5, 7)), series=SECOND_SERIES)
+    denoiser = FakeDenoiser()
+    assert run(tmp_path, denoiser=denoiser)["slices"] == 6
+    assert denoiser.shapes == [(2, 16, 20), (1, 16, 20), (3, 5, 7)]
+    np.testing.assert_array_equal(read_slice(tmp_path / "out" / "b" / "03.dcm").stored,
+                                  ramp((5, 7)) + 5)
+
+
+@pytest.mark.parametrize(("error", "kind"), [
+    (OSError(errno.ENOSPC, "No space left on device"), OSError), (KeyboardInterrupt(),
+                                                                  KeyboardInterrupt)])
+def test_what_was_interrupted_goes_on_from_there(tmp_path, monkeypatch, capsys, two_at_a_time,
+                                                 error, kind):
+    slices(tmp_path / "in", 7)
+    write_slice = dicom.write_slice
+
+    def interrupted(path, source, hu, *, derivation):
+        if path.name == "04.dcm":
+            raise error
+        return write_slice(path, source, hu, derivation=derivation)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dicom, "write_slice", interrupted)
+        with pytest.raises(kind):
+            run(tmp_path)
+    assert "slices stand in" in capsys.readouterr().err
+    incomplete = tmp_path / "out.incomplete"
+    before = files(incomplete)
+    assert {"01.dcm", "02.dcm"} <= set(before) <= {f"0{i}.dcm" for i in (1, 2, 3, 5, 6, 7)}
+    assert not (tmp_path / "out").exists()
+
+    # What a killed process leaves, besides.
+    (incomplete / f".04.dcm.{'0' * 16}").write_bytes(b"half of it")
+    times = {name: (incomplete / name).stat().st_mtime_ns for name in before}
+    summary = run(tmp_path)
+    assert (summary["slices"], summary["written_before"]) == (7, len(before))
+    out = tmp_path / "out"
+    assert files(out) == [*(f"0{i}.dcm" for i in range(1, 8)), "summary.json"]
+    assert times == {name: (out / name).stat().st_mtime_ns for name in before}
+    assert not incomplete.exists()
+    np.testing.assert_array_equal(read_slice(out / "04.dcm").stored, ramp() + 5)
+
+
+def left_by_another_model(tmp_path):
+    slices(tmp_path / "in", 3)
+    run(tmp_path, derivation=OTHER_MODEL)
+    (tmp_path / "out" / "summary.json").unlink()
+    return "01.dcm"
+
+
+def left_by_another_input(tmp_path):
+    write(tmp_path / "in" / "former" / "x.dcm", series=SECOND_SERIES)
+    run(tmp_path)
+    (tmp_path / "in" / "former" / "x.dcm").unlink()
+    slices(tmp_path / "in", 3)
+    return "former/x.dcm"
+
+
+def left_by_somebody(tmp_path):
+    slices(tmp_path / "in", 3)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "02.dcm").write_text("mine")
+    return "02.dcm"
+
+
+@pytest.mark.parametrize("leave", [left_by_another_model, left_by_another_input, left_by_somebody])
+def test_what_others_left_is_neither_replaced_nor_taken_for_ours(tmp_path, leave):
+    name = leave(tmp_path)
+    incomplete = tmp_path / "out.incomplete"
+    (tmp_path / "out").rename(incomplete)
+    before = {path: (incomplete / path).read_bytes() for path in files(incomplete)}
+    with pytest.raises(InputError, match=f"{name}: was not made from this input by this model"):
+        run(tmp_path)
+    assert before == {path: (incomplete / path).read_bytes() for path in files(incomplete)}
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_within_the_input_is_refused(tmp_path):
+    slices(tmp_path / "in", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for output in ("in/out", "in", "link/out"):
+        with pytest.raises(InputError, match="lies within the input"):
+            denoise_tree(FakeDenoiser(), derivation=DERIVATION, source=tmp_path / "in",
+                         output=tmp_path / output)
+    assert files(tmp_path / "in") == ["01.dcm"]
+
+
+def test_a_folder_without_a_slice_is_refused_with_what_it_holds(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match=r"in: no CT slice among 0 files$"):
+        run(tmp_path)
+    for i in range(25):
+        (tmp_path / "in" / f"{i}.dcm").write_bytes(b"")
+    (tmp_path / "in" / "notes").write_text("notes")
+    with pytest.raises(InputError) as caught:
+        run(tmp_path)
+    message = str(caught.value)
+    assert "no CT slice among 26 files; skipped 1 × not a DICOM file; broken: " in message
+    assert message.endswith("and 5 more broken files")
+    assert "\n" not in message
+    assert files(tmp_path) == sorted(f"in/{name}" for name in files(tmp_path / "in"))
+
+
+def test_a_tree_of_broken_slices_is_no_output(tmp_path):
+    for path in slices(tmp_path / "in", 2):
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="no slice could be denoised; broken: "):
+        run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_more_than_three_batches_are_in_memory(tmp_path, monkeypatch, two_at_a_time):
+    slices(tmp_path / "in", 24)
+    lock, alive, most = threading.Lock(), 0, 0
+    read, write_one = dicom.read_slice, dicom.write_slice
+
+    def counted(call, change):
+        def counting(*args, **options):
+            nonlocal alive, most
+            result = call(*args, **options)
+            with lock:
+                alive += change
+                most = max(most, alive)
+            return result
+        return counting
+
+    monkeypatch.setattr(dicom, "read_slice", counted(read, 1))
+    monkeypatch.setattr(dicom, "write_slice", counted(write_one, -1))
+    assert run(tmp_path)["slices"] == 24
+    assert alive == 0
+    assert 2 < most <= 6
+
+
+KNOWN = Domain(noise_hu=(10.0, 30.0), kernel_lp_cm=(3.0, 4.0), pixel_spacing_mm=(0.6, 0.9),
+               size=(512, 512), simulated=True, slices=24)
+
+
+def stored(noise_hu, *, seed):
+    return np.rint(np.maximum(noisy_disc(noise_hu, seed=seed), -1024)).astype(int) + 1024
+
+
+def test_series_unlike_those_of_training_are_told(tmp_path, capsys):
+    for name, noise_hu, series in (("usual", 20, SERIES), ("noisy", 60, SECOND_SERIES)):
+        for i in range(1, 3):
+            write(tmp_path / "in" / name / f"{i}.dcm", instance=i, position=(0, 0, 3 * i),
+                  stored=stored(noise_hu, seed=i), series=series, PixelSpacing=[0.8, 0.8])
+    summary = run(tmp_path, denoiser=FakeDenoiser(KNOWN))
+    error = capsys.readouterr().err
+    assert error.count("warning: series") == 1
+    assert f"warning: series {SECOND_SERIES}: noise of" in error
+    assert "HU above the 10 to 30 that the model was trained on" in error
+    by_uid = {each["source_series_uid"]: each for each in summary["series"]}
+    usual, noisy = by_uid[SERIES], by_uid[SECOND_SERIES]
+    assert usual["outside_training"] == []
+    (told,) = noisy["outside_training"]
+    assert told.endswith("HU above the 10 to 30 that the model was trained on")
+    assert usual["noise_before_hu"] == pytest.approx(20, rel=0.2)
+    assert noisy["noise_before_hu"] == pytest.approx(60, rel=0.2)
+    # The fake adds 5 HU everywhere, and takes no noise.
+    assert noisy["noise_after_hu"] == noisy["noise_before_hu"]
+    assert usual["soft_tissue_shift_hu"] == noisy["soft_tissue_shift_hu"] == 5
+    assert usual["pixel_spacing_mm"] == 0.8
+    assert usual["kernel_lp_cm"] == pytest.approx(3.5, rel=0.15)
+    assert summary["trained_on"] == KNOWN.as_json()
+
+
+def test_slices_without_a_pixel_pitch_are_not_measured(tmp_path):
+    slices(tmp_path / "in", 2, PixelSpacing=None)
+    (series,) = run(tmp_path, denoiser=FakeDenoiser(KNOWN))["series"]
+    assert series["outside_training"] == []
+    assert {series[name] for name in ("noise_before_hu", "noise_after_hu", "kernel_lp_cm",
+                                      "pixel_spacing_mm", "soft_tissue_shift_hu")} == {None}

@@ -1,0 +1,85 @@
+import nibabel
+import numpy as np
+import pytest
+
+from dfgan_jax.scans import scan
+from dfgan_jax.support.errors import InputError
+
+
+def hu(shape):
+    return np.random.default_rng(0).integers(-1000, 1000, shape).astype(np.int16)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 6), (8, 6)])
+def test_arrays_give_their_slices(tmp_path, shape):
+    array = hu(shape)
+    np.save(tmp_path / "a.npy", array)
+    with scan.of_volume(tmp_path / "a.npy", pixel_spacing_mm=0.7, scratch=tmp_path) as slices:
+        read = np.stack([each.read()[0] for each in slices])
+        np.testing.assert_array_equal(read, array.reshape(-1, 8, 6))
+        assert {each.pixel_spacing_mm for each in slices} == {0.7}
+        assert slices[-1].name == f"{tmp_path / 'a.npy'}: slice {len(slices) - 1}"
+
+
+def test_padding_is_air_and_marked(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[-3024.0, -1000, 40], [-2000, -1024, 3000]]))
+    with scan.of_volume(tmp_path / "a.npy", pixel_spacing_mm=1.0, scratch=tmp_path) as (only,):
+        read, outside = only.read()
+    np.testing.assert_array_equal(read, [[-1024, -1000, 40], [-1024, -1024, 3000]])
+    np.testing.assert_array_equal(outside, [[True, False, False], [True, False, False]])
+
+
+def test_volumes_bring_their_own_spacing_and_scaling(tmp_path):
+    stored = hu((6, 8, 3))
+    image = nibabel.Nifti1Image(stored, np.diag([-0.8, -0.8, 3, 1]))
+    image.header.set_slope_inter(2.0, -24.0)
+    image.to_filename(tmp_path / "a.nii.gz")
+    with scan.of_volume(tmp_path / "a.nii.gz", pixel_spacing_mm=None, scratch=tmp_path) as slices:
+        assert [each.pixel_spacing_mm for each in slices] == [pytest.approx(0.8)] * 3
+        read, _ = slices[2].read()
+    # x runs to the patient's left with its index, y to the back: columns and rows of an image.
+    values = np.asarray(nibabel.load(tmp_path / "a.nii.gz").dataobj)[:, :, 2].T
+    np.testing.assert_allclose(read, np.where(values < -1900, -1024, values))
+
+
+def test_a_spacing_that_contradicts_the_file_is_refused(tmp_path):
+    nibabel.Nifti1Image(hu((6, 8, 3)), np.diag([0.8, 0.8, 3, 1])).to_filename(tmp_path / "a.nii")
+    with (pytest.raises(InputError, match=r"its pixel spacing is 0.8 mm, not --pixel_spacing=0.7"),
+          scan.of_volume(tmp_path / "a.nii", pixel_spacing_mm=0.7, scratch=tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize(("spacing", "message"), [
+    ((0.8, 0.9), "pixels are .* mm; expected square ones")])
+def test_pixels_are_square(tmp_path, spacing, message):
+    nibabel.Nifti1Image(hu((6, 8, 3)), np.diag([*spacing, 3, 1])).to_filename(tmp_path / "a.nii")
+    with (pytest.raises(InputError, match=message),
+          scan.of_volume(tmp_path / "a.nii", pixel_spacing_mm=None, scratch=tmp_path)):
+        pass
+
+
+def test_a_slice_with_a_nan_is_named_and_the_others_are_read(tmp_path):
+    array = hu((3, 8, 6)).astype(np.float32)
+    array[1, 2, 3] = np.nan
+    np.save(tmp_path / "a.npy", array)
+    with scan.of_volume(tmp_path / "a.npy", pixel_spacing_mm=0.7, scratch=tmp_path) as slices:
+        np.testing.assert_array_equal(slices[2].read()[0], array[2])
+        with pytest.raises(InputError, match=r"a\.npy: slice 1 has a NaN or an infinity"):
+            slices[1].read()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array", "text"])
+def test_files_without_an_array_of_numbers_are_refused(tmp_path, content):
+    path = tmp_path / "a.npy"
+    if isinstance(content, str):
+        np.save(path, np.array([content]))
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.npy: "):
+        scan.read_hu_array(path)
+
+
+@pytest.mark.parametrize(("spacing_mm", "pitch"), [
+    ((0.7, 0.7), 0.7), ((0.703125, 0.7031), 0.703125), ((0.7, 0.8), None), (None, None)])
+def test_square_pixels_have_one_pitch(spacing_mm, pitch):
+    assert scan.square_pitch(spacing_mm) == pitch

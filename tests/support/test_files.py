@@ -1,0 +1,130 @@
+import errno
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dfgan_jax.support import files
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import (
+    locked,
+    refuse_existing,
+    release_pages,
+    remove_leftovers,
+    written_whole,
+)
+from tests.cli.command import ROOT
+
+
+def test_what_is_written_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "file"
+    with written_whole(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_several_writers_leave_one_whole_file(tmp_path):
+    path = tmp_path / "file"
+    with written_whole(path) as first, written_whole(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # that of the outer one, which ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_what_stood_there_stays(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def write_half():
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_exists_is_refused(tmp_path):
+    refuse_existing(tmp_path / "absent")
+    with pytest.raises(InputError, match="exists; choose another --output"):
+        refuse_existing(tmp_path)
+
+
+@pytest.mark.parametrize(("error", "message"), [
+    (OSError(errno.ENOSPC, "No space left"), r"No space left: '.*/file'$"),
+    (OSError(errno.ENOSPC, "No space left", "other"), "No space left: 'other'$"),
+    (OSError(errno.EIO, "Broken disk"), "Broken disk$")])
+def test_a_full_disk_is_told_by_name(tmp_path, error, message):
+    with pytest.raises(OSError, match=message), written_whole(tmp_path / "file"):
+        raise error
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / name for name in ("a", ".a", ".a.0123", f".a.{'g' * 16}", f"a.{'0' * 16}")]
+    for path in [*kept, tmp_path / f".a.{'0' * 16}", tmp_path / f".b.dcm.{'f' * 16}"]:
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    remove_leftovers(tmp_path / "absent")
+
+
+def resident_kb(path: pathlib.Path) -> int:
+    """How much of a mapped file counts as this process's memory."""
+    here, total = False, 0
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if "-" in line.split()[0]:
+            here = line.endswith(str(path))
+        elif here and key == "Rss":
+            total += int(value.split()[0])
+    return total
+
+
+def test_pages_of_mapped_files_are_let_go(tmp_path):
+    mapped = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.int16, (64, 64, 64))
+    view = np.asarray(mapped)[::-1].transpose(2, 1, 0)
+    view[...] = 7
+    if not pathlib.Path("/proc/self/smaps").exists():
+        pytest.skip("only Linux tells")
+    assert resident_kb(tmp_path / "a.npy") >= 512
+    release_pages(view)
+    assert resident_kb(tmp_path / "a.npy") == 0
+    assert (view == 7).all()
+    release_pages(np.zeros(3))
+
+
+HOLD = """
+import pathlib, sys, time
+from dfgan_jax.support.files import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT,
+                          stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with (pytest.raises(InputError, match=f"{folder}: in use by process {holder.pid} on "),
+              locked(folder)):
+            pass
+        holder.kill()
+    with locked(folder):
+        assert f"process {os.getpid()} on" in (folder / "lock").read_text()
+
+
+def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "fcntl", None)
+    with locked(tmp_path):
+        pass
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path}: cannot be locked (")
