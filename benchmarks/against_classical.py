@@ -1,7 +1,7 @@
 """Checkpoints against classical denoisers whose parameters are chosen on the very slices scored.
 
     python -m benchmarks.against_classical --pairs=L192.npy [--pairs=…] [--checkpoint=A,B] \
-        [--methods=gaussian,nlm,tv] [--json=against_classical.json]
+        [--methods=gaussian,nlm,tv] [--by=kernel,thickness_mm] [--json=against_classical.json]
 
 The evaluation of `main.py` tunes classical denoisers on validation slices, as a test must. Here
 they have an advantage that no user has: for each file of pairs, and for each protocol, the
@@ -11,7 +11,9 @@ are taken as they are.
 
 For each file, native size, two tables: PSNR [dB] and SSIM under full_range and redcnn; the mean
 error in soft tissue [HU] and the anatomy in the removed map [HU, root mean square in the body] of
-the parameters for full_range.
+the parameters for full_range. --by adds the PSNR under full_range of the slices that share columns
+of the manifest. For checkpoints a last line says how far they change the normal dose, when it is
+given to them as it is.
 """
 
 import dataclasses
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.pairs import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation import baselines, physics
@@ -37,6 +40,7 @@ _PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file for
 _CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Names, workdirs or files of weights.",
                                 allow_override=True)
 _METHODS = flags.DEFINE_list("methods", ["gaussian", "nlm", "tv"], "Classical denoisers, or none.")
+_BY = flags.DEFINE_list("by", [], "Columns of the manifest that tables of slices are split by.")
 _JSON = flags.DEFINE_string("json", None, "File to write.", allow_override=True)
 
 _REDCNN = PROTOCOLS["redcnn"]
@@ -64,11 +68,26 @@ def _score(image: np.ndarray, ndct: np.ndarray, protocol: Protocol) -> dict[str,
             protocol.score(image.astype(np.float32), ndct).items() if metric in ("psnr", "ssim")}
 
 
-def measure(path: str, checkpoints: list[str], methods: list[str]) -> list[dict[str, Any]]:
+def _groups(path: str, count: int, columns: list[str]) -> dict[str, list[int]]:
+    """Name → slices that share columns of the manifest."""
+    if not columns:
+        return {}
+    rows = read_manifest(pathlib.Path(path), count)
+    if rows is None:
+        raise InputError(f"{path}: has no manifest, which --by needs")
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(", ".join(row.get(column, "") for column in columns), []).append(index)
+    return dict(sorted(groups.items()))
+
+
+def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str]
+            ) -> list[dict[str, Any]]:
     """The rows of one file of pairs."""
     pairs = read_pairs(path)
     qdct, ndct = (np.concatenate([hounsfield.mu_to_hu(np.asarray(getattr(block, dose)))
                                   for block in pairs.blocks()]) for dose in ("qdct", "ndct"))
+    groups = _groups(path, len(qdct), by)
     rows = []
 
     def add(name: str, images: dict[str, np.ndarray], about: dict[str, Any]) -> None:
@@ -78,6 +97,10 @@ def measure(path: str, checkpoints: list[str], methods: list[str]) -> list[dict[
             "row": name, **about,
             **{protocol.name: _score(images[protocol.name], ndct, protocol)
                for protocol in (FULL_RANGE, _REDCNN)},
+            **({"groups": {name: {
+                "slices": len(chosen),
+                "psnr": _score(full_range[chosen], ndct[chosen], FULL_RANGE)["psnr"]}
+                for name, chosen in groups.items()}} if groups else {}),
             "soft_tissue_bias_hu": measured.tissues["soft tissue"].bias_hu,
             "anatomy_rms_hu": measured.structure and measured.structure.rms_hu})
 
@@ -91,8 +114,14 @@ def measure(path: str, checkpoints: list[str], methods: list[str]) -> list[dict[
                 bar.advance(1)
             add(baselines.BASELINES[name].name, images, {"parameters": parameters})
     for checkpoint in checkpoints:
-        denoised = Denoiser.load(checkpoint)(qdct)
-        add(checkpoint, dict.fromkeys((FULL_RANGE.name, _REDCNN.name), denoised), {})
+        denoiser = Denoiser.load(checkpoint)
+        itself = physics.measure_slices(denoiser(ndct), ndct, ndct.copy(), pixel_spacing_mm=None)
+        assert itself.structure is not None
+        add(checkpoint, dict.fromkeys((FULL_RANGE.name, _REDCNN.name), denoiser(qdct)), {
+            "normal_dose": {
+                "soft_tissue_change_hu": itself.tissues["soft tissue"].noise_std_hu,
+                "soft_tissue_bias_hu": itself.tissues["soft tissue"].bias_hu,
+                "anatomy_rms_hu": itself.structure.rms_hu}})
     return rows
 
 
@@ -108,6 +137,15 @@ def as_text(rows: list[dict[str, Any]]) -> str:
             f"  {redcnn['psnr']:11.3f}  {redcnn['ssim']:.4f}"
             f"  {'–' if bias is None else f'{bias:+.2f}':>9}"
             f"  {'–' if anatomy is None else f'{anatomy:.2f}':>12}")
+    for name, group in rows[0].get("groups", {}).items():
+        lines += [f"{name}: {group['slices']} slices, full_range [dB]: " + ", ".join(
+            f"{row['row']} {row['groups'][name]['psnr']:.2f}" for row in rows)]
+    lines += [
+        f"{row['row']}, given the normal dose: changes soft tissue by "
+        f"{row['normal_dose']['soft_tissue_change_hu']:.2f} HU (standard deviation) and "
+        f"{row['normal_dose']['soft_tissue_bias_hu']:+.2f} HU (mean), removes "
+        f"{row['normal_dose']['anatomy_rms_hu']:.2f} HU of anatomy"
+        for row in rows if "normal_dose" in row]
     return "\n".join(lines)
 
 
@@ -121,7 +159,7 @@ def main(argv: list[str]) -> None:
     results = {}
     try:
         for path in _PAIRS.value:
-            results[path] = measure(path, _CHECKPOINT.value, _METHODS.value)
+            results[path] = measure(path, _CHECKPOINT.value, _METHODS.value, _BY.value)
             print(f"\n{path}\n{as_text(results[path])}", flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
