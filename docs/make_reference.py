@@ -86,7 +86,7 @@ def comments_above(source: str) -> dict[str, str]:
     comments = {}
     for node in function.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
-            above = []
+            above: list[str] = []
             for line in reversed(lines[:node.lineno - 1]):
                 if not line.strip().startswith("#"):
                     break
