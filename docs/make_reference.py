@@ -4,8 +4,8 @@
   python docs/make_reference.py --check    exits with 1 where the page is not what the code makes
 
 The description of a field is the comment above it in configs/base.py; a field without a comment
-is an error. The description of a flag is its help text. Its modes come from the table by which
-main.py refuses flags that a mode ignores; where there is no such table, from the help text.
+is an error. The description of a flag is its help text; its modes come from the table by which
+main.py refuses flags that a mode ignores.
 """
 
 import ast
@@ -13,7 +13,7 @@ import importlib
 import pathlib
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -45,8 +45,7 @@ The values that differ from the defaults above. An empty cell is the default.
 FLAGS = """
 ## Flags
 
-A flag that the mode ignores is an error. `--config` and `--workdir` serve the modes that take a
-configuration. absl's own flags (`--verbosity`, `--flagfile`, …) are in `python main.py --helpfull`.
+A flag that the mode ignores is an error. absl's own flags (`--verbosity`, `--flagfile`, …) are in `python main.py --helpfull`.
 
 | flag | default | modes | meaning |
 |---|---|---|---|
@@ -58,7 +57,7 @@ def page() -> str:
     sys.path.insert(0, str(ROOT))
     base = importlib.import_module("configs.base")
     return "".join([HEAD, FIELDS, *_fields(base), CONFIGURATIONS, *_configurations(base),
-                    FLAGS, *_flags(importlib.import_module("main"))])
+                    FLAGS, *_flags()])
 
 
 def _fields(base: Any) -> Iterator[str]:
@@ -130,42 +129,33 @@ def _variants(path: pathlib.Path) -> list[str]:
     return list(dict.fromkeys(["", *re.findall(rf"configs/{path.name}:(\w+)", docstring)]))
 
 
-def _flags(main: Any) -> Iterator[str]:
-    """A row for each flag that main.py and the package define."""
-    values = importlib.import_module("absl.flags").FLAGS
-    ours = [flag for module, flags in values.flags_by_module_dict().items()
-            if module == main.__name__ or module.startswith("dfgan_jax") for flag in flags]
-    modes = values["mode"].parser.enum_values
-    table = _table_of_modes(modes, names={flag.name for flag in ours})
-    for flag in ours:
+def _flags() -> Iterator[str]:
+    """A row for each flag."""
+    flags, modes_of = _defined()
+    for flag in flags:
         # absl puts the choices before the help of an enumeration, and a note behind that of a list.
         meaning = re.sub(r"^<[^>]*>: ", "", " ".join(flag.help.split()))
         meaning = meaning.replace("; repeat this option to specify a list of values",
                                   " The flag can be given several times.")
         if choices := getattr(flag.parser, "enum_values", None):
             meaning += f" One of {', '.join(f'`{each}`' for each in choices)}."
-        yield (f"| `--{flag.name}` | {_shown(flag.default)} | "
-               f"{', '.join(_used(flag, modes, table))} | {_cell(meaning)} |\n")
+        modes = [mode for mode, names in modes_of.items() if flag.name in names]
+        yield (f"| `--{flag.name}` | {_shown(flag.default)} | {', '.join(modes)} "
+               f"| {_cell(meaning)} |\n")
 
 
-def _used(flag: Any, modes: Sequence[str], table: Mapping[str, Collection[str]]) -> list[str]:
-    """The modes that a flag belongs to; without a table, those that begin its help text."""
-    if table:
-        return [mode for mode in modes if flag.name in table[mode]]
-    named = " ".join(re.findall(r"(?:^|[.;] )([a-z][a-z, ]*):", flag.help))
-    return [mode for mode in modes if re.search(rf"\b{mode}\b", named)]
-
-
-def _table_of_modes(modes: Sequence[str], *, names: set[str]) -> Mapping[str, Collection[str]]:
-    """The table by which a mode refuses flags, mode → names, wherever the code keeps it."""
-    for module in [sys.modules[name] for name in sorted(sys.modules)
-                   if name == "main" or name.startswith("dfgan_jax")]:
-        for value in vars(module).values():
-            if (isinstance(value, Mapping) and set(value) <= set(modes) and len(value) > 1
-                    and all(isinstance(flags, tuple | list | set | frozenset)
-                            and names.issuperset(flags) for flags in value.values())):
-                return {mode: value.get(mode, ()) for mode in modes}
-    return {}
+def _defined() -> tuple[list[Any], dict[str, tuple[str, ...]]]:
+    """The flags of main.py, and mode → the names of those that it takes."""
+    main = importlib.import_module("main")
+    absl_flags = importlib.import_module("absl.flags")
+    if "mode" in absl_flags.FLAGS:  # defined where main.py is imported
+        return absl_flags.FLAGS.flags_by_module_dict()[main.__name__], main._USED
+    modes, command_line, help_text = (importlib.import_module(f"dfgan_jax.cli.{name}")
+                                      for name in ("modes", "command_line", "help_text"))
+    values = absl_flags.FlagValues()
+    command_line.define(values, command=help_text.MAIN_PY, sys_argv=["main.py"])
+    flags = [flag for each in values.flags_by_module_dict().values() for flag in each]
+    return flags, {mode: modes.names(each.flags) for mode, each in modes.MODES.items()}
 
 
 def _shown(value: Any) -> str:
