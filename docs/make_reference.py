@@ -45,7 +45,8 @@ The values that differ from the defaults above. An empty cell is the default.
 FLAGS = """
 ## Flags
 
-A flag that the mode ignores is an error. absl's own flags (`--verbosity`, `--flagfile`, …) are in `python main.py --helpfull`.
+A flag that the mode ignores is an error. `--verbosity=1` is absl's: it shows the
+messages of the libraries.
 
 | flag | default | modes | meaning |
 |---|---|---|---|
