@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.generator.architecture = "unet"
     # Channels of the U-Net's first stage, or of every layer of RED-CNN.
     config.generator.width = 32
-    # AttnDFGAN: CBAM after every down and up stage of the U-Net.
+    # CBAM after every down and up stage of the U-Net: AttnDFGAN.
     config.generator.attention = False
     # image: the U-Net predicts every pixel, as published; difference: it predicts the difference
     # map, which is added to its input.

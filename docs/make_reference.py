@@ -45,8 +45,8 @@ The values that differ from the defaults above. An empty cell is the default.
 FLAGS = """
 ## Flags
 
-A flag that the mode ignores is an error. `--verbosity=1` is absl's: it shows the
-messages of the libraries.
+A flag that the mode ignores is an error. `--verbosity=1` shows the messages of the
+libraries.
 
 | flag | default | modes | meaning |
 |---|---|---|---|
@@ -134,15 +134,17 @@ def _flags() -> Iterator[str]:
     """A row for each flag."""
     flags, modes_of = _defined()
     for flag in flags:
-        # absl puts the choices before the help of an enumeration, and a note behind that of a list.
+        # absl adds the choices of an enumeration at the front, and a note on lists at the end.
         meaning = re.sub(r"^<[^>]*>: ", "", " ".join(flag.help.split()))
-        meaning = meaning.replace("; repeat this option to specify a list of values",
-                                  " The flag can be given several times.")
+        again = "; repeat this option to specify a list of values"
+        sentences = [meaning.removesuffix(again).removesuffix(".") + "."]
+        if meaning.endswith(again):
+            sentences.append("The flag can be given several times.")
         if choices := getattr(flag.parser, "enum_values", None):
-            meaning += f" One of {', '.join(f'`{each}`' for each in choices)}."
+            sentences.append(f"One of {', '.join(f'`{each}`' for each in choices)}.")
         modes = [mode for mode, names in modes_of.items() if flag.name in names]
         yield (f"| `--{flag.name}` | {_shown(flag.default)} | {', '.join(modes)} "
-               f"| {_cell(meaning)} |\n")
+               f"| {_cell(' '.join(sentences))} |\n")
 
 
 def _defined() -> tuple[list[Any], dict[str, tuple[str, ...]]]:
