@@ -15,30 +15,32 @@ recipe at paper scale."""
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # Names the default workdir, runs/NAME, and the report.
+    # Name of the run: the default workdir is runs/NAME, and the report bears it.
     config.name = ""
     # Weights that training starts from, instead of random ones: a workdir, a checkpoint, or a
     # file (.pth, .pt, .pth.tar, .safetensors). Empty: random.
     config.initial_checkpoint = ""
 
     config.data = ml_collections.ConfigDict()
-    # Pairs in the published file format, an .npy for each split, or several separated by
-    # commas; empty: simulated.
+    # Training pairs in the published file format: an .npy, or several separated by commas;
+    # empty: simulated.
     config.data.train = ""
+    # Validation pairs, as for data.train.
     config.data.valid = ""
+    # Test pairs, as for data.train.
     config.data.test = ""
-    # Shares of the files of data.train in the batches, separated by commas, which add up to 1,
-    # such as 0.7,0.3; empty: each slice comes as often as any other.
+    # Shares of the files of data.train in the batches, separated by commas; they add up to 1,
+    # such as 0.7,0.3. Empty: each slice is drawn as often as any other.
     config.data.train_shares = ""
     # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
     config.data.size = 256
-    # Height and width of the random crops that training takes, the same of both doses [pixels];
-    # 0: whole slices. Multiple of 16. Validation and test take whole slices.
+    # Height and width of the random crops that training takes [pixels], at the same place in
+    # both doses; 0: whole slices. Multiple of 16. Validation and test take whole slices.
     config.data.crop = 0
-    # Training takes each slice or crop in one of its eight orientations: flips and quarter turns.
+    # Random flips and quarter turns in training: one of eight orientations for each slice or crop.
     config.data.augment = False
-    # The pairs of training and validation stay on the device: always, never, or auto: on a GPU or
-    # TPU, where they take no more than a quarter of its memory.
+    # Keep the pairs of training and validation in the device's memory: always, never, or auto: on
+    # a GPU or TPU, where they take no more than a quarter of its memory.
     config.data.on_device = "auto"
     # Folder that keeps simulated and preprocessed pairs; empty: ~/.cache/dfgan_jax, or
     # $XDG_CACHE_HOME/dfgan_jax.
@@ -46,11 +48,13 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Simulated pairs, for the splits whose file is empty.
     config.simulation = ml_collections.ConfigDict()
-    # Number of slices, each of another phantom; those of AAPM-Mayo 2016 by default.
+    # Number of training slices, each of another phantom; by default as many as AAPM-Mayo 2016.
     config.simulation.train_slices = 2100
+    # Number of validation slices.
     config.simulation.valid_slices = 300
+    # Number of test slices.
     config.simulation.test_slices = 600
-    # Which phantoms.
+    # Seed of the phantoms and of their noise.
     config.simulation.seed = 0
     # Photons that reach a detector bin unattenuated, at the normal dose and 256².
     config.simulation.photons_per_ray = 1.45e6
@@ -64,99 +68,110 @@ def get_config() -> ml_collections.ConfigDict:
     config.generator.width = 32
     # CBAM after every down and up stage of the U-Net: AttnDFGAN.
     config.generator.attention = False
-    # image: the U-Net makes every pixel anew, as published; difference: it makes the difference
+    # image: the U-Net predicts every pixel, as published; difference: it predicts the difference
     # map, which is added to its input.
     config.generator.output = "image"
     # The U-Net adds its input to all features after each up stage, as published.
     config.generator.add_image = True
     # CBAM's gates start open, instead of half closed as published.
     config.generator.open_gates = False
-    # Windows that CBAM's channel gates take maxima of, whose mean they use [pixels of the image];
-    # 0: the maximum of the whole image, as published.
+    # Width of the windows whose maxima CBAM's channel gates average [pixels of the image]; 0: the
+    # maximum of the whole image, as published.
     config.generator.gate_window = 0
-    # Of the U-Net's stages: batch (as published), group or none.
+    # Normalisation in the U-Net's stages: batch (as published), group or none.
     config.generator.normalization = "batch"
     # Share of its running statistics that batch normalisation keeps at each update.
     config.generator.momentum = 0.9
 
-    # pair: one on the image, one on the difference map; joint: one on both, as two
+    # pair: one discriminator on the image, one on the difference map; joint: one on both, as two
     # channels (as published); none: supervised training.
     config.discriminators = "pair"
     config.discriminator = ml_collections.ConfigDict()
     # Channels of the first layer.
     config.discriminator.width = 128
-    # Each kernel is divided by its largest singular value.
+    # Spectral normalisation: divide each kernel by its largest singular value.
     config.discriminator.spectral_norm = False
 
-    # Weights of the generator's terms (slides); image and difference weigh the same
-    # mean squared error, since the two are equal in value.
+    # The generator's loss is a weighted sum (slides); the weights image and difference multiply the
+    # same mean squared error, since the two are equal in value.
     config.loss = ml_collections.ConfigDict()
+    # Weight of the error of the denoised image.
     config.loss.image = 1.0
+    # Weight of the error of the difference map.
     config.loss.difference = 1.0
+    # Weight of the error of the denoised image's gradients.
     config.loss.gradient_image = 0.0
+    # Weight of the error of the difference map's gradients.
     config.loss.gradient_difference = 0.0
+    # Weight of the adversarial term.
     config.loss.adversarial = 0.05
     # Form of image and difference: squared (the slides), charbonnier, or log_squared: the
     # logarithm of each slice's mean squared error, so that noisy slices do not drown the others.
     config.loss.intensity = "squared"
-    # Weight, in image and difference, of pixels from -160 to 240 HU beside 1 of all others.
+    # Weight of pixels from -160 to 240 HU in image and difference; all others have weight 1.
     config.loss.soft_tissue = 1.0
-    # Updates before the adversarial term counts.
+    # Number of updates before the adversarial term is added.
     config.loss.adversarial_from_step = 0
-    # Score that the discriminators learn for the normal dose: 0.9 is one-sided label smoothing.
+    # Target score of the normal dose for the discriminators; 0.9 is one-sided label smoothing.
     config.loss.real_label = 1.0
     # Weight of R1, the squared slope of the discriminators at the normal dose.
     config.loss.gradient_penalty = 0.0
 
-    # Adam; AdamW with a weight decay.
+    # Adam; AdamW for a generator with weight decay.
     config.optimizer = ml_collections.ConfigDict()
+    # Learning rate of the generator.
     config.optimizer.generator_learning_rate = 2e-4
+    # Learning rate of the discriminators.
     config.optimizer.discriminator_learning_rate = 2e-5
-    # Of both learning rates: constant (as published), or cosine, down to 0 at the last step.
+    # Schedule of both learning rates: constant (as published), or cosine, to 0 at the last step.
     config.optimizer.schedule = "constant"
+    # Decay of Adam's first moment.
     config.optimizer.b1 = 0.9
+    # Decay of Adam's second moment.
     config.optimizer.b2 = 0.999
+    # Constant in Adam's denominator.
     config.optimizer.eps = 1e-8
-    # Updates in which the generator's learning rate rises from 0.
+    # Number of updates in which the generator's learning rate rises from 0.
     config.optimizer.warm_up_steps = 0
-    # Of the generator's weights, times the learning rate.
+    # Weight decay of the generator, times the learning rate.
     config.optimizer.weight_decay = 0.0
-    # The generator's gradient is scaled down to this norm; 0: never.
+    # Largest norm of the generator's gradient, which is scaled down to it; 0: no limit.
     config.optimizer.clip_norm = 0.0
-    # Of an exponential moving average of the generator's weights, which is then validated,
-    # evaluated and denoises; 0: none.
+    # Decay of the exponential moving average of the generator's weights; validation, evaluation
+    # and denoising then use the average. 0: no average.
     config.optimizer.average_decay = 0.0
 
     # Slices in one update, over all devices.
     config.batch_size = 16
-    # Parts that each batch is taken in, one after another: less memory. The generator normalises
-    # each part by its own statistics.
+    # Number of parts of each batch, computed one after another to save memory. The generator
+    # normalises each part by its own statistics.
     config.accumulate = 1
-    # Less memory, the same numbers, about a third more time: compute the generator's activations
-    # again for the gradient, stage by stage.
+    # Compute the generator's activations again for the gradient, stage by stage: less memory, the
+    # same numbers, about a third more time.
     config.remat = False
+    # Passes over the training pairs.
     config.epochs = 200
-    # Of the initial weights and of the order of the data.
+    # Seed of the initial weights and of the order of the data.
     config.seed = 0
-    # auto: jit on one device, pmap on several; or pmap, jit.
+    # How devices share a batch: pmap, jit, or auto: jit on one device, pmap on several.
     config.parallel = "auto"
-    # Of the networks' computation: float32 or bfloat16. Parameters stay float32.
+    # Precision of the networks' computation: float32 or bfloat16. Parameters stay float32.
     config.dtype = "float32"
 
     config.validation = ml_collections.ConfigDict()
-    # running: with the running statistics, as at test time. batch: with those of each
-    # batch, which also move the running ones, as the published code did.
+    # running: normalise by the running statistics, as at test time. batch: by the statistics of
+    # each batch, which also update the running ones, as the published code did.
     config.validation.statistics = "running"
-    # The best checkpoint has the highest psnr, under the protocol full_range, or the
-    # lowest generator_loss.
+    # psnr: the best checkpoint has the highest PSNR under the protocol full_range;
+    # generator_loss: the lowest loss of the generator.
     config.validation.select_by = "psnr"
-    # First epoch that may be the best.
+    # First epoch whose checkpoint may be the best.
     config.validation.first_epoch = 1
 
     config.evaluation = ml_collections.ConfigDict()
     # Tables beside that of full_range, separated by commas: published, redcnn,
     # ldct_benchmark_chest, ldct_benchmark_abdomen, ldct_benchmark_neuro, dugan, corediff; empty:
-    # all. VIF, which takes longest, is in those of ldct_benchmark.
+    # all. The protocols of ldct_benchmark have VIF, which takes longest.
     config.evaluation.protocols = ""
     # Classical denoisers in the tables, tuned on slices of the validation split: gaussian,
     # bilateral, nlm, tv; empty: none.
@@ -164,19 +179,19 @@ def get_config() -> ml_collections.ConfigDict:
     # Further models in the tables, separated by commas: names of pretrained weights
     # (docs/weights.md), workdirs, or files of weights.
     config.evaluation.checkpoints = ""
-    # Noise, transfer, detectability, HU by tissue, structure removed; on simulated objects and on
-    # the test slices.
+    # Measure noise, transfer, detectability, HU by tissue and removed structure, on simulated
+    # objects and on the test slices.
     config.evaluation.physics = True
-    # Pixel pitch of the test slices as they are scored, after the resize [mm]; 0: not known, so
-    # that their spectra are in cycles a pixel. Simulated slices have their own.
+    # Pixel pitch of the test slices as they are scored, after the resize [mm]; 0: unknown, so
+    # that their spectra are in cycles per pixel. Simulated slices have their own.
     config.evaluation.pixel_spacing_mm = 0.0
 
-    # Steps between two rows of metrics.jsonl.
+    # Number of steps between two rows of metrics.jsonl.
     config.log_every_steps = 20
     # Longest time without a checkpoint within an epoch [minutes].
     config.checkpoint_every_minutes = 10.0
-    # A checkpoint is saved after each epoch that ends this long after the last one [seconds]; of
-    # those that end sooner the best is kept, and saved with the next.
+    # Shortest time between the checkpoints of two epochs [seconds]. Of the epochs that end sooner,
+    # the best is kept in memory and saved with the next checkpoint.
     config.checkpoint_after_seconds = 10.0
     return config
 

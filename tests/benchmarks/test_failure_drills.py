@@ -11,9 +11,9 @@ import pytest
 from benchmarks import failure_drills as drills
 from benchmarks.failure_drills import Bench, FailedError, Final, Launcher, Run
 from configs import dfgan
+from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.cli import setup
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.training.checkpoints import Checkpoints
 from dfgan_jax.training.state import create_state
 from dfgan_jax.training.writers import MetricsWriter
 
