@@ -12,7 +12,7 @@ import dfgan_jax
 from dfgan_jax import pretrained
 from dfgan_jax.cli import denoising_report, setup
 from dfgan_jax.data import domain
-from dfgan_jax.data.pairs import holds_pairs, read_pairs, write_slices
+from dfgan_jax.data.pairs_file import holds_pairs, read_pairs, write_slices
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
 from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dfgan_jax.data import domain
-from dfgan_jax.data.pairs import holds_pairs, read_pairs
+from dfgan_jax.data.pairs_file import holds_pairs, read_pairs
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.report.denoising import MOST_SLICES, write_denoising_report

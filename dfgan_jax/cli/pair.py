@@ -11,8 +11,8 @@ import numpy as np
 
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairing import SlicePair, is_placeholder, match_slices
-from dfgan_jax.data.pairs import slice_digests
 from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder

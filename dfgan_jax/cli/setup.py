@@ -12,7 +12,8 @@ import ml_collections
 import optax
 
 from dfgan_jax.data import dataset
-from dfgan_jax.data.pairs import Pairs, check_no_overlap, joined
+from dfgan_jax.data.overlap import check_no_overlap
+from dfgan_jax.data.pairs import Pairs, joined
 from dfgan_jax.data.pairs_cache import read_preprocessed
 from dfgan_jax.devices import agreement as processes
 from dfgan_jax.devices import parallel

@@ -14,7 +14,7 @@ import dfgan_jax
 from dfgan_jax.cli import pair
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
-from dfgan_jax.data.pairs import slice_digests
+from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.scans import hounsfield, nifti, scan
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.scan import ScanSlice
