@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags
 
 from dfgan_jax.data.dataset import read_manifest
-from dfgan_jax.data.pairs import read_pairs
+from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation import baselines, physics
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol

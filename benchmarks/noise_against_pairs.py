@@ -41,7 +41,8 @@ from dfgan_jax.scans.dicom import read_slice
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.scan import of_dicom
 from dfgan_jax.scans.tissues import body_mask
-from dfgan_jax.simulation.noise_insertion import ScanNoise, estimate_noise, insert_noise
+from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
+from dfgan_jax.simulation.noise_insertion import insert_noise
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 

@@ -12,12 +12,12 @@ import dfgan_jax
 from dfgan_jax import pretrained
 from dfgan_jax.cli import denoising_report, setup
 from dfgan_jax.data import domain
-from dfgan_jax.data.pairs import holds_pairs, read_pairs, write_slices
+from dfgan_jax.data.pairs_file import holds_pairs, read_pairs, write_slices
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
 from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.scans import dicom, hounsfield, nifti
-from dfgan_jax.scans.dicom import Derivation
+from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, release_pages, written_whole

@@ -21,7 +21,8 @@ from dfgan_jax.cli import setup, simulate
 from dfgan_jax.data.dataset import read_patients
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.devices import parallel, processes
+from dfgan_jax.devices import agreement as processes
+from dfgan_jax.devices import parallel
 from dfgan_jax.evaluation import baselines, metrics, published, tables
 from dfgan_jax.evaluation.physics import measure_phantom, measure_slices
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol, Scores, Window

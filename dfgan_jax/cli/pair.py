@@ -11,11 +11,12 @@ import numpy as np
 
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairing import SlicePair, is_placeholder, match_slices
-from dfgan_jax.data.pairs import slice_digests
 from dfgan_jax.scans import dicom
-from dfgan_jax.scans.dicom import NotACTSlice, SliceHeader
+from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import file_digest
 from dfgan_jax.support.progress import progress

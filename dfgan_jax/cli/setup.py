@@ -12,9 +12,11 @@ import ml_collections
 import optax
 
 from dfgan_jax.data import dataset
-from dfgan_jax.data.pairs import Pairs, check_no_overlap, joined
+from dfgan_jax.data.overlap import check_no_overlap
+from dfgan_jax.data.pairs import Pairs, joined
 from dfgan_jax.data.pairs_cache import read_preprocessed
-from dfgan_jax.devices import parallel, processes
+from dfgan_jax.devices import agreement as processes
+from dfgan_jax.devices import parallel
 from dfgan_jax.models.generators import ARCHITECTURES, PUBLISHED_OPTIONS, build_generator
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
 from dfgan_jax.models.unet import SIZE_MULTIPLE, Normalization, Output

@@ -6,8 +6,8 @@ import ml_collections
 
 from dfgan_jax.cli import setup
 from dfgan_jax.data.dataset import SPLITS
-from dfgan_jax.data.pairs import write_slices
 from dfgan_jax.data.pairs_cache import written_to_cache
+from dfgan_jax.data.pairs_file import write_slices
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.files import refuse_existing

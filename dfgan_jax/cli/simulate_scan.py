@@ -14,19 +14,15 @@ import dfgan_jax
 from dfgan_jax.cli import pair
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
-from dfgan_jax.data.pairs import slice_digests
+from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.scans import hounsfield, nifti, scan
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.scan import ScanSlice
 from dfgan_jax.simulation.kernel_change import change_kernel
-from dfgan_jax.simulation.noise_insertion import (
-    ELECTRONIC_NOISE_STD,
-    REFERENCE_THICKNESS_MM,
-    ScanNoise,
-    estimate_noise,
-    insert_noise,
-)
+from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
+from dfgan_jax.simulation.noise_insertion import insert_noise
 from dfgan_jax.simulation.projection import KERNELS
+from dfgan_jax.simulation.scan_rays import ELECTRONIC_NOISE_STD, REFERENCE_THICKNESS_MM
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead

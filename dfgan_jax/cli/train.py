@@ -22,7 +22,8 @@ from dfgan_jax.cli import evaluate, setup, simulate, training_domain
 from dfgan_jax.data.dataset import SPLITS
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.devices import parallel, processes
+from dfgan_jax.devices import agreement as processes
+from dfgan_jax.devices import parallel
 from dfgan_jax.evaluation.metrics import all_metrics
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS

@@ -13,7 +13,8 @@ from dfgan_jax.cli import setup, simulate
 from dfgan_jax.data import domain
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.domain import Domain
-from dfgan_jax.data.pairs import Pairs, read_pairs
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.evaluation.statistics import evenly_spaced
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.progress import progress

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dfgan_jax.data.pairs import write_slices
+from dfgan_jax.data.pairs_file import write_slices
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import check_writable, refuse_existing, written_whole

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.simulation.noise_insertion import estimate_noise
+from dfgan_jax.simulation.noise_estimation import estimate_noise
 from dfgan_jax.support.errors import InputError
 
 PERCENTILES: Final = (5.0, 95.0)
@@ -37,7 +37,7 @@ _UNITS: Final = {"noise_hu": "noise of {} HU", "kernel_lp_cm": "kernel with an f
 
 def measure(hu: np.ndarray, *, pixel_spacing_mm: float, outside: np.ndarray | None = None
             ) -> ScanProperties:
-    """Noise and kernel of a slice, by `noise_insertion.estimate_noise`.
+    """Noise and kernel of a slice, by `noise_estimation.estimate_noise`.
 
     Args:
       hu: (H, W) float32.

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.spatial
 
-from dfgan_jax.scans.dicom import SliceHeader, group_by_series
+from dfgan_jax.scans.dicom import group_by_series
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
 
 TOLERANCE_MM = 0.05

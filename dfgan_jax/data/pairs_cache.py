@@ -15,14 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.data.pairs import (
-    PREPROCESSING_VERSION,
-    Pairs,
-    PairsFile,
-    preprocess,
-    read_pairs,
-    slice_digests,
-)
+from dfgan_jax.data.overlap import slice_digests
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import PairsFile, read_pairs
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import file_digest, json_digest, written_whole
@@ -34,6 +29,9 @@ _NDCT, _QDCT, _SIDECAR = "ndct.npy", "qdct.npy", "entry.json"
 
 _ENTRY_VERSION = 2
 """Raise it with every change of what an entry holds."""
+
+PREPROCESSING_VERSION = 1
+"""Raise it with every change of `preprocess` that changes a pixel: caches are named by it."""
 
 
 class PreprocessedPairs(NamedTuple):
@@ -47,6 +45,20 @@ class PreprocessedPairs(NamedTuple):
 
     raw_qdct_digests: list[str]
     """The same of the quarter dose."""
+
+
+def preprocess(mu: np.ndarray, *, size: int) -> np.ndarray:
+    """The published preprocessing: to HU, resized, normalised.
+
+    Args:
+      mu: (..., H, W) float32, linear attenuation [1/mm].
+      size: height and width after the bilinear resize [pixels]; 0 keeps the native ones.
+
+    Returns:
+      (..., size, size) or (..., H, W) float32, normalised HU.
+    """
+    target = (size, size) if size else mu.shape[-2:]
+    return hounsfield.normalise(hounsfield.resize(hounsfield.mu_to_hu(mu), target))
 
 
 def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Path

@@ -11,7 +11,7 @@ import numpy as np
 from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator
 from dfgan_jax.data.domain import Domain
-from dfgan_jax.devices import parallel, processes
+from dfgan_jax.devices import agreement, parallel
 from dfgan_jax.models.generators import (
     MIN_SIZE,
     Generator,
@@ -96,14 +96,14 @@ class Denoiser:
     @classmethod
     def load_in_all(cls, path: str | os.PathLike) -> "Denoiser":
         """Loads a checkpoint in process 0 of a run, and has it in every process; see `load`."""
-        loaded = cls.load(path) if processes.is_main() else None
-        described: Any = processes.from_main(
+        loaded = cls.load(path) if agreement.is_main() else None
+        described: Any = agreement.from_main(
             lambda: loaded and {"meta": loaded.meta, "path": str(loaded.path)})
         if loaded is not None:
-            processes.broadcast(loaded._variables)
+            agreement.broadcast(loaded._variables)
             return loaded
         generator = _generator(described["path"], described["meta"])
-        return cls(generator, processes.broadcast(_shapes(generator)), **described)
+        return cls(generator, agreement.broadcast(_shapes(generator)), **described)
 
     @classmethod
     def _load_file(cls, path: str | os.PathLike, *, strength: float) -> "Denoiser":

@@ -21,9 +21,11 @@ from dfgan_jax.data.domain import ScanProperties
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoised_series import Change
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
-from dfgan_jax.scans import dicom
-from dfgan_jax.scans.dicom import CTSlice, Derivation, SliceHeader
+from dfgan_jax.scans import dicom, dicom_folder
+from dfgan_jax.scans.dicom import CTSlice
+from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.scan import square_pitch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import remove_leftovers, written_whole
@@ -153,7 +155,7 @@ def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, path
                     incomplete: pathlib.Path, derivation: Derivation) -> set[pathlib.Path]:
     """Which slices an earlier start of the same command wrote; nothing else may stand there."""
     remove_leftovers(incomplete)
-    left = set(dicom.find_files(incomplete)) if incomplete.exists() else set()
+    left = set(dicom_folder.find_files(incomplete)) if incomplete.exists() else set()
     written = set()
     for header in headers:
         target = targets[header.path]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dfgan_jax.devices import processes
+from dfgan_jax.devices import agreement
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import user_cache
 
@@ -232,7 +232,7 @@ class Parallelism:
         On CPUs a first meeting fails after 30 s; later ones wait.
         """
         if self._process_count > 1:
-            processes.barrier("connect")
+            agreement.barrier("connect")
             jax.block_until_ready(self.greatest(0))
 
     def fits(self, size: int) -> bool:

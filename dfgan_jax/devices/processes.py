@@ -1,35 +1,24 @@
-"""The processes of one run: joining them, agreeing on things, and ending together.
-
-JAX's coordination service, which process 0 hosts, carries all of it but arrays. Alone, a
-process needs none of this, and every function is there for it all the same.
-"""
+"""The processes of one run: joining them, watching over them, and ending together."""
 
 import atexit
 import contextlib
 import ctypes
-import dataclasses
 import itertools
-import json
-import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import jax
-import numpy as np
-from jax._src.distributed import global_state  # which orbax uses, too: there is no public way
-from jax.experimental import multihost_utils
 
-from dfgan_jax.devices import tpu_chips
+from dfgan_jax.devices import agreement, tpu_chips
+from dfgan_jax.devices.agreement import FOR_EVER_MS
+from dfgan_jax.devices.launchers import Place, find_place
 from dfgan_jax.support.errors import InputError, ProcessError, first_line, is_out_of_memory
 from dfgan_jax.support.progress import hidden
-
-T = TypeVar("T")
 
 LOST_AFTER_S = 30.0
 """A process that has said nothing for this long counts as lost."""
@@ -41,93 +30,6 @@ _JAX_LOST_AFTER_S = 45  # should process 0 be silent; else this comes after our 
 _BEAT_S = 1.0
 _ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
 _LEAVING_MS = 10_000
-_FOR_EVER_MS = 10 * 365 * 24 * 3600 * 1000  # a run may take longer than any wait
-_SERIAL = itertools.count()  # every process counts alike, so that keys are found and not reused
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a process stands among those of its run; JAX finds out what is None.
-
-    Attributes:
-      coordinator: HOST:PORT that process 0 listens on.
-      num_processes: how many there are.
-      process_id: which of them it is, from 0.
-      cluster: `flags`, or what has started it: `slurm`, `ompi`, `tpu` or `k8s`.
-    """
-
-    coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
-    cluster: str | None = None
-
-
-def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) -> Place | None:
-    """What to tell JAX of a process, from its flags and what its launcher left behind.
-
-    Args:
-      place: as the flags say.
-      environment: the process's.
-      on_tpu: whether it has TPU chips.
-
-    Returns:
-      None where it runs alone.
-
-    Raises:
-      InputError: the flags contradict each other, or are incomplete.
-    """
-    if place.num_processes == 1:
-        if place.process_id:
-            raise InputError(f"--process_id is {place.process_id}; expected 0, since "
-                             "--num_processes is 1")
-        return None
-    if None not in (place.coordinator, place.num_processes, place.process_id):
-        _check(place)
-        return dataclasses.replace(place, cluster="flags")
-
-    def several(name: str) -> bool:
-        return environment.get(name, "1") not in ("", "1")
-
-    # Before SLURM, whose step mpirun's own daemons are on the nodes after the first.
-    if several("OMPI_COMM_WORLD_SIZE"):
-        found = Place(coordinator=place.coordinator, cluster="ompi",
-                      num_processes=int(environment["OMPI_COMM_WORLD_SIZE"]),
-                      process_id=int(environment["OMPI_COMM_WORLD_RANK"]))
-        for name in ("num_processes", "process_id"):
-            given = getattr(place, name)
-            if given not in (None, getattr(found, name)):
-                raise InputError(f"--{name} is {given}, and Open MPI says {getattr(found, name)}; "
-                                 "leave it out")
-        return found
-    # A step of srun; a batch script is none. An interactive step is one of a single task, in
-    # which SLURM_NTASKS may be the allocation's.
-    if "SLURM_STEP_NODELIST" in environment and several(
-            "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"):
-        return dataclasses.replace(place, cluster="slurm")
-    if on_tpu:
-        return dataclasses.replace(place, cluster="tpu")
-    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
-        return dataclasses.replace(place, cluster="k8s")
-    if place != Place():
-        missing = [flag for flag, value in (
-            ("--coordinator", place.coordinator), ("--num_processes", place.num_processes),
-            ("--process_id", place.process_id)) if value is None]
-        raise InputError(f"{', '.join(missing)} missing: outside SLURM, Open MPI, Kubernetes and "
-                         "TPU slices, a process needs --coordinator=HOST:PORT "
-                         "--num_processes=N --process_id=I")
-    return None
-
-
-def _check(place: Place) -> None:
-    host, colon, port = str(place.coordinator).rpartition(":")
-    if not (host and colon and port.isdigit()):
-        raise InputError(f"--coordinator is {place.coordinator!r}; expected HOST:PORT")
-    assert place.num_processes is not None
-    assert place.process_id is not None
-    if not 0 <= place.process_id < place.num_processes:
-        raise InputError(f"--process_id is {place.process_id}; expected 0 to "
-                         f"{place.num_processes - 1}, since --num_processes is "
-                         f"{place.num_processes}")
 
 
 @contextlib.contextmanager
@@ -162,7 +64,7 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
                 yield
             except SystemExit as error:
                 ended = error
-            barrier("end")
+            agreement.barrier("end")
     except BaseException as error:
         shared = _of_the_others(error)
         if shared:
@@ -236,11 +138,6 @@ def _refuse_taken_port(coordinator: str) -> None:
                          "needs a port of its own") from error
 
 
-def _client() -> Any:
-    """Of JAX's coordination service."""
-    return global_state.client
-
-
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     with (open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), hidden()):
@@ -250,11 +147,11 @@ def _silent() -> Iterator[None]:
 def _see_the_others_leave(status: int) -> None:
     """Before JAX waits for them; at the end of all work, one that is killed must not matter."""
     try:
-        if is_main():
+        if agreement.is_main():
             for index in range(1, jax.process_count()):
-                _client().blocking_key_value_get(f"leaves/{index}", _LEAVING_MS)
+                agreement.client().blocking_key_value_get(f"leaves/{index}", _LEAVING_MS)
         else:
-            _client().key_value_set(f"leaves/{jax.process_index()}", "")
+            agreement.client().key_value_set(f"leaves/{jax.process_index()}", "")
     except jax.errors.JaxRuntimeError:  # one was killed, or process 0 has gone before
         _leave_at_once(status)
 
@@ -273,7 +170,7 @@ class _Watch(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True, name="watch over processes")
-        self._client = _client()
+        self._client = agreement.client()
         self._index, self._count = jax.process_index(), jax.process_count()
         self._host = socket.gethostname()
         self._stopped = threading.Event()
@@ -299,7 +196,7 @@ class _Watch(threading.Thread):
     def _wait_for_process_0(self) -> None:
         """Notices at once that process 0 is gone, where JAX soon aborts without saying which."""
         try:
-            self._client.blocking_key_value_get(f"stopped/{self._index}", _FOR_EVER_MS)
+            self._client.blocking_key_value_get(f"stopped/{self._index}", FOR_EVER_MS)
         except jax.errors.JaxRuntimeError as error:
             self._end_without_process_0(error)
 
@@ -356,93 +253,3 @@ class _Watch(threading.Thread):
             print(f"error: {reason}", file=sys.__stderr__, flush=True)
             self._let_the_others_ask()
             os._exit(status)
-
-
-def is_main() -> bool:
-    """Whether this process is the one that reads the workdir, writes and prints."""
-    return jax.process_index() == 0
-
-
-def barrier(name: str) -> None:
-    """Returns when every process has come here."""
-    if jax.process_count() > 1:
-        _client().wait_at_barrier(f"{name}/{next(_SERIAL)}", _FOR_EVER_MS)
-
-
-def wait_for_the_end() -> None:
-    """Waits until process 0 ends the run by an error; no other process needs to come here."""
-    _client().blocking_key_value_get("never", _FOR_EVER_MS)
-
-
-def from_main(function: Callable[[], T]) -> T:
-    """What a function gives in process 0, in every process: a JSON value."""
-    if jax.process_count() == 1:
-        return function()
-    key = f"said/{next(_SERIAL)}"
-    if is_main():
-        value = function()
-        _client().key_value_set(key, json.dumps(value))
-        return value
-    return json.loads(_client().blocking_key_value_get(key, _FOR_EVER_MS))
-
-
-def main_first(function: Callable[[], T]) -> T:
-    """Calls a function in process 0, and then in the others, who find what it has left."""
-    if is_main():
-        result = function()
-        barrier("main first")
-        return result
-    barrier("main first")
-    return function()
-
-
-def broadcast(tree: Any) -> Any:
-    """The arrays of process 0 in every process.
-
-    The others give arrays, or `jax.ShapeDtypeStruct`s, of the same shapes and types.
-    """
-    if jax.process_count() == 1:
-        return tree
-    barrier("broadcast")  # which waits for ever; a collective of CPUs does not
-
-    def as_bytes(x: Any) -> np.ndarray:
-        """What JAX broadcasts it adds up, which would make 0.0 of -0.0 and of denormals."""
-        if is_main():
-            return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-        return np.zeros(math.prod(x.shape) * np.dtype(x.dtype).itemsize, np.uint8)
-
-    said = multihost_utils.broadcast_one_to_all(jax.tree.map(as_bytes, tree))
-    return jax.tree.map(lambda x, each: np.asarray(each).view(x.dtype).reshape(x.shape), tree,
-                        said)
-
-
-def _parts(count: int) -> list[np.ndarray]:
-    """The numbers of `count` items that fall to each process; the first has most."""
-    return np.array_split(np.arange(count), jax.process_count())
-
-
-def share_of(count: int) -> int:
-    """How many of `count` items fall to this process in `shared_out`."""
-    return len(_parts(count)[jax.process_index()])
-
-
-def shared_out(function: Callable[[np.ndarray], np.ndarray], items: np.ndarray) -> np.ndarray:
-    """Calls a function on a share of some items in each process.
-
-    Args:
-      function: (n, …) → (n, …) of the same shape, float32, item by item.
-      items: (N, …), the same in every process.
-
-    Returns:
-      The results of all items, (N, …), in every process.
-    """
-    if jax.process_count() == 1:
-        return function(items)
-    parts = _parts(len(items))
-    mine = parts[jax.process_index()]
-    padded = np.zeros((len(parts[0]), *items.shape[1:]), np.float32)
-    if len(mine):
-        padded[:len(mine)] = function(items[mine])
-    barrier("shared out")
-    gathered = np.asarray(multihost_utils.process_allgather(padded))
-    return np.concatenate([each[:len(part)] for each, part in zip(gathered, parts, strict=True)])

@@ -24,7 +24,7 @@ import pydicom
 from absl import app, flags
 from pydicom.errors import InvalidDicomError
 
-from dfgan_jax.scans import dicom
+from dfgan_jax.scans import dicom_folder
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing
 from dfgan_jax.support.progress import progress
@@ -87,7 +87,7 @@ def files_of_series(folder: pathlib.Path, series_uids: set[str]) -> dict[pathlib
     if not folder.is_dir():
         raise InputError(f"--input: {folder}: no such folder")
     found = {}
-    paths = dicom.find_files(folder)
+    paths = dicom_folder.find_files(folder)
     with progress(f"looking through {folder}", total=len(paths), unit="files") as bar:
         for path in paths:
             bar.advance()

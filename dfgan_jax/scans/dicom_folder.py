@@ -1,12 +1,26 @@
 """What a folder of DICOM files holds."""
 
 import collections
+import os
 import pathlib
 
 from dfgan_jax.scans import dicom
-from dfgan_jax.scans.dicom import NotACTSlice, SliceHeader
+from dfgan_jax.scans.dicom_file import NotACTSlice
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import progress
+
+
+def find_files(root: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder, sorted; the file itself where `root` is one."""
+    if root.is_file():
+        return [root]
+    return sorted(pathlib.Path(folder, name)
+                  for folder, _, names in os.walk(root, onerror=_raise) for name in names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 class DicomFolder:
@@ -22,7 +36,7 @@ class DicomFolder:
         self.headers: list[SliceHeader] = []
         self.skipped: dict[pathlib.Path, str] = {}
         self.broken: dict[pathlib.Path, str] = {}
-        paths = dicom.find_files(root)
+        paths = find_files(root)
         with progress(f"looking through {root}", total=len(paths), unit="files") as bar:
             for path in paths:
                 try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from dfgan_jax.scans import dicom, nifti
-from dfgan_jax.scans.dicom import SliceHeader
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import reason

@@ -29,7 +29,7 @@ def change_kernel(hu: np.ndarray, *, pixel_spacing_mm: float, old: str | float, 
       hu: (H, W) float32.
       pixel_spacing_mm: pixel pitch, of square pixels.
       old: kernel of the slice: a name in `projection.KERNELS`, or f50 [lp/cm], as
-        `noise_insertion.estimate_noise` measures it.
+        `noise_estimation.estimate_noise` measures it.
       new: kernel of the result, likewise.
 
     Returns:

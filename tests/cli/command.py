@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 
-from dfgan_jax.data.pairs import Pairs, write_pairs
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import write_pairs
 from dfgan_jax.devices.huge_pages import HUGE_PAGES
 from dfgan_jax.scans import hounsfield
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dfgan_jax.cli import denoise
-from dfgan_jax.data.pairs import Pairs, read_pairs, write_pairs
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import read_pairs, write_pairs
 from dfgan_jax.denoising import denoiser
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.scans import dicom, hounsfield

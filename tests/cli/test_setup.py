@@ -7,7 +7,8 @@ import pytest
 
 from configs import attn, dfgan, redcnn
 from dfgan_jax.cli import setup
-from dfgan_jax.data.pairs import Pairs, read_pairs, write_pairs
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import read_pairs, write_pairs
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.redcnn import REDCNN
 from dfgan_jax.models.unet import UNet

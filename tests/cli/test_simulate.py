@@ -3,7 +3,7 @@ import pytest
 
 from configs import attn
 from dfgan_jax.cli import simulate
-from dfgan_jax.data.pairs import read_pairs
+from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.support.errors import InputError
 
 

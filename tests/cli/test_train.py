@@ -21,7 +21,7 @@ from dfgan_jax.checkpoints.folder import read_meta, restore_state
 from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.cli import setup, train
-from dfgan_jax.data.pairs import read_pairs
+from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import DivergenceError

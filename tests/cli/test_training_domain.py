@@ -5,7 +5,8 @@ import pytest
 
 from configs import dfgan
 from dfgan_jax.cli import training_domain
-from dfgan_jax.data.pairs import Pairs, joined, write_pairs
+from dfgan_jax.data.pairs import Pairs, joined
+from dfgan_jax.data.pairs_file import write_pairs
 from dfgan_jax.scans import hounsfield
 from tests.simulation.noisy_disc import noisy_disc
 

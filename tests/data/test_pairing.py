@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from dfgan_jax.data.pairing import is_placeholder, match_slices
-from dfgan_jax.scans.dicom import SliceHeader
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
 
 

@@ -9,10 +9,11 @@ import weakref
 import numpy as np
 import pytest
 
-from dfgan_jax.data import pairs as pairs_module
-from dfgan_jax.data import pairs_cache
-from dfgan_jax.data.pairs import Pairs, read_pairs, slice_digests, write_pairs
-from dfgan_jax.data.pairs_cache import read_preprocessed
+from dfgan_jax.data import pairs_cache, pairs_file
+from dfgan_jax.data.overlap import slice_digests
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_cache import preprocess, read_preprocessed
+from dfgan_jax.data.pairs_file import read_pairs, write_pairs
 from dfgan_jax.support.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_an_entry_is_two_arrays_that_np_load_maps_and_a_sidecar(source, folder):
 @pytest.mark.parametrize("block_slices", [1, 2])
 def test_entries_do_not_depend_on_the_blocks(source, folder, tmp_path, monkeypatch, block_slices):
     read_preprocessed(source, size=2, folder=folder)
-    monkeypatch.setattr(pairs_module, "_BLOCK_BYTES", block_slices * 6 * 4 * 4)
+    monkeypatch.setattr(pairs_file, "_BLOCK_BYTES", block_slices * 6 * 4 * 4)
     read_preprocessed(source, size=2, folder=tmp_path / "other")
     one, other = ({path.relative_to(each): path.read_bytes() for path in each.glob("*/*")}
                   for each in (folder, tmp_path / "other"))
@@ -108,8 +109,8 @@ def test_entries_do_not_depend_on_the_blocks(source, folder, tmp_path, monkeypat
 
 
 def test_a_conversion_keeps_one_block_in_memory(source, folder, monkeypatch):
-    monkeypatch.setattr(pairs_module, "_BLOCK_BYTES", 1)
-    blocks, alive = pairs_module.PairsFile.blocks, []
+    monkeypatch.setattr(pairs_file, "_BLOCK_BYTES", 1)
+    blocks, alive = pairs_file.PairsFile.blocks, []
 
     def watched(self):
         references: list[weakref.ref] = []
@@ -119,7 +120,7 @@ def test_a_conversion_keeps_one_block_in_memory(source, folder, monkeypatch):
             yield block
             del block
 
-    monkeypatch.setattr(pairs_module.PairsFile, "blocks", watched)
+    monkeypatch.setattr(pairs_file.PairsFile, "blocks", watched)
     read_preprocessed(source, size=2, folder=folder)
     assert alive == [0, 0, 0]
 
@@ -301,3 +302,12 @@ def test_processes_that_start_at_once_all_get_the_pairs(source, folder):
     assert [out.strip() for out, _ in outputs] == [expected] * 3, outputs
     assert not any("made again" in err for _, err in outputs)
     assert files(folder) == ["entry.json", "ndct.npy", "qdct.npy"]
+
+
+def test_preprocess_resizes_and_normalises():
+    water, vacuum = np.full((2, 8, 8), 0.0192, np.float32), np.zeros((8, 8), np.float32)
+    small = preprocess(water, size=4)
+    assert small.shape == (2, 4, 4)
+    np.testing.assert_allclose(small, 1.0, atol=1e-6)
+    np.testing.assert_allclose(preprocess(vacuum, size=4), -1.0, atol=1e-6)
+    assert preprocess(water, size=0).shape == (2, 8, 8)

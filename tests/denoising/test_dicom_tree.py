@@ -9,7 +9,8 @@ from dfgan_jax.data.domain import Domain
 from dfgan_jax.denoising import denoiser
 from dfgan_jax.denoising.dicom_tree import denoise_tree
 from dfgan_jax.scans import dicom
-from dfgan_jax.scans.dicom import Derivation, read_slice
+from dfgan_jax.scans.dicom import read_slice
+from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.support.errors import InputError
 from tests.scans.dicom_files import SERIES, ramp, write
 from tests.simulation.noisy_disc import noisy_disc

@@ -13,8 +13,11 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 
-from dfgan_jax.scans import dicom
-from dfgan_jax.scans.dicom import Derivation, NotACTSlice, read_header, read_slice, write_slice
+from dfgan_jax.scans import dicom, dicom_file, dicom_folder, dicom_pixels
+from dfgan_jax.scans.dicom import read_header, read_slice, write_slice
+from dfgan_jax.scans.dicom_derivation import Derivation
+from dfgan_jax.scans.dicom_file import NotACTSlice
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.hounsfield import OUTSIDE_HU
 from dfgan_jax.support.errors import InputError
 from tests.mutations import mutated, refusals
@@ -432,7 +435,7 @@ def test_a_stream_that_lies_of_its_size_is_not_decoded(tmp_path, monkeypatch, sy
         struct.pack_into(">2H", frame, frame.index(b"\xff\xc3") + 5, 65535, 65535)
     dataset.PixelData = encapsulate([bytes(frame)])
     dataset.save_as(path)
-    monkeypatch.setattr(dicom, "get_decoder", None)
+    monkeypatch.setattr(dicom_pixels, "get_decoder", None)
     with pytest.raises(InputError, match=r"broken: its stream says 65535×65535 pixels, its header "
                                          "33×36"):
         read_slice(path)
@@ -460,7 +463,7 @@ def test_a_stream_of_more_bits_than_the_header_says_is_broken(tmp_path):
 
 def test_a_deflated_file_is_inflated_only_so_far(tmp_path, monkeypatch):
     path = write(tmp_path / "a.dcm", syntax=uid.DeflatedExplicitVRLittleEndian)
-    monkeypatch.setattr(dicom, "_MAX_INFLATED_BYTES", 1000)
+    monkeypatch.setattr(dicom_file, "_MAX_INFLATED_BYTES", 1000)
     with pytest.raises(InputError, match="inflates to more than 1,000 bytes"):
         read_slice(path)
 
@@ -500,17 +503,18 @@ def names(slices):
 def test_files_are_found_in_all_folders(tmp_path):
     for name in ("b/2.dcm", "a/x/1", "3"):
         write(tmp_path / name)
-    assert dicom.find_files(tmp_path) == [tmp_path / "3", tmp_path / "a/x/1", tmp_path / "b/2.dcm"]
-    assert dicom.find_files(tmp_path / "3") == [tmp_path / "3"]
+    assert dicom_folder.find_files(tmp_path) == [
+        tmp_path / "3", tmp_path / "a/x/1", tmp_path / "b/2.dcm"]
+    assert dicom_folder.find_files(tmp_path / "3") == [tmp_path / "3"]
     with pytest.raises(OSError, match="nowhere"):
-        dicom.find_files(tmp_path / "nowhere")
+        dicom_folder.find_files(tmp_path / "nowhere")
 
 
 def test_headers_say_what_stands_there(tmp_path):
     header = read_header(write(
         tmp_path / "a.dcm", position=(1, 2, 3.5), KVP=None, AcquisitionDate="20200102",
         AcquisitionTime="1234", ConvolutionKernel=["Br40d", "3"]))
-    assert header == dicom.SliceHeader(
+    assert header == SliceHeader(
         path=tmp_path / "a.dcm", rows=16, columns=20, sop_uid=f"{SERIES}.1", series_uid=SERIES,
         study_uid="1.2.826.0.1.3680043.8.498.9",
         frame_of_reference_uid="1.2.826.0.1.3680043.8.498.8", acquisition="time 202001021234",

@@ -5,7 +5,7 @@ import pytest
 import scipy.ndimage
 
 from dfgan_jax.scans.hounsfield import MU_WATER, hu_to_mu, mu_to_hu
-from dfgan_jax.simulation import noise_insertion
+from dfgan_jax.simulation import scan_rays
 from dfgan_jax.simulation.low_dose import (
     REFERENCE_ATTENUATION,
     count_photons,
@@ -14,15 +14,16 @@ from dfgan_jax.simulation.low_dose import (
     modulate_tube_current,
     thin_counts,
 )
-from dfgan_jax.simulation.noise_insertion import (
+from dfgan_jax.simulation.noise_estimation import estimate_noise
+from dfgan_jax.simulation.noise_insertion import insert_noise
+from dfgan_jax.simulation.projection import ParallelBeam, kernel_mtf
+from dfgan_jax.simulation.scan_rays import (
     BOWTIE_ATTENUATION,
+    ELECTRONIC_NOISE_STD,
     SCAN_RADIUS_MM,
     TUBE_CURRENT_MODULATION,
     VIEWS,
-    estimate_noise,
-    insert_noise,
 )
-from dfgan_jax.simulation.projection import ParallelBeam, kernel_mtf
 from dfgan_jax.support.errors import InputError
 
 SPACING_MM = 0.8
@@ -188,7 +189,7 @@ def test_what_is_not_given_is_estimated():
     hu = _disc() + _noise(5, _disc(), dose_fraction=0.5)
     estimate = estimate_noise(hu, pixel_spacing_mm=SPACING_MM)
     given = _noise(0, hu, kernel=estimate.kernel, photons_per_ray=estimate.photons_per_ray,
-                   electronic_noise_std=noise_insertion.ELECTRONIC_NOISE_STD)
+                   electronic_noise_std=ELECTRONIC_NOISE_STD)
     left_out = insert_noise(np.random.default_rng(0), hu, pixel_spacing_mm=SPACING_MM,
                             dose_fraction=0.25) - hu
     np.testing.assert_array_equal(left_out, given)
@@ -246,7 +247,7 @@ def test_any_height_and_width(height, width):
 
 def test_large_slices_get_fewer_views_and_the_same_noise(monkeypatch):
     many = np.mean([_noise(seed, _disc())[_core()].var() for seed in range(12)])
-    monkeypatch.setattr(noise_insertion, "_unit_beam", lambda size: ParallelBeam(
+    monkeypatch.setattr(scan_rays, "_unit_beam", lambda size: ParallelBeam(
         size=size, views=120, pixel_spacing_mm=1.0, diameter=1.42, bins_per_pixel=2))
     few = np.mean([_noise(seed, _disc())[_core()].var() for seed in range(12)])
     assert few == pytest.approx(many, rel=0.1)

@@ -16,7 +16,8 @@ import optax
 from dfgan_jax.checkpoints.folder import restore_state
 from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.data.pairs import Pairs
-from dfgan_jax.devices import processes
+from dfgan_jax.devices import agreement, processes
+from dfgan_jax.devices.launchers import Place
 from dfgan_jax.devices.parallel import Parallelism, run_once
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
@@ -67,7 +68,7 @@ def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,
         share=devices_.share), first)
     result: dict[str, Any] = {}
     for step in range(first, STEPS):
-        if step == HALF and saves_to is not None and processes.is_main():
+        if step == HALF and saves_to is not None and agreement.is_main():
             with Checkpoints(saves_to) as kept:
                 kept.save(state, {"step": step, "epoch": 1, "config": {}})
         state, metrics = update(state, next(batches))
@@ -88,18 +89,18 @@ def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,
 def main() -> None:
     devices, output, coordinator, count, index = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", int(devices))
-    with processes.joined(processes.Place(coordinator=coordinator, num_processes=int(count),
-                                          process_id=int(index))):
+    with processes.joined(Place(coordinator=coordinator, num_processes=int(count),
+                                process_id=int(index))):
         for parallel in ("pmap", "jit"):
             np.savez(pathlib.Path(output) / f"{parallel}-{count}-{index}.npz",
                      **train(parallel, saves_to=pathlib.Path(output) / parallel))
-        shared = processes.broadcast({"x": np.full_like(ODD, 9) if jax.process_index() else ODD})
+        shared = agreement.broadcast({"x": np.full_like(ODD, 9) if jax.process_index() else ODD})
         items = np.arange(14, dtype=np.float32).reshape(7, 2)
         np.savez(
             pathlib.Path(output) / f"agreed-{count}-{index}.npz", x=shared["x"],
-            index=processes.from_main(lambda: {"index": jax.process_index()})["index"],
-            items=processes.shared_out(lambda part: part + 100, items),
-            calls=processes.share_of(7))
+            index=agreement.from_main(lambda: {"index": jax.process_index()})["index"],
+            items=agreement.shared_out(lambda part: part + 100, items),
+            calls=agreement.share_of(7))
 
 
 if __name__ == "__main__":

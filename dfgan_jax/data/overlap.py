@@ -1,0 +1,31 @@
+"""Slices that stand in more than one split, found by their digests."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dfgan_jax.support.errors import InputError
+
+
+def slice_digests(slices: Iterable[np.ndarray]) -> list[str]:
+    """The SHA-256 of each slice of (N, H, W), in hexadecimal digits."""
+    return [hashlib.sha256(np.ascontiguousarray(one).data).hexdigest() for one in slices]
+
+
+def check_no_overlap(splits: dict[str, Sequence[str]]) -> None:
+    """Refuses a slice that stands in more than one split.
+
+    Args:
+      splits: name of the file or split → `slice_digests` of one dose, as read.
+
+    Raises:
+      InputError: naming the first such slice.
+    """
+    seen: dict[str, tuple[str, int]] = {}
+    for name, digests in splits.items():
+        for index, digest in enumerate(digests):
+            other, other_index = seen.setdefault(digest, (name, index))
+            if other != name:
+                raise InputError(f"{name}: slice {index} is also slice {other_index} of {other}; "
+                                 "a score on slices that were trained on means nothing")

@@ -1,0 +1,115 @@
+"""DICOM files, parsed without trusting them."""
+
+import pathlib
+import warnings
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_file_meta_info
+from pydicom.filewriter import write_file_meta_info
+
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.safe_pickle import printable
+
+# Headers in the wild break rules of form that no pixel depends on.
+warnings.filterwarnings("ignore", module="pydicom")
+
+_MAX_INFLATED_BYTES = 2**28
+"""A deflated slice takes a few MB; a file built to fill the memory, a thousand times its size."""
+
+_SUFFIXES = (".dcm", ".ima", ".dicom", ".dic")
+"""Names by which a file says that it is DICOM."""
+
+
+class NotACTSlice(InputError):
+    """A sound file that holds something else than one CT slice in HU."""
+
+
+def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Dataset, bool]:
+    """Parses a file; of one without the DICOM preamble, what can be told from its content.
+
+    Returns:
+      The dataset, and whether it has pixels: pydicom takes the end of a truncated file for that
+      of the dataset.
+
+    Raises:
+      NotACTSlice: it is no DICOM file.
+      InputError: it is broken.
+    """
+    if path.is_fifo():  # to open it would wait for its other end
+        raise NotACTSlice(f"{path}: a pipe")
+    try:
+        file = path.open("rb")
+        start = file.read(1024)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    has_preamble = start[128:132] == b"DICM"
+    try:
+        with file:
+            file.seek(0)
+            source = (_inflated(path, file) if uid.DeflatedExplicitVRLittleEndian.encode() in start
+                      else file)
+            dataset = pydicom.dcmread(source, force=True, stop_before_pixels=stop_before_pixels)
+            has_pixels = bool(source.read(1)) if stop_before_pixels else "PixelData" in dataset
+        named = bool(dataset.get("SOPClassUID")
+                     or dataset.file_meta.get("MediaStorageSOPClassUID"))
+    except InputError:
+        raise
+    except Exception as error:  # a broken file can raise anything
+        if has_preamble or path.suffix.lower() in _SUFFIXES:
+            raise broken(path, error) from error
+        raise NotACTSlice(f"{path}: not a DICOM file") from error
+    if not named:
+        if has_preamble or path.suffix.lower() in _SUFFIXES:
+            raise InputError(f"{path}: broken: it names no SOP class")
+        raise NotACTSlice(f"{path}: not a DICOM file")
+    return dataset, has_pixels
+
+
+def broken(path: pathlib.Path, error: Exception) -> InputError:
+    """The error to raise for a file in which something cannot be read, or written again."""
+    return InputError(f"{path}: broken ({type(error).__name__}: {printable(error, limit=160)})")
+
+
+def _inflated(path: pathlib.Path, file: BinaryIO) -> DicomBytesIO:
+    """A deflated file as an explicit little-endian one, of bounded size."""
+    meta = read_file_meta_info(path)
+    # Preamble, prefix, and the element that holds the length.
+    file.seek(128 + 4 + 12 + meta.FileMetaInformationGroupLength)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(file.read(), _MAX_INFLATED_BYTES)
+    if inflater.unconsumed_tail:
+        raise InputError(f"{path}: inflates to more than {_MAX_INFLATED_BYTES:,} bytes")
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    explicit = DicomBytesIO()
+    explicit.write(bytes(128) + b"DICM")
+    write_file_meta_info(explicit, meta)
+    explicit.write(content)
+    explicit.seek(0)
+    return explicit
+
+
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """The text of an element; of several values, joined; empty where it is unreadable."""
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # a broken element says nothing; which must be there others check
+        return ""
+    if isinstance(value, pydicom.multival.MultiValue):
+        return "\\".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def numbers_of(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """The finite numbers of an element; None where there are not `count`."""
+    try:
+        value = dataset.get(keyword)
+        values = tuple(map(float, [value] if count == 1 else value))
+    except Exception:  # as above
+        return None
+    return values if len(values) == count and np.isfinite(values).all() else None

@@ -1,0 +1,131 @@
+"""What the header of a CT slice says, and whether it is one at all."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from dfgan_jax.scans.dicom_file import NotACTSlice, broken, numbers_of, text_of
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.safe_pickle import printable
+
+_MAX_PIXELS = 2**24
+"""4096×4096: four times the largest slices that scanners reconstruct."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SliceHeader:
+    """What the header of a CT slice says; None or empty where it does not.
+
+    Attributes:
+      path: of the file.
+      rows, columns: height and width [pixels].
+      sop_uid, series_uid, study_uid, frame_of_reference_uid: identifiers.
+      acquisition: names what the slice was measured in: the irradiation event, or the slice's
+        own date and time. The same in all that is reconstructed from it.
+      patient_id: as given.
+      series_description: as given.
+      instance_number: as given.
+      kernel: convolution kernel, as the manufacturer names it.
+      thickness_mm: slice thickness.
+      pixel_spacing_mm: between rows, between columns.
+      orientation: direction cosines of a row and of a column.
+      position_mm: of the first pixel's centre, in patient coordinates.
+    """
+
+    path: pathlib.Path
+    rows: int
+    columns: int
+    sop_uid: str
+    series_uid: str
+    study_uid: str
+    frame_of_reference_uid: str
+    acquisition: str
+    patient_id: str
+    series_description: str
+    instance_number: int | None
+    kernel: str
+    thickness_mm: float | None
+    pixel_spacing_mm: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    position_mm: tuple[float, ...] | None
+
+    @property
+    def location_mm(self) -> float | None:
+        """Where the slice lies along its normal, also where the gantry is tilted."""
+        if self.orientation is None or self.position_mm is None:
+            return None
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        return float(normal @ np.asarray(self.position_mm))
+
+
+def header_of(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> SliceHeader:
+    """Checks that a dataset is a CT slice, and gathers what identifies it.
+
+    Args:
+      path: of the file, for messages.
+      dataset: parsed, with or without its pixels.
+      has_pixels: whether they are in the file.
+
+    Raises:
+      NotACTSlice: it is something else.
+      InputError: it is broken, or says nothing that identifies it.
+    """
+    try:
+        _check_kind(path, dataset, has_pixels)
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
+        identifiers = {name: str(dataset.get(keyword) or "") for name, keyword in (
+            ("sop_uid", "SOPInstanceUID"), ("series_uid", "SeriesInstanceUID"),
+            ("study_uid", "StudyInstanceUID"),
+            ("frame_of_reference_uid", "FrameOfReferenceUID"))}
+    except InputError:
+        raise
+    except Exception as error:  # a broken element can raise anything
+        raise broken(path, error) from error
+    if min(rows, columns) < 1 or rows * columns > _MAX_PIXELS:
+        raise InputError(f"{path}: has {rows}×{columns} pixels; expected 1 to {_MAX_PIXELS:,}")
+    for name, keyword in (("sop_uid", "SOP"), ("series_uid", "Series")):
+        if not identifiers[name]:
+            raise InputError(f"{path}: broken: it has no {keyword} Instance UID")
+    number = numbers_of(dataset, "InstanceNumber", 1)
+    thickness = numbers_of(dataset, "SliceThickness", 1)
+    event = text_of(dataset, "IrradiationEventUID")
+    time = (text_of(dataset, "AcquisitionDateTime")
+            or text_of(dataset, "AcquisitionDate") + text_of(dataset, "AcquisitionTime"))
+    acquisition = f"event {event}" if event else f"time {time}" if time else ""
+    return SliceHeader(
+        path=path, rows=rows, columns=columns, **identifiers, acquisition=acquisition,
+        patient_id=text_of(dataset, "PatientID"),
+        series_description=text_of(dataset, "SeriesDescription"),
+        instance_number=int(number[0]) if number else None,
+        kernel=text_of(dataset, "ConvolutionKernel"),
+        thickness_mm=thickness[0] if thickness else None,
+        pixel_spacing_mm=numbers_of(dataset, "PixelSpacing", 2),
+        orientation=numbers_of(dataset, "ImageOrientationPatient", 6),
+        position_mm=numbers_of(dataset, "ImagePositionPatient", 3))
+
+
+def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> None:
+    """Refuses by name what is no single CT slice in HU."""
+    kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
+    if kind != uid.CTImageStorage:
+        if uid.CTImageStorage.startswith(kind) or not uid.UID(kind).is_valid:
+            raise InputError(f"{path}: broken: its SOP class is {printable(kind)}")
+        raise NotACTSlice(f"{path}: {uid.UID(kind).name}, not CT Image Storage")
+    if not has_pixels:  # nor may it have reached what is asked for below
+        raise InputError(f"{path}: broken: it has no pixels")
+    image_type = [str(value).upper() for value in dataset.get("ImageType") or ()]
+    if "LOCALIZER" in image_type:
+        raise NotACTSlice(f"{path}: localizer")
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise NotACTSlice(f"{path}: several frames")
+    photometric = str(dataset.get("PhotometricInterpretation", "none"))
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
+        raise NotACTSlice(f"{path}: colour ({printable(photometric)})")
+    if dataset.get("RescaleSlope") is None or dataset.get("RescaleIntercept") is None:
+        raise NotACTSlice(f"{path}: no rescale slope and intercept, so its values are not HU")
+    unit = str(dataset.get("RescaleType") or "HU").strip().upper()
+    if unit not in ("HU", "US"):  # US is "unspecified", which CT scanners write for HU, too
+        raise NotACTSlice(f"{path}: values in {printable(unit)}, not HU")

@@ -1,0 +1,174 @@
+"""The pixels of a CT slice: decoded, rescaled, told from padding, and replaced."""
+
+import pathlib
+import struct
+
+import numpy as np
+import scipy.ndimage
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+
+from dfgan_jax.scans.dicom_file import broken, numbers_of
+from dfgan_jax.support.errors import InputError
+
+_DECODERS = {
+    uid.RLELossless: "pydicom",
+    uid.JPEG2000Lossless: "pillow", uid.JPEG2000: "pillow",
+    **dict.fromkeys((uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless,
+                     uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless,
+                     uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
+}
+"""Transfer syntax → the plug-in that decodes it: of those that know it, one that broken
+streams did not make crash or fill the memory."""
+
+_JPEG_START, _JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
+
+_JPEG_SIZE_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+"""Start of a frame, in any process of JPEG and in JPEG-LS."""
+
+_WORD_BYTES = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
+
+
+def rescale_of(path: pathlib.Path, dataset: Dataset) -> tuple[float, float]:
+    """Slope and intercept from stored values to HU, finite, the slope not 0."""
+    try:
+        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+    except Exception as error:
+        raise broken(path, error) from error
+    if not (np.isfinite([slope, intercept]).all() and slope != 0):
+        raise InputError(f"{path}: broken: rescale slope {slope:g}, intercept {intercept:g}")
+    return slope, intercept
+
+
+def stored_range(dataset: Dataset) -> tuple[int, int]:
+    """The lowest and the highest value that the stored bits can hold."""
+    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def decode(path: pathlib.Path, dataset: Dataset) -> np.ndarray:
+    """The stored values, (H, W) signed or unsigned integers as the header says."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID") or _native_syntax(dataset)
+    try:
+        if syntax.is_compressed and syntax not in _DECODERS:
+            raise InputError(f"{path}: compressed as {syntax.name}, which no decoder here knows")
+        allocated, stored, high = (int(dataset[name].value)
+                                   for name in ("BitsAllocated", "BitsStored", "HighBit"))
+        if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:
+            raise InputError(f"{path}: broken: {stored} bits in {allocated}, the highest {high}; "
+                             "expected 8 or 16 allocated, and the lowest bits in use")
+        if int(dataset.PixelRepresentation) not in (0, 1):
+            raise InputError(f"{path}: broken: pixel representation {dataset.PixelRepresentation}")
+        dataset.file_meta.TransferSyntaxUID = syntax
+        if syntax.is_compressed and syntax != uid.RLELossless:
+            _check_codestream(path, dataset)
+        plugin = _DECODERS[syntax] if syntax.is_compressed else ""
+        array, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin)
+    except InputError:
+        raise
+    except Exception as error:  # a broken stream can raise anything
+        raise broken(path, error) from error
+    lowest, highest = stored_range(dataset)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise InputError(f"{path}: decodes to {array.dtype} of shape {array.shape}")
+    if array.min() < lowest or array.max() > highest:
+        raise InputError(f"{path}: broken: has values {array.min()} to {array.max()}; its header "
+                         f"says {lowest} to {highest}")
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def _check_codestream(path: pathlib.Path, dataset: Dataset) -> None:
+    """Refuses a stream of JPEG, JPEG-LS or JPEG 2000 that names another size than the header.
+
+    Decoders believe it: one of 65,535×65,535 takes minutes and gigabytes before it is refused.
+    """
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if frame.startswith(_JPEG_START):
+        position = len(_JPEG_START)
+        while frame[position + 1] not in _JPEG_SIZE_MARKERS:
+            # A marker may have more than one FF in front; its length counts itself.
+            position += 1 if frame[position + 1] == 0xFF else (
+                2 + int.from_bytes(frame[position + 2:position + 4]))
+        rows, columns = struct.unpack_from(">HH", frame, position + 5)
+    else:
+        position = frame.index(_JPEG_2000_START)
+        right, bottom, left, top = struct.unpack_from(">4I", frame, position + 8)
+        rows, columns = bottom - top, right - left
+    if (rows, columns) != (dataset.Rows, dataset.Columns):
+        raise InputError(f"{path}: broken: its stream says {rows}×{columns} pixels, its header "
+                         f"{dataset.Rows}×{dataset.Columns}")
+
+
+def _native_syntax(dataset: Dataset) -> uid.UID:
+    """Of a file that names none, the way in which it could be parsed."""
+    is_implicit, is_little = dataset.original_encoding
+    if not is_little:
+        return uid.ExplicitVRBigEndian
+    return uid.ImplicitVRLittleEndian if is_implicit else uid.ExplicitVRLittleEndian
+
+
+def find_outside(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
+    """(H, W) bool: padding by its tags, and corners at the lowest value that can be stored.
+
+    Scanners that store 12 bits fill what lies outside the field of view with 0, without a tag.
+    The same value within the body or the air around it is a measurement.
+    """
+    lowest, _ = stored_range(dataset)
+    outside = np.zeros(stored.shape, bool)
+    limits = [_padding(dataset, name) for name in ("PixelPaddingValue",
+                                                   "PixelPaddingRangeLimit")]
+    if limits[0] is not None:
+        first, last = sorted((limits[0], limits[0] if limits[1] is None else limits[1]))
+        outside |= (stored >= first) & (stored <= last)
+    regions, _ = scipy.ndimage.label(stored == lowest)
+    corners = np.unique(regions[[0, 0, -1, -1], [0, -1, 0, -1]])
+    return outside | np.isin(regions, corners[corners > 0])
+
+
+def _padding(dataset: Dataset, keyword: str) -> int | None:
+    """A value of padding as the pixels would hold it, whichever sign its element was given."""
+    value = numbers_of(dataset, keyword, 1)
+    if value is None:
+        return None
+    bits = int(dataset.BitsAllocated)
+    wrapped = int(value[0]) & ((1 << bits) - 1)
+    return wrapped - (1 << bits) if dataset.PixelRepresentation and wrapped >> bits - 1 else wrapped
+
+
+def replace_pixels(dataset: Dataset, stored: np.ndarray) -> None:
+    """Puts pixels in, uncompressed, and takes out what spoke of the former ones.
+
+    Args:
+      dataset: of the slice; changed.
+      stored: (H, W), before the rescale, within `stored_range`.
+    """
+    bits, sign = int(dataset.BitsAllocated), "i" if dataset.PixelRepresentation else "u"
+    content = stored.astype(f"<{sign}{bits // 8}").tobytes()
+    syntax = dataset.file_meta.get("TransferSyntaxUID") or _native_syntax(dataset)
+    if syntax not in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian):
+        syntax = uid.ExplicitVRLittleEndian
+    if not dataset.original_encoding[1]:
+        _swap_bytes(dataset)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = content + bytes(len(content) % 2)
+    dataset["PixelData"].VR = "OW" if bits > 8 or syntax.is_implicit_VR else "OB"
+    dataset["PixelData"].is_undefined_length = False
+    # Offsets into compressed frames, a thumbnail of the source, and signatures over it.
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "IconImageSequence",
+                    "MACParametersSequence", "DigitalSignaturesSequence"):
+        if keyword in dataset:
+            del dataset[keyword]
+    for keyword, value in (("SmallestImagePixelValue", stored.min()),
+                           ("LargestImagePixelValue", stored.max())):
+        if keyword in dataset:
+            dataset.add_new(keyword, "SS" if dataset.PixelRepresentation else "US", int(value))
+
+
+def _swap_bytes(dataset: Dataset) -> None:
+    """Makes big-endian elements fit for little-endian; numbers are swapped when written."""
+    for element in dataset.iterall():  # parses each while its byte order is known
+        if element.VR in _WORD_BYTES and isinstance(element.value, bytes):
+            words = np.frombuffer(element.value, f">u{_WORD_BYTES[element.VR]}")
+            element.value = words.astype(words.dtype.newbyteorder("<")).tobytes()

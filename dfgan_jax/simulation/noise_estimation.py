@@ -1,0 +1,200 @@
+"""What a full-dose slice's own noise says about its scan: photons and reconstruction kernel.
+
+Both are estimated from the spectrum of the noise where the tissue is uniform; no tag of the
+scanner is needed. For the units of photons see `scan_rays`.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+
+from dfgan_jax.simulation.projection import kernel_mtf
+from dfgan_jax.simulation.scan_rays import (
+    BINS_PER_PIXEL,
+    ELECTRONIC_NOISE_STD,
+    ScanRays,
+    checked_slice,
+    rays_of,
+)
+from dfgan_jax.support.errors import InputError
+
+_TISSUE_HU: Final = (-200.0, 250.0)
+_SMOOTHING_MM: Final = 1.1
+_PATCH_MM: Final = 12.0
+_ANATOMY_LP_CM: Final = 1.6
+"""Below it a patch's spectrum tells whether the tissue is uniform, ..."""
+_NOISE_LP_CM: Final = 2.0
+"""... and above it what the noise is. Noise in different bands is independent: choosing
+patches by one band leaves no bias in the other, as the lowest of local deviations would."""
+_UNIFORM_SHARE: Final = 0.2
+_FAINTEST: Final = 0.01
+"""Bands with less than this share of the largest are rounding of HU, not noise."""
+_CANDIDATES_LP_CM: Final = tuple(np.geomspace(1.0, 20.0, 250).tolist())
+_ROUNDING_HU: Final = 0.3
+"""Standard deviation of rounding to whole HU."""
+_MIN_PATCHES: Final = 100
+"""A patch begins every 3 mm in both directions: 100 of them begin on 9 cm²."""
+
+
+class ScanNoise(NamedTuple):
+    """What a slice's noise says about its scan.
+
+    Attributes:
+      photons_per_ray: unattenuated, in the centre, in a view whose greatest line integral
+        is `low_dose.REFERENCE_ATTENUATION`.
+      kernel: f50 of the reconstruction kernel [lp/cm], or the name that was given.
+      noise_std_hu: standard deviation of the noise [HU] where the tissue is most uniform.
+      patches: regions of soft tissue, overlapping, of which the most uniform were measured.
+    """
+
+    photons_per_ray: float
+    kernel: float | str
+    noise_std_hu: float
+    patches: int
+
+
+def _local_power(scan: ScanRays, ray_variance: np.ndarray) -> np.ndarray:
+    """What the noise power spectrum near each pixel is, over |f|·MTF² [HU²; f in 1/pixel].
+
+    A view adds to the spectrum along its own direction only, and there the variance of the
+    ray through the pixel times the ramp squared, so the mean over directions is a plain
+    back-projection of the variances.
+    """
+    # A pixel's weights sum to BINS_PER_PIXEL in each view.
+    total = scan.beam.backproject(ray_variance[None].astype(np.float32))[0] / BINS_PER_PIXEL
+    per_view = total[scan.crop] / scan.beam.views
+    return per_view * (np.pi / scan.beam.views / BINS_PER_PIXEL * scan.hu_per_mu ** 2)
+
+
+def _taper(size: int) -> np.ndarray:
+    hann = np.hanning(size + 2)[1:-1]
+    return hann * hann[:, None]
+
+
+def _frequency(size: int) -> np.ndarray:
+    """(size, size) frequencies [1/pixel] of a Fourier transform, of any direction."""
+    return np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+
+
+def _expected_spectrum(size: int, pixel_spacing_mm: float, kernel: str | float) -> np.ndarray:
+    """(size, size) mean of a tapered patch's spectrum where the noise's is |f|·MTF².
+
+    The taper smears the spectrum by more than the kernel's slope allows to neglect: it
+    multiplies the autocovariance by the taper's.
+    """
+    frequency = _frequency(2 * size)
+    spectrum = frequency * kernel_mtf(frequency * 10 / pixel_spacing_mm, kernel) ** 2
+    taper = _taper(size)
+    smear = np.abs(scipy.fft.fft2(taper, (2 * size, 2 * size))) ** 2 / (taper ** 2).sum()
+    product = scipy.fft.ifft2(spectrum) * scipy.fft.ifft2(smear)
+    return scipy.fft.fft2(product).real[::2, ::2]
+
+
+def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: int,
+                    pixel_spacing_mm: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Power spectra (N, size, size) of patches within soft tissue, and their local powers (N,)."""
+    smooth = scipy.ndimage.gaussian_filter(hu, _SMOOTHING_MM / pixel_spacing_mm)
+    tissue = (smooth > _TISSUE_HU[0]) & (smooth < _TISSUE_HU[1])
+
+    def patches(image: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))
+        return windows[::size // 4, ::size // 4]
+
+    if min(hu.shape) < size:
+        return np.empty((0, size, size)), [np.empty(0) for _ in local_power]
+    inside = patches(tissue).all(axis=(2, 3))
+    taper = _taper(size)
+    values = patches(hu)[inside]
+    values = values - (values * taper).sum(axis=(1, 2), keepdims=True) / taper.sum()
+    spectra = np.abs(scipy.fft.fft2(values * taper)) ** 2 / (taper ** 2).sum()
+    return spectra, [patches(power)[inside].mean(axis=(1, 2)) for power in local_power]
+
+
+def estimate_from_rays(scan: ScanRays, hu: np.ndarray, pixel_spacing_mm: float, kernel: str | float,
+                       electronic_noise_std: float) -> ScanNoise:
+    """`estimate_noise`, of a slice whose rays are there already.
+
+    Args:
+      scan: rays of the slice.
+      hu: (H, W) float32, as `checked_slice` gives it; the rest as for `estimate_noise`.
+    """
+    size = max(2 * round(_PATCH_MM / pixel_spacing_mm / 2), 12)
+    # At one photon a ray; those of electronic noise fall with its square.
+    spectra, (photon_power, electronic_power) = _tissue_spectra(
+        hu, (_local_power(scan, 1 / scan.signal / scan.ray_mm),
+             _local_power(scan, 1 / scan.signal ** 2 / scan.ray_mm)), size, pixel_spacing_mm)
+    if len(spectra) < _MIN_PATCHES:
+        raise InputError(f"the slice has {len(spectra)} regions of soft tissue to measure its "
+                         f"noise in, expected at least {_MIN_PATCHES}; give photons_per_ray and "
+                         "a kernel")
+    per_pixel = _frequency(size)
+    frequency = per_pixel * 10 / pixel_spacing_mm
+    relative = spectra / photon_power[:, None, None]
+    anatomy = relative[:, (frequency > 0) & (frequency < _ANATOMY_LP_CM)].mean(axis=1)
+    uniform = np.argsort(anatomy)[:round(_UNIFORM_SHARE * len(spectra))]
+
+    ring = np.rint(per_pixel * size).astype(int)
+    used = (frequency > _NOISE_LP_CM) & (ring < size // 2)
+    counts = np.bincount(ring[used])
+    if (counts > 0).sum() < 3:
+        raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}, too coarse to tell noise from "
+                         "anatomy; give photons_per_ray and a kernel")
+
+    def ring_means(spectrum: np.ndarray) -> np.ndarray:
+        return np.bincount(ring[used], spectrum[used])[counts > 0] / counts[counts > 0]
+
+    power = ring_means(relative[uniform].mean(axis=0))
+    strong = power > _FAINTEST * np.max(power)
+    if not strong.any():
+        raise InputError("the slice has no noise where its tissue is uniform, expected that of "
+                         "a scan; give photons_per_ray and a kernel")
+    weight = counts[counts > 0][strong]
+    fits = []  # least squares of the logarithms
+    for candidate in _CANDIDATES_LP_CM if kernel == "auto" else [kernel]:
+        expected = ring_means(_expected_spectrum(size, pixel_spacing_mm, candidate))
+        ratio = np.log(power[strong] / np.maximum(expected[strong], 1e-99))
+        mean = np.average(ratio, weights=weight)
+        fits.append((np.average((ratio - mean) ** 2, weights=weight), np.exp(mean), candidate))
+    _, factor, kernel = min(fits, key=lambda fit: fit[0])
+
+    variance = factor * photon_power[uniform].mean() * np.mean(
+        per_pixel * kernel_mtf(frequency, kernel) ** 2)
+    if variance < _ROUNDING_HU ** 2:
+        raise InputError(f"the slice's noise is {variance ** 0.5:.2g} HU where its tissue is "
+                         f"uniform, expected at least {_ROUNDING_HU} HU; give photons_per_ray "
+                         "and a kernel")
+    # factor = y + y²·electronic, for y = 1 / photons_per_ray
+    electronic = electronic_noise_std ** 2 * np.mean(
+        electronic_power[uniform] / photon_power[uniform])
+    photons_per_ray = (1 + np.sqrt(1 + 4 * electronic * factor)) / (2 * factor)
+    return ScanNoise(float(photons_per_ray), kernel, float(np.sqrt(variance)), len(spectra))
+
+
+def estimate_noise(ndct_hu: np.ndarray, *, pixel_spacing_mm: float, kernel: str | float = "auto",
+                   electronic_noise_std: float = ELECTRONIC_NOISE_STD,
+                   outside: np.ndarray | None = None) -> ScanNoise:
+    """Measures the noise of a full-dose slice, and what it says about the scan.
+
+    Patches of soft tissue are ranked by their power at low frequencies, where anatomy is;
+    in the most uniform ones the spectrum at higher frequencies, relative to what one
+    photon a ray would give there, is |f|·MTF² over the number of photons. Structure that
+    is left counts as noise.
+
+    Args:
+      ndct_hu: (H, W) float32.
+      pixel_spacing_mm: pixel pitch, of square pixels.
+      kernel: `auto`, or as for `noise_insertion.insert_noise`.
+      electronic_noise_std: in photons, of a ray.
+      outside: (H, W) bool, the pixels outside the field of view.
+
+    Returns:
+      photons, kernel, noise and the number of regions; see `ScanNoise`.
+
+    Raises:
+      InputError: also where there is too little soft tissue, or no noise to measure.
+    """
+    hu = checked_slice(ndct_hu, pixel_spacing_mm, kernel, electronic_noise_std, outside)
+    return estimate_from_rays(rays_of(hu, pixel_spacing_mm), hu, pixel_spacing_mm, kernel,
+                              electronic_noise_std)
