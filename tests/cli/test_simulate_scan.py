@@ -97,7 +97,8 @@ def test_a_slice_without_tissue_takes_the_noise_of_its_series(tmp_path, array):
 def test_a_series_without_tissue_is_left_out_and_the_others_stay(tmp_path, array):
     np.save(tmp_path / "air.npy", np.random.default_rng(0).normal(-1000, 5, (1, 96, 96)))
     with pytest.raises(InputError, match=r"1 slices were left out, the first .*air\.npy: slice 0: "
-                                         r".*soft tissue.* --photons_per_ray and --kernel give it"):
+                                         r".*soft tissue.* --full_dose_photons_per_ray and "
+                                         r"--kernel give it"):
         run_scan(tmp_path / "air.npy", array, output=tmp_path / "pairs.npy")
     assert len(manifest(tmp_path / "pairs.manifest.csv")) == 2
     run_scan(tmp_path / "air.npy", output=tmp_path / "given.npy", photons_per_ray=1e6)
@@ -190,7 +191,7 @@ def test_files_are_patients_and_a_broken_slice_does_not_lose_the_others(tmp_path
     ({"pixel_spacing_mm": None}, r"full\.npy: gives no pixel spacing; --pixel_spacing=MM"),
     ({"kernel": "B30f"}, "--kernel is 'B30f'; expected auto, ramp, soft"),
     ({"kernel": "-2"}, "--kernel is '-2'"), ({"pixel_spacing_mm": -1.0}, "--pixel_spacing is -1"),
-    ({"photons_per_ray": 0.0}, "--photons_per_ray is 0")])
+    ({"photons_per_ray": 0.0}, "--full_dose_photons_per_ray is 0")])
 def test_what_a_scan_cannot_be_simulated_with_is_refused(tmp_path, array, options, message):
     with pytest.raises(InputError, match=message):
         run_scan(array, output=tmp_path / "pairs.npy", **options)
@@ -212,8 +213,8 @@ def test_a_low_dose_is_rounded_as_its_full_dose_is(ndct, expected):
 
 def test_flags_of_scans_are_not_ignored_for_phantoms(tmp_path):
     done = command.run("--mode=simulate", "--config=configs/attn.py", f"--output={tmp_path}/x.npy",
-                       "--seed=1")
-    assert done.stderr == "error: --mode=simulate takes --seed only with --input=SCAN\n"
+                       "--noise_seed=1")
+    assert done.stderr == "error: --mode=simulate takes --noise_seed only with --input=SCAN\n"
 
 
 def test_a_configuration_gives_the_dose_of_a_scan(tmp_path, array):

@@ -1,0 +1,170 @@
+"""The flags of the command line: defines and parses them, and refuses what a mode does not take."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from dfgan_jax.cli import configurations, help_text, modes
+from dfgan_jax.cli.help_text import Command
+from dfgan_jax.cli.modes import MODES
+from dfgan_jax.support.errors import InputError
+
+_HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
+
+_RENAMED = {
+    "seed": "--seed is now --noise_seed; that of a configuration is --config.seed",
+    "photons_per_ray": "--photons_per_ray is now --full_dose_photons_per_ray; that of phantoms is "
+                       "--config.simulation.photons_per_ray"}
+
+
+def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str] | None = None
+           ) -> None:
+    """Defines every flag of every mode.
+
+    Args:
+      values: to define them in.
+      command: as the program is called.
+      sys_argv: the arguments that will be parsed; those of the process by default.
+    """
+    configurations.define(values, explanation=modes.explain("config"), sys_argv=sys_argv)
+    if not command.mode_first:
+        flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
+    for name, text in {"workdir": None, "output": None, "report": None, "container": None,
+                       "split": None, "dose_fraction": "0.25", "kernel": "auto", "refilter": None,
+                       "coordinator": None, "topology": None}.items():
+        flags.DEFINE_string(name, text, modes.explain(name), flag_values=values)
+    for name in ("input", "ndct", "qdct"):
+        flags.DEFINE_multi_string(name, [], modes.explain(name), flag_values=values)
+    flags.DEFINE_list("checkpoint", [], modes.explain("checkpoint"), flag_values=values)
+    for name, number in {"strength": 1.0, "full_dose_photons_per_ray": None,
+                         "pixel_spacing": None}.items():
+        flags.DEFINE_float(name, number, modes.explain(name), flag_values=values)
+    for name, lowest, whole in (("noise_seed", 0, 0), ("num_processes", 1, None),
+                                ("process_id", 0, None), ("join_timeout", 1, 300)):
+        flags.DEFINE_integer(name, whole, modes.explain(name), lower_bound=lowest,
+                             flag_values=values)
+    for name in ("verify", "print_config"):
+        flags.DEFINE_bool(name, False, modes.explain(name), flag_values=values)
+    for name, choices in {"storage": ("float32", "float16"), "platform": ("tpu", "cuda"),
+                          "patients": ("id", "study", "folder")}.items():
+        flags.DEFINE_enum(name, choices[0], choices, modes.explain(name), flag_values=values)
+
+
+def parse(arguments: Sequence[str], *, command: Command,
+          values: flags.FlagValues = flags.FLAGS) -> str:
+    """Parses the flags, once they are defined.
+
+    Args:
+      arguments: of the process, from the program's name on.
+      command: as the program is called.
+      values: that the flags are defined in, and get their values in.
+
+    Returns:
+      The mode.
+
+    Raises:
+      InputError: they cannot be used: what cannot be parsed, or the mode does not take, or is
+        missing.
+      SystemExit: with status 0, help was asked for, and has been printed.
+    """
+    wants_help = any(argument in _HELP for argument in arguments[1:])
+    given = _given_mode(arguments, command)
+    if given is not None and given not in MODES and (wants_help or command.mode_first):
+        raise InputError(f"unknown mode {given!r}; there are {', '.join(MODES)}")
+    if wants_help:
+        print(help_text.of_all(command) if given is None else help_text.of_mode(given, command))
+        sys.exit(0)
+    if command.mode_first:
+        if given is None:
+            raise InputError(f"the mode is missing; expected one of {', '.join(MODES)} as the "
+                             f"first argument: {command.program} denoise")
+        arguments = [arguments[0], *arguments[2:]]
+    rest = _parse(arguments, values, command=command, mode=given)
+    mode = str(given if command.mode_first else values["mode"].value)
+    _refuse_unused(values, mode=mode, command=command)
+    if len(rest) > 1:
+        hint = (f"; a mode is given as {command.mode(rest[1])}"
+                if rest[1] in MODES and not command.mode_first else "")
+        raise InputError(f"unexpected argument {rest[1]!r}; options start with --{hint}")
+    _refuse_missing(values, mode=mode, command=command)
+    return mode
+
+
+def _given_mode(arguments: Sequence[str], command: Command) -> str | None:
+    """The mode as the arguments have it, before they are parsed; None where they have none."""
+    if command.mode_first:
+        return next((each for each in arguments[1:2] if not each.startswith("-")), None)
+    mode = None
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = argument.partition("=")
+        if name in ("--mode", "-mode"):
+            mode = value if equals else following
+    return mode or None
+
+
+def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Command,
+           mode: str | None) -> list[str]:
+    """Parses flags; what cannot be parsed is told in one line."""
+    try:
+        return values(arguments)
+    except (AttributeError, KeyError) as error:
+        try:
+            missing = configurations.missing_field(arguments)
+        except (AttributeError, KeyError):  # it is the file's own error, not a flag's
+            missing = None
+        raise InputError(missing or f"--config: {type(error).__name__}: {error}") from error
+    except (NameError, TypeError, ValueError, ImportError, SyntaxError) as error:
+        raise InputError(f"--config: {type(error).__name__}: {error}") from error
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        if name in _RENAMED:
+            raise InputError(_RENAMED[name]) from error
+        if name.removeprefix("no").startswith("config."):  # known only where there is a --config
+            # An unknown mode is told before this.
+            if "config" not in modes.names(MODES[mode or "train"].flags):
+                raise InputError(f"{command.mode(str(mode))} takes no --{name}") from error
+            raise InputError(f"--{name} changes a configuration, and --config is missing"
+                             ) from error
+        raise InputError(str(error)) from error
+    except flags.Error as error:
+        # The message holds the whole traceback of an error in a configuration file.
+        *_, last = str(error).strip().splitlines()
+        raise InputError(last.strip().removeprefix("ValueError: ")) from error
+
+
+def _refuse_unused(values: flags.FlagValues, *, mode: str, command: Command) -> None:
+    """Refuses flags that the mode would ignore."""
+    takes, spelled = modes.names(MODES[mode].flags), command.mode(mode)
+    known = dict.fromkeys(name for each in MODES.values() for name in modes.names(each.flags)
+                          if name in values)
+    for name in known:
+        if values[name].present and name not in takes:
+            hint = ("; to start from its weights, give --config.initial_checkpoint=PATH"
+                    if (mode, name) == ("train", "checkpoint") else "")
+            raise InputError(f"{spelled} takes no --{name}{hint}")
+    if not values["input"].present:
+        for name in modes.names(MODES[mode].with_input):
+            if values[name].present:
+                raise InputError(f"{spelled} takes --{name} only with --input=SCAN")
+    for name in ("input", "ndct", "qdct"):
+        if "" in (values[name].value or []):
+            raise InputError(f"--{name} is empty; expected a path")
+
+
+def _refuse_missing(values: flags.FlagValues, *, mode: str, command: Command) -> None:
+    """Refuses to go on without a flag that the mode needs."""
+    needed = dict.fromkeys(MODES[mode].needed)
+    if values["print_config"].value:
+        needed = {"config": None}  # nothing else is done with the others
+    elif mode == "simulate" and not values["input"].value:
+        needed = {"config": None, **needed}
+    for flag in needed:
+        name = modes.name_of(flag)
+        if values[name].value:
+            continue
+        if name == "config":
+            raise InputError("--config is missing; expected one such as "
+                             f"{command.config('attn')}:demo")
+        raise InputError(f"{command.mode(mode)} needs --{flag}")

@@ -1,0 +1,115 @@
+"""Finds configurations, by path or by name, and reads them from the command line."""
+
+import importlib
+import pathlib
+import sys
+import types
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+import dfgan_jax
+from dfgan_jax.support.errors import InputError
+
+
+def shipped_folder() -> pathlib.Path:
+    """The folder of the configurations that come with the program."""
+    package = pathlib.Path(dfgan_jax.__file__).parent
+    # A wheel holds them within the package (setup.py); a checkout has them beside it.
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def shipped() -> list[str]:
+    """The names of the configurations that come with the program."""
+    return sorted(path.stem for path in shipped_folder().glob("*.py") if path.stem != "base")
+
+
+def find(text: str) -> tuple[pathlib.Path, str]:
+    """The file of a configuration, and its variant with the colon, if there is one.
+
+    Args:
+      text: the path of a file, or, where there is none, a name of `shipped`; with a variant
+        after a colon.
+
+    Raises:
+      InputError: there is no such file, and none of this name comes with the program.
+    """
+    given, colon, variant = text.partition(":")
+    path = pathlib.Path(given)
+    if path.is_file():
+        return path, colon + variant
+    if given in shipped():
+        return shipped_folder() / f"{given}.py", colon + variant
+    if given.isidentifier():
+        raise InputError(f"no such file, and no such configuration; there are "
+                         f"{', '.join(shipped())}")
+    others = sorted(map(str, path.parent.glob("*.py"))) if given else []
+    raise InputError(f"no such file; there are {', '.join(others or shipped())}")
+
+
+def _make_importable(folder: pathlib.Path) -> None:
+    """Lets `from configs import base` find what a configuration means by it.
+
+    The files beside it, where its folder is named so, and else those that come with the program.
+    Where the program is installed, neither is on Python's path.
+    """
+    if "configs" not in sys.modules:
+        package = types.ModuleType("configs")
+        package.__path__ = [str(each) for each in (folder.absolute(), shipped_folder())
+                            if each.name == "configs"]
+        sys.modules["configs"] = package
+        importlib.invalidate_caches()
+
+
+class _Parser(flags.ArgumentParser):
+    """Reads the configuration that a path or a name stands for."""
+
+    def __init__(self, of_files: flags.ArgumentParser) -> None:
+        super().__init__()
+        self._of_files = of_files
+
+    def parse(self, argument: str) -> object:
+        file, variant = find(argument)
+        _make_importable(file.parent)
+        return self._of_files.parse(f"{file}{variant}")
+
+    def flag_type(self) -> str:
+        return self._of_files.flag_type()
+
+
+def define(values: flags.FlagValues, *, explanation: str, sys_argv: Sequence[str] | None = None
+           ) -> None:
+    """Defines `--config` and `--config.FIELD`.
+
+    Args:
+      values: to define it in.
+      explanation: for `--helpfull`.
+      sys_argv: arguments that name fields; those of the process by default.
+    """
+    config_flags.DEFINE_config_file(
+        "config", None, explanation, flag_values=values,
+        sys_argv=None if sys_argv is None else list(sys_argv))
+    values["config"].parser = _Parser(values["config"].parser)
+
+
+def missing_field(arguments: Sequence[str]) -> str | None:
+    """Names the first --config.FIELD that the configuration does not have, and those it has."""
+    fields = [a.removeprefix("--config.").split("=")[0] for a in arguments
+              if a.startswith("--config.")]
+    arguments = [a for a in arguments if not a.startswith("--config.")]
+    values = flags.FlagValues()
+    define(values, explanation="", sys_argv=arguments)
+    values(arguments, known_only=True)
+    node: Any
+    for field in fields:
+        path, node = "config", values["config"].value
+        for part in field.split("."):
+            if not hasattr(node, "keys"):
+                return f"{path} is a value; it has no field {part!r}"
+            if part not in node:
+                return f"{path} has no field {part!r}; there are {', '.join(sorted(node))}"
+            path, node = f"{path}.{part}", node[part]
+    return None

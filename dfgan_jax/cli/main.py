@@ -1,0 +1,127 @@
+"""Starts the mode that the command line names, and tells what a user can mend in one line."""
+
+import functools
+import importlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+
+from dfgan_jax import pretrained
+from dfgan_jax.cli import command_line
+from dfgan_jax.cli.help_text import DFGAN_JAX, Command
+from dfgan_jax.devices import tpu_chips
+from dfgan_jax.devices.huge_pages import use_huge_pages
+from dfgan_jax.support.errors import DivergenceError, InputError, ProcessError
+
+
+def dfgan_jax() -> None:
+    """The command of an installation."""
+    use_huge_pages()
+    run(DFGAN_JAX)
+
+
+def run(command: Command) -> None:
+    """`app.run`, with what a user can mend said in one line and no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding lacks is escaped: an arrow must end no conversion.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.unraisablehook = _tell_unraisable
+    command_line.define(flags.FLAGS, command=command)
+    try:
+        # The parser's result, the mode, is what app.run calls the first with.
+        app.run(functools.partial(_start, command=command),
+                flags_parser=functools.partial(command_line.parse, command=command))
+    except ProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.STATUS)
+    except (InputError, DivergenceError, OSError) as error:  # of a full disk, a wrong folder …
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _tell_unraisable(unraisable: Any) -> None:
+    """Leaves out what threads of a save that failed say, once for each array."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _start(mode: str, *, command: Command) -> None:
+    """Runs a mode with the flags that were parsed."""
+    if not flags.FLAGS["verbosity"].present:
+        # orbax tells of each step it takes, and has pages on a full disk beside its exception.
+        logging.set_verbosity(logging.FATAL)
+    given = flags.FLAGS
+    if given.print_config:
+        print(json.dumps(json.loads(given.config.to_json()), indent=2))
+        return
+    file = "simulate_scan" if mode == "simulate" and given.input else mode
+    # Imported now that the flags are right, since JAX takes a second.
+    if mode != "preflight":
+        tpu_chips.hide_libtpu_without()
+    # Those that compute nothing with it, or measure how long compiling takes.
+    if file not in ("pair", "simulate_scan", "preflight"):
+        importlib.import_module("dfgan_jax.devices.parallel").keep_compiled()
+    run = importlib.import_module(f"dfgan_jax.cli.{file}").run
+    if mode in ("train", "evaluate"):
+        processes = importlib.import_module("dfgan_jax.devices.processes")
+        with processes.joined(processes.Place(
+                coordinator=given.coordinator, num_processes=given.num_processes,
+                process_id=given.process_id), timeout_s=given.join_timeout):
+            if mode == "train":
+                run(given.config, workdir=_workdir())
+            else:
+                run(given.config, workdir=_workdir("_evaluation"),
+                    checkpoint_paths=given.checkpoint)
+    elif mode == "denoise":
+        only = functools.partial(_only, command=command, mode=mode)
+        run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
+            source=pathlib.Path(only("input", given.input)), output=pathlib.Path(given.output),
+            strength=given.strength,
+            report=None if given.report is None else pathlib.Path(given.report))
+    elif mode == "convert":
+        run(inputs=_paths(given.input), output=pathlib.Path(given.output),
+            container=given.container, storage=given.storage, verify=given.verify)
+    elif file == "simulate_scan":
+        run(_paths(given.input), output=pathlib.Path(given.output),
+            dose_fraction=_of_simulation("dose_fraction"), kernel=given.kernel,
+            refilter=given.refilter, photons_per_ray=given.full_dose_photons_per_ray,
+            pixel_spacing_mm=given.pixel_spacing, seed=_of_simulation("noise_seed", field="seed"),
+            split=given.split, patients=given.patients)
+    elif mode == "simulate":
+        run(given.config, output=pathlib.Path(given.output))
+    elif mode == "pair":
+        run(ndct=_paths(given.ndct), qdct=_paths(given.qdct), output=pathlib.Path(given.output),
+            split=given.split, patients=given.patients)
+    elif mode == "preflight":
+        run(given.config, workdir=_workdir("_preflight"), topology=given.topology,
+            platform=given.platform)
+    else:
+        run(given.config, workdir=_workdir("_benchmark"), checkpoint_path=(
+            _only("checkpoint", given.checkpoint, command=command, mode=mode)
+            if given.checkpoint else None))
+
+
+def _of_simulation(name: str, *, field: str | None = None) -> Any:
+    """A flag's value; where it is not given, that of the configuration, if there is one."""
+    if flags.FLAGS.config is not None and not flags.FLAGS[name].present:
+        return flags.FLAGS.config.simulation[field or name]
+    return flags.FLAGS[name].value
+
+
+def _workdir(suffix: str = "") -> pathlib.Path:
+    default = pathlib.Path("runs") / f"{flags.FLAGS.config.name}{suffix}"
+    return pathlib.Path(flags.FLAGS.workdir or default)
+
+
+def _paths(texts: list[str]) -> list[pathlib.Path]:
+    return [pathlib.Path(text) for text in texts]
+
+
+def _only(name: str, values: list[str], *, command: Command, mode: str) -> str:
+    if len(values) != 1:
+        raise InputError(f"{command.mode(mode)} needs one --{name}=PATH; {len(values)} are given")
+    return values[0]
