@@ -1,6 +1,6 @@
 """Every field of a configuration, with its unit and its value on the slides, at paper scale.
 
-`attn.py`, `dfgan.py` and `redcnn.py` start from this; it is not a configuration of its own.
+The others in this folder start from this; it is not a configuration of its own.
 Any field can be changed on the command line: `--config.batch_size=32`.
 """
 
@@ -62,9 +62,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.simulation.dose_fraction = 0.25
 
     config.generator = ml_collections.ConfigDict()
-    # unet; or redcnn, which takes no attention.
+    # One of ARCHITECTURES in dfgan_jax/models/generators.py. Each has a width; the fields below it
+    # are the U-Net's, and stay as published with the others.
     config.generator.architecture = "unet"
-    # Channels of the U-Net's first stage, or of every layer of RED-CNN.
+    # Channels of the first stage or layer.
     config.generator.width = 32
     # CBAM after every down and up stage of the U-Net: AttnDFGAN.
     config.generator.attention = False

@@ -27,7 +27,8 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import parallel
 from dfgan_jax.evaluation.protocols import FULL_RANGE
-from dfgan_jax.models.generators import Generator, build_generator
+from dfgan_jax.models.architecture import Generator
+from dfgan_jax.models.generators import build_generator
 from dfgan_jax.performance import measuring
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError, is_out_of_memory

@@ -9,11 +9,9 @@ import numpy as np
 from dfgan_jax.checkpoints.networks import load_weights, save_weights
 from dfgan_jax.cli import setup
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.models import redcnn
-from dfgan_jax.models.generators import build_generator
+from dfgan_jax.models.generators import ARCHITECTURES, build_generator
 from dfgan_jax.porting import torch_layout, weight_file
 from dfgan_jax.porting.weights import Weights, file_metadata
-from dfgan_jax.scans import hounsfield
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing
@@ -129,7 +127,7 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
         print("  Warning: the generator does no better than with height and width of every kernel "
               "exchanged.\n  Was it trained, and were its kernels saved in PyTorch's layout?")
     path = _comparison(written[0])
-    scale = redcnn.scaled if weights.architecture == "redcnn" else hounsfield.normalise
+    scale = ARCHITECTURES[weights.architecture].scaled
     np.savez(path, qdct=scale(qdct)[:, None], denoised=scale(denoised)[:, None])
     print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "
           "PyTorch's model.eval() must give the one from the other.", flush=True)

@@ -17,9 +17,15 @@ from dfgan_jax.data.pairs import Pairs, joined
 from dfgan_jax.data.pairs_cache import read_preprocessed
 from dfgan_jax.devices import agreement as processes
 from dfgan_jax.devices import parallel
-from dfgan_jax.models.generators import ARCHITECTURES, PUBLISHED_OPTIONS, build_generator
+from dfgan_jax.models.generators import (
+    ARCHITECTURES,
+    PUBLISHED_OPTIONS,
+    UNNAMED,
+    build_generator,
+    options_of,
+    table_name,
+)
 from dfgan_jax.models.patch_discriminator import MIN_SIZE, PatchDiscriminator
-from dfgan_jax.models.unet import SIZE_MULTIPLE, Normalization, Output
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import user_cache, written_whole
 from dfgan_jax.training.input_pipeline import Sampling
@@ -29,7 +35,7 @@ from dfgan_jax.training.state import CHANNELS, Networks, Optimizers, TrainState,
 CONFIG_FILE = "config.json"
 
 _MEANT = {
-    "generator.architecture": "unet",
+    "generator.architecture": UNNAMED,
     **{f"generator.{name}": value for name, value in PUBLISHED_OPTIONS.items()},
     **{f"loss.{name}": value for name, value in LossOptions._field_defaults.items()},
     "discriminator.spectral_norm": False,
@@ -40,28 +46,26 @@ _MEANT = {
 """What configurations from before a field was added meant by it."""
 
 _CHOICES = {
-    "generator.architecture": ARCHITECTURES,
+    "generator.architecture": tuple(ARCHITECTURES),
     "discriminators": tuple(CHANNELS),
     "parallel": ("auto", "pmap", "jit"),
     "dtype": ("float32", "bfloat16"),
     "data.on_device": ("auto", "always", "never"),
     "remat": (False, True),
     "optimizer.schedule": ("constant", "cosine"),
-    "generator.output": get_args(Output),
-    "generator.normalization": get_args(Normalization),
     "loss.intensity": get_args(Intensity),
     "validation.statistics": ("running", "batch"),
     "validation.select_by": ("psnr", "generator_loss"),
 }
-_POSITIVE = ("batch_size", "accumulate", "epochs", "generator.width", "discriminator.width",
-             "log_every_steps", "checkpoint_every_minutes", "validation.first_epoch",
+_POSITIVE = ("batch_size", "accumulate", "epochs", "discriminator.width", "log_every_steps",
+             "checkpoint_every_minutes", "validation.first_epoch",
              "simulation.train_slices", "simulation.valid_slices", "simulation.test_slices",
              "optimizer.generator_learning_rate", "optimizer.discriminator_learning_rate",
              "loss.soft_tissue", "loss.real_label")
-_NOT_NEGATIVE = ("checkpoint_after_seconds", "generator.gate_window", "optimizer.warm_up_steps",
-                 "optimizer.weight_decay", "optimizer.clip_norm", "loss.adversarial",
+_NOT_NEGATIVE = ("checkpoint_after_seconds", "optimizer.warm_up_steps", "optimizer.weight_decay",
+                 "optimizer.clip_norm", "loss.adversarial",
                  "loss.adversarial_from_step", "loss.gradient_penalty", "data.crop")
-_BELOW_ONE = ("generator.momentum", "optimizer.average_decay")
+_BELOW_ONE = ("optimizer.average_decay",)
 
 
 def _field(config: ml_collections.ConfigDict, name: str) -> Any:
@@ -94,9 +98,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("seed", "simulation.seed"):
         if not 0 <= _field(config, name) < 2**32:
             raise InputError(f"config.{name} is {_field(config, name)}; expected 0 to 2**32 - 1")
-    if (config.generator.architecture, config.generator.attention) == ("redcnn", True):
-        raise InputError("config.generator.attention is True; expected False, since RED-CNN has no "
-                         "attention")
+    for name in ("width", "attention", *PUBLISHED_OPTIONS):
+        _field(config, f"generator.{name}")
+    architecture = ARCHITECTURES[config.generator.architecture]
+    if config.generator.attention and "attention" not in architecture.published:
+        raise InputError("config.generator.attention is True; expected False, since "
+                         f"{architecture.title} has no attention")
+    try:
+        options_of(**config.generator)
+    except InputError as error:
+        raise InputError(f"config.{error}") from None
     for name in ("protocols", "baselines", "physics", "pixel_spacing_mm"):
         _field(config, f"evaluation.{name}")
     build_networks(config)
@@ -104,11 +115,18 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError("config.validation.statistics is 'batch'; expected 'running', since "
                          "config.optimizer.average_decay averages the running statistics")
     build_sampling(config)
+    multiple, smallest = _sizes(config)
     for name, zero in (("data.size", "the native size"), ("data.crop", "whole slices")):
         size = _field(config, name)
-        if size % SIZE_MULTIPLE or (size and size < MIN_SIZE):
-            raise InputError(f"config.{name} is {size}; expected a multiple of {SIZE_MULTIPLE}, at "
-                             f"least {MIN_SIZE}, or 0 for {zero}")
+        if size % multiple or (size and size < smallest):
+            raise InputError(f"config.{name} is {size}; expected a multiple of {multiple}, at "
+                             f"least {smallest}, or 0 for {zero}")
+
+
+def _sizes(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    """The multiple and the smallest height and width that the networks are trained on [pixels]."""
+    architecture = ARCHITECTURES[config.generator.architecture]
+    return architecture.size_multiple, max(architecture.min_size, MIN_SIZE)
 
 
 def build_networks(config: ml_collections.ConfigDict) -> Networks:
@@ -163,15 +181,10 @@ def build_loss(config: ml_collections.ConfigDict) -> LossOptions:
 def model_name(config: Any) -> str:
     """The name of a table's row.
 
-    AttnDFGAN, DFGAN, or the U-Net alone without an adversary; RED-CNN, or its name with one.
+    Args:
+      config: of a run, or what a file of weights tells of one.
     """
-    options = config["generator"]
-    if options.get("architecture") == "redcnn":
-        # A file of weights alone tells of no discriminators; the published ones had none.
-        return "RED-CNN" if config["discriminators"] in ("none", None) else "RED-CNN GAN"
-    if config["discriminators"] == "none":
-        return "AttnU-Net" if options["attention"] else "U-Net"
-    return "AttnDFGAN" if options["attention"] else "DFGAN"
+    return table_name(config["generator"], config["discriminators"])
 
 
 def listed(text: str) -> list[str]:
@@ -261,10 +274,11 @@ def _check_sizes(config: ml_collections.ConfigDict, split: str, pairs: Pairs, *,
     if not is_training or split == "test" or is_cropped:  # the test slices may have any size
         return
     height, width = pairs.sizes[0]
-    if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or min(height, width) < MIN_SIZE:
+    multiple, smallest = _sizes(config)
+    if height % multiple or width % multiple or min(height, width) < smallest:
         raise InputError(f"data.{split} ({data_source(config, split)}) has slices of "
-                         f"{height}×{width}; the networks take multiples of {SIZE_MULTIPLE}, "
-                         f"at least {MIN_SIZE}: set data.size to resize")
+                         f"{height}×{width}; the networks take multiples of {multiple}, "
+                         f"at least {smallest}: set data.size to resize")
 
 
 def check_same(config: ml_collections.ConfigDict, checkpoint_paths: Sequence[str] = ()) -> None:

@@ -12,14 +12,8 @@ from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.devices import agreement, parallel
-from dfgan_jax.models.generators import (
-    MIN_SIZE,
-    Generator,
-    build_generator,
-    initial_variables,
-)
-from dfgan_jax.models.redcnn import REDCNN
-from dfgan_jax.models.unet import SIZE_MULTIPLE
+from dfgan_jax.models.architecture import Generator
+from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
@@ -63,8 +57,7 @@ class Denoiser:
         self.meta = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
-        # All of RED-CNN's layers are as large as the image: thrice the U-Net's activations.
-        self._share = 4 if isinstance(generator, REDCNN) else 1
+        self._architecture = architecture_of(generator)
         self._apply = parallel.inference(
             lambda variables, qdct: generator.apply(variables, qdct, train=False),
             dtype=generator.dtype)
@@ -131,15 +124,15 @@ class Denoiser:
                  out: np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
         """Denoises slices.
 
-        Heights and widths that are no multiples of 16, or less than 32, are padded by
-        reflection, and cropped afterwards. Values that no measurement has (below
+        Heights and widths that the generator does not take (its `Architecture` says which) are
+        padded by reflection, and cropped afterwards. Values that no measurement has (below
         `hounsfield.LOWEST_HU`, such as −2000 outside the field of view) stand as they were; the
         network sees air there.
 
         Args:
           qdct_hu: (H, W) or (N, H, W), HU.
-          batch_size: slices at a time; by default as many as `MAX_BATCH_PIXELS` holds, and a
-            quarter of them for RED-CNN.
+          batch_size: slices at a time; by default as many as `MAX_BATCH_PIXELS` holds, divided
+            by the `memory_share` of the generator's `Architecture`.
           out: float32 of the same shape, to put the result into: with memory-mapped
             arrays, no more than a batch is in memory.
           progress: advanced by each slice.
@@ -156,9 +149,9 @@ class Denoiser:
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (H, W) or (N, H, W)")
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
         # By default a power of two, so that the last batches of many calls share few shapes.
+        most = batch_size_of(slices.shape[1:]) // self._architecture.memory_share
         batch_size = (min(batch_size, len(slices)) if batch_size else
-                      min(max(batch_size_of(slices.shape[1:]) // self._share, 1),
-                          1 << (len(slices) - 1).bit_length()))
+                      min(max(most, 1), 1 << (len(slices) - 1).bit_length()))
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
@@ -176,7 +169,7 @@ class Denoiser:
         count, height, width = hu.shape
         outside = hu < hounsfield.LOWEST_HU
         batch = hounsfield.normalise(np.where(outside, hounsfield.OUTSIDE_HU, hu))
-        batch = np.pad(batch, [(0, 0), (0, _missing(height)), (0, _missing(width))],
+        batch = np.pad(batch, [(0, 0), (0, self._missing(height)), (0, self._missing(width))],
                        mode="symmetric")
         # The last batch is filled, so that one shape is compiled.
         batch = np.pad(batch, [(0, batch_size - count), (0, 0), (0, 0)], mode="edge")
@@ -188,15 +181,15 @@ class Denoiser:
             denoised = hu + np.float32(self.strength) * (denoised - hu)
         return np.where(outside, hu, denoised)
 
+    def _missing(self, length: int) -> int:
+        """Pixels to add to a height or width, so that the generator takes it."""
+        multiple, least = self._architecture.size_multiple, self._architecture.min_size
+        return max(-length % multiple, least - length)
+
 
 def batch_size_of(shape: tuple[int, ...]) -> int:
     """Slices of a height and width that `MAX_BATCH_PIXELS` holds, at least one."""
     return max(MAX_BATCH_PIXELS // max(int(np.prod(shape)), 1), 1)
-
-
-def _missing(length: int) -> int:
-    """Pixels to add to a height or width, so that every generator takes it."""
-    return max(-length % SIZE_MULTIPLE, MIN_SIZE - length)
 
 
 def _shapes(generator: Generator) -> Any:

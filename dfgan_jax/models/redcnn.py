@@ -1,5 +1,6 @@
 """RED-CNN, the field's baseline: a residual encoder-decoder (Chen et al., IEEE TMI 2017)."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from dfgan_jax.models.architecture import STAGE, Architecture, Generator, expect, supervised
 from dfgan_jax.models.convolution import Conv
-from dfgan_jax.models.unet import STAGE
 from dfgan_jax.scans import hounsfield
 
 KERNEL_SIZE = 5
@@ -21,6 +22,23 @@ MIN_SIZE = 5 * (KERNEL_SIZE - 1) + 1
 _RANGE_HU = hounsfield.HIGHEST_12_BIT_HU + 1 - hounsfield.OUTSIDE_HU
 
 PUBLISHED_WIDTH = 96
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class REDCNNOptions:
+    """What a configuration can choose of RED-CNN; the default is the published network.
+
+    Attributes:
+      width: channels of every layer but the last, at least 1.
+
+    Raises:
+      InputError: the width is another.
+    """
+
+    width: int = PUBLISHED_WIDTH
+
+    def __post_init__(self):
+        expect(self.width > 0, "width", self.width, "more than 0")
 
 
 def scaled(hu):
@@ -58,7 +76,7 @@ class TransposedConv(nn.Module):
             x, kernel[::-1, ::-1], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-class REDCNN(nn.Module):
+class REDCNN(Generator):
     """Five convolutions, then five transposed ones back to the size of the image.
 
     1,848,865 parameters at width 96. Kernels are 5×5 with stride 1, without padding and
@@ -70,16 +88,11 @@ class REDCNN(nn.Module):
     Kernels start normal with standard deviation 0.01 · √(96 / width), which is the paper's
     at its width and lets as much through at others; biases start at 0.
 
-    Attributes:
-      width: channels of every layer but the last.
-      axis_name: as of the other generators; unused, since nothing is normalised here.
-      dtype: dtype of the convolutions; parameters, the image's own scale and the result
-        stay float32.
+    Attributes: see `REDCNNOptions` and `Generator`. `axis_name` is unused, since nothing is
+    normalised here; the image's own scale and the result stay float32 whatever the `dtype`.
     """
 
-    width: int = PUBLISHED_WIDTH
-    axis_name: str | None = None
-    dtype: Any = None
+    width: int = REDCNNOptions.width
 
     @nn.compact
     def __call__(self, qdct: jax.Array, *, train: bool) -> jax.Array:
@@ -116,3 +129,12 @@ class REDCNN(nn.Module):
                 x = checkpoint_name(x + skips.pop(), STAGE)
             x = nn.relu(x)
         return hounsfield.normalise(x * _RANGE_HU + hounsfield.OUTSIDE_HU)
+
+
+REDCNN_ARCHITECTURE = Architecture(
+    name="redcnn", title="RED-CNN", module=REDCNN, options=REDCNNOptions,
+    table_name=supervised("RED-CNN"),
+    # Any size from `MIN_SIZE` on would do. As the U-Net's: what lies at the edges is the same.
+    size_multiple=16, min_size=32,
+    # All layers are as large as the image: thrice the U-Net's activations.
+    memory_share=4, scaled=scaled)

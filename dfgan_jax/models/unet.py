@@ -1,19 +1,19 @@
 """The generator: a U-Net, with CBAM attention (AttnDFGAN) or without (DFGAN)."""
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from dfgan_jax.models.architecture import STAGE, Architecture, Generator, expect, expect_one_of
 from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.cbam import CBAM
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform, uniform_fan
-
-STAGE = "stage"
-"""Name, for `jax.checkpoint`, of what each stage gives."""
+from dfgan_jax.scans import hounsfield
 
 Output = Literal["image", "difference"]
 """`image`: the network makes every pixel anew, as published. `difference`: it makes the
@@ -30,6 +30,47 @@ OPEN_CHANNEL_BIAS, OPEN_SPATIAL_BIAS = 1.5, 3.0
 
 SIZE_MULTIPLE = 16
 """Four max-pools halve the image: its height and width are multiples of this."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetOptions:
+    """What a configuration can choose of the U-Net; the defaults are the published network.
+
+    Attributes:
+      width: channels of the first stage, at least 1; each of the four down stages doubles them.
+      attention: CBAM after every down and up stage (AttnDFGAN).
+      output: see `Output`. With `difference` the last layer starts at zero, so that an
+        untrained network gives back its input.
+      add_image: add the input image to all features after each up stage.
+      open_gates: CBAM's gates start open. From biases of zero each starts at about a half,
+        and two at each of eight places scale features down.
+      gate_window: height and width of the windows that the channel gates take maxima of, in
+        pixels of the image; 0: the maximum is that of the whole image, as published. See
+        `cbam.pooled_maximum`.
+      normalization: of the stages; see `Normalization`. CBAM's own normalisation stays.
+      momentum: of the running statistics of the stages' batch normalisation, in [0, 1).
+
+    Raises:
+      InputError: a value is another.
+    """
+
+    width: int = 32
+    attention: bool = False
+    output: Output = "image"
+    add_image: bool = True
+    open_gates: bool = False
+    gate_window: int = 0
+    normalization: Normalization = "batch"
+    momentum: float = 0.9
+
+    def __post_init__(self):
+        expect(self.width > 0, "width", self.width, "more than 0")
+        for name in ("attention", "add_image", "open_gates"):
+            expect_one_of((False, True), name, getattr(self, name))
+        expect_one_of(get_args(Output), "output", self.output)
+        expect(self.gate_window >= 0, "gate_window", self.gate_window, "0 or more")
+        expect_one_of(get_args(Normalization), "normalization", self.normalization)
+        expect(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more, and below 1")
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
@@ -105,7 +146,7 @@ class UpConv(nn.Module):
         return x.reshape(n, 2 * h, 2 * w, self.features) + bias
 
 
-class UNet(nn.Module):
+class UNet(Generator):
     """DFGAN's generator: quarter-dose slices in, denoised slices out.
 
     7,762,808 parameters at width 32, with attention 7,819,538. Beside the usual
@@ -113,33 +154,17 @@ class UNet(nn.Module):
     the first three up stages, and the image itself after the last. The defaults are the
     published network.
 
-    Attributes:
-      width: channels of the first stage; each of the four down stages doubles them.
-      attention: CBAM after every down and up stage (AttnDFGAN).
-      output: see `Output`. With `difference` the last layer starts at zero, so that an
-        untrained network gives back its input.
-      add_image: add the input image to all features after each up stage.
-      open_gates: CBAM's gates start open. From biases of zero each starts at about a half,
-        and two at each of eight places scale features down.
-      gate_window: height and width of the windows that the channel gates take maxima of, in
-        pixels of the image; 0: the maximum is that of the whole image, as published. See
-        `cbam.pooled_maximum`.
-      normalization: of the stages; see `Normalization`. CBAM's own normalisation stays.
-      momentum: of the running statistics of the stages' batch normalisation.
-      axis_name: mapped axis over which batch statistics are averaged.
-      dtype: dtype of the computation; parameters stay float32.
+    Attributes: see `UNetOptions` and `Generator`.
     """
 
-    width: int = 32
-    attention: bool = False
-    output: Output = "image"
-    add_image: bool = True
-    open_gates: bool = False
-    gate_window: int = 0
-    normalization: Normalization = "batch"
-    momentum: float = 0.9
-    axis_name: str | None = None
-    dtype: Any = None
+    width: int = UNetOptions.width
+    attention: bool = UNetOptions.attention
+    output: Output = UNetOptions.output
+    add_image: bool = UNetOptions.add_image
+    open_gates: bool = UNetOptions.open_gates
+    gate_window: int = UNetOptions.gate_window
+    normalization: Normalization = UNetOptions.normalization
+    momentum: float = UNetOptions.momentum
 
     @nn.compact
     def __call__(self, qdct: jax.Array, *, train: bool) -> jax.Array:
@@ -191,3 +216,20 @@ class UNet(nn.Module):
         x = Conv(1, 3, padding=1, dtype=self.dtype, name="outc",
                  kernel_init=kaiming_uniform if is_image else nn.initializers.zeros_init())(x)
         return x if is_image else qdct + x.astype(qdct.dtype)
+
+
+def _table_name(options: UNetOptions, discriminators: str | None) -> str:
+    """DFGAN, or the U-Net alone without an adversary; files of weights are DFGAN's."""
+    return ("Attn" if options.attention else "") + (
+        "U-Net" if discriminators == "none" else "DFGAN")
+
+
+UNET = Architecture(
+    name="unet", title="the U-Net", module=UNet, options=UNetOptions, table_name=_table_name,
+    size_multiple=SIZE_MULTIPLE,
+    # 16 would do, but leaves a single pixel at the deepest stage.
+    min_size=2 * SIZE_MULTIPLE, memory_share=1, scaled=hounsfield.normalise,
+    unseen={
+        "output": lambda output: "output: the difference map, which is added to the input",
+        "gate_window": lambda pixels: "the channel gates take the mean of maxima over windows of "
+                                      f"{pixels} pixels of the image"})

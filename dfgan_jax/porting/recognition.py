@@ -8,14 +8,14 @@ the keys that lead to it, joined by dots), and their keys may share a *prefix*
 import collections
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dfgan_jax.models.unet import Normalization
 from dfgan_jax.porting import torch_layout
-from dfgan_jax.porting.torch_layout import COUNTS, Layout
+from dfgan_jax.porting.layout import COUNTS, Layout, needed, size_of
+from dfgan_jax.porting.torch_layout import LAYOUTS
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import PickledArray, printable
 
@@ -24,12 +24,9 @@ _MAX_NODES = 100_000
 _MAX_CANDIDATES = 16
 """A file may hold a hundred thousand keys; no file holds more networks than this."""
 
-_GENERATOR_NAMES = {True: "AttnDFGAN's U-Net with CBAM", False: "DFGAN's U-Net"}
-_GENERATORS = {attention: torch_layout.generator_layout(attention=attention)
-               for attention in (True, False)}
-_REDCNN = torch_layout.redcnn_layout()
 _DISCRIMINATOR = torch_layout.discriminator_layout()
-_WORDS = max(key.count(".") for key in [*_GENERATORS[True], *_REDCNN, *_DISCRIMINATOR]) + 1
+_WORDS = max(key.count(".") for keys in [*(known.keys for known in LAYOUTS.values()),
+                                         _DISCRIMINATOR] for key in keys) + 1
 
 
 class Container(NamedTuple):
@@ -58,6 +55,7 @@ class Network(NamedTuple):
       tensors: key without the prefix → array.
       description: of the known network.
       layout: of the known network, at this one's width.
+      architecture: of a generator; empty of a discriminator.
     """
 
     container: Container
@@ -65,6 +63,7 @@ class Network(NamedTuple):
     tensors: dict[str, np.ndarray]
     description: str
     layout: Layout
+    architecture: str = ""
 
     def __str__(self) -> str:
         prefix = f", keys without their prefix {printable(self.prefix)!r}" if self.prefix else ""
@@ -77,11 +76,7 @@ class Network(NamedTuple):
 
     def matches(self) -> int:
         """Keys in common with the known network, but for the counts, which some files lack."""
-        return sum(key in self.tensors for key in _needed(self.layout))
-
-
-def _needed(layout: Layout) -> list[str]:
-    return [key for key, entry in layout.items() if entry.collection != COUNTS]
+        return sum(key in self.tensors for key in needed(self.layout))
 
 
 def containers(tree: Any, *, file: str) -> Iterator[Container]:
@@ -129,55 +124,23 @@ def _behind(container: Container, prefix: str) -> dict[str, np.ndarray]:
             if key.startswith(prefix)}
 
 
-def _size(tensors: Mapping[str, np.ndarray], key: str, axis: int, *, default: int) -> int:
-    """A size of a kernel, from which a network's width is told."""
-    if key not in tensors or tensors[key].ndim != 4:
-        return default
-    return min(max(tensors[key].shape[axis], 1), 1 << 20)
-
-
-def _normalization(tensors: Mapping[str, np.ndarray]) -> Normalization:
-    """Of a U-Net's stages; batch normalisation, as published, where its keys do not tell."""
-    norm = "inc.conv.conv.1."
-    if f"{norm}weight" in tensors and f"{norm}running_mean" not in tensors:
-        return "group"
-    if "inc.conv.conv.0.bias" in tensors and f"{norm}weight" not in tensors:
-        return "none"
-    return "batch"
-
-
-def _unet_layout(tensors: Mapping[str, np.ndarray], *, attention: bool, width: int) -> Layout:
-    """That of the U-Net that tensors show; of the published one where some are missing."""
-    options: dict[str, Any] = {"attention": attention, "width": width,
-                               "normalization": _normalization(tensors)}
-    without_image = torch_layout.generator_layout(add_image=False, **options)
-    layout = torch_layout.generator_layout(**options)
-    whole = all(key in tensors for key in _needed(without_image))
-    return without_image if whole and not any(
-        key in tensors for key in layout.keys() - without_image.keys()) else layout
-
-
 def find_generators(places: Sequence[Container]) -> list[Network]:
-    """Networks that have a key of the U-Net, or half of RED-CNN's: those with the most keys first.
+    """Networks that have enough keys of a known generator: those with the most keys first.
 
-    Many other networks, too, have a `conv1`.
+    How many are enough its `NetworkLayout` says: many other networks, too, have a `conv1`.
     """
     found = []
-    for container, prefix in _candidates(places, _GENERATORS[True]):
-        tensors = _behind(container, prefix)
-        attention = any(key in _GENERATORS[True] and key not in _GENERATORS[False]
-                        for key in tensors)
-        width = _size(tensors, "inc.conv.conv.0.weight", 0, default=32)
-        found.append(Network(container, prefix, tensors,
-                             f"{_GENERATOR_NAMES[attention]}, width {width}",
-                             _unet_layout(tensors, attention=attention, width=width)))
-    for container, prefix in _candidates(places, _REDCNN):
-        tensors = _behind(container, prefix)
-        width = _size(tensors, "conv1.weight", 0, default=96)
-        network = Network(container, prefix, tensors, f"RED-CNN, width {width}",
-                          torch_layout.redcnn_layout(width=width))
-        if is_whole_enough(network):
-            found.append(network)
+    for name, known in LAYOUTS.items():
+        for container, prefix in _candidates(places, known.keys):
+            tensors = _behind(container, prefix)
+            options = known.shown(tensors)
+            if options is None:
+                continue
+            network = Network(container, prefix, tensors,
+                              f"{known.describe(options)}, width {options.width}",
+                              known.layout(options), name)
+            if known.is_told_by_one_key or is_whole_enough(network):
+                found.append(network)
     return sorted(found, key=Network.matches, reverse=True)
 
 
@@ -186,8 +149,8 @@ def find_discriminators(places: Sequence[Container]) -> list[Network]:
     found = []
     for container, prefix in _candidates(places, _DISCRIMINATOR):
         tensors = _behind(container, prefix)
-        width = _size(tensors, "conv1.0.weight", 0, default=128)
-        channels = _size(tensors, "conv1.0.weight", 1, default=2)
+        width = size_of(tensors, "conv1.0.weight", 0, default=128)
+        channels = size_of(tensors, "conv1.0.weight", 1, default=2)
         found.append(Network(container, prefix, tensors,
                              f"PatchGAN discriminator of {channels} channels, width {width}",
                              torch_layout.discriminator_layout(channels=channels, width=width)))
@@ -196,18 +159,24 @@ def find_discriminators(places: Sequence[Container]) -> list[Network]:
 
 def is_whole_enough(network: Network) -> bool:
     """Whether a network has at least half the keys, so that it must be meant."""
-    return 2 * network.matches() >= len(_needed(network.layout))
+    return 2 * network.matches() >= len(needed(network.layout))
 
 
 def describe_foreign(places: Sequence[Container]) -> str:
     """Why tensors are not a generator, where not one key is right."""
     largest = max(places, key=lambda place: len(place.tensors))
     keys = ", ".join(printable(key) for key in list(largest.tensors)[:4])
-    known = " and ".join(f"the {len(_needed(layout))} of {_GENERATOR_NAMES[attention]}"
-                         for attention, layout in _GENERATORS.items())
+    by_one, by_half = [], []
+    for known in LAYOUTS.values():
+        layouts = {known.describe(options): known.layout(options) for options in known.published}
+        first, *_, last = next(iter(layouts.values()))
+        counts = [f"the {len(needed(layout))} of {name}" for name, layout in layouts.items()]
+        if known.is_told_by_one_key:
+            by_one.append(f"among {' and '.join(counts)} ({first}, …)")
+        else:
+            by_half += [f", nor half {count} ({first}, …, {last})" for count in counts]
     return (f"{largest}: not a DFGAN generator: it holds {len(largest.tensors)} tensors ({keys}, "
-            f"…), none of whose keys is among {known} (inc.conv.conv.0.weight, …), nor half the "
-            f"{len(_REDCNN)} of RED-CNN (conv1.weight, …, tconv5.bias)")
+            f"…), none of whose keys is {' or '.join(by_one)}{''.join(by_half)}")
 
 
 def _to_float32(array: np.ndarray) -> np.ndarray:
@@ -230,7 +199,7 @@ def check(network: Network, *, others: Sequence[Network] = ()) -> None:
     theirs = tuple(other.prefix for other in others if other.container is network.container
                    and len(other.prefix) > len(prefix))
     wrong: dict[str, list[str]] = {
-        "missing": [prefix + key for key in _needed(layout) if key not in tensors],
+        "missing": [prefix + key for key in needed(layout) if key not in tensors],
         "left over": [prefix + key for key in tensors
                       if key not in layout and not (prefix + key).startswith(theirs)],
         "of another shape": [], "of another type": [], "not finite": []}

@@ -1,18 +1,24 @@
 """The networks of a run without its optimizers: what PyTorch's files and ours exchange."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
+import flax.traverse_util
 import numpy as np
 
-from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
-from dfgan_jax.models.unet import Normalization, Output
+from dfgan_jax.models.generators import (
+    ARCHITECTURES,
+    PUBLISHED_OPTIONS,
+    UNSEEN_OPTIONS,
+    options_of,
+)
 from dfgan_jax.porting import recognition, torch_layout
-from dfgan_jax.porting.torch_layout import Layout
+from dfgan_jax.porting.layout import Layout, NetworkLayout
 from dfgan_jax.porting.weight_file import read_metadata, read_weight_file, sha256
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
@@ -26,7 +32,7 @@ class Weights:
 
     Attributes:
       generator: {"params": …, "batch_stats": …, "batches_tracked": …}; the last two are empty
-        for RED-CNN, which normalises nothing.
+        for a generator that normalises nothing.
       discriminators: name (`image` and `difference`, or `joint`) → {"params": …}.
       unseen: the `UNSEEN_OPTIONS` of the generator that are not the published network's;
         name → value.
@@ -41,53 +47,57 @@ class Weights:
         """What the generator is applied with: its variables without the counts."""
         return {name: self.generator[name] for name in ("params", "batch_stats")}
 
+    @functools.cached_property
+    def _shown(self) -> tuple[NetworkLayout, Any]:
+        """The generator's layout, and those of its options that its variables show.
+
+        Raises:
+          InputError: the variables are those of no known architecture.
+        """
+        shapes = {path: np.shape(leaf) for path, leaf in
+                  flax.traverse_util.flatten_dict(self.generator, sep="/").items()}
+        params = {path for path in shapes if path.startswith("params/")}
+        for known in torch_layout.LAYOUTS.values():
+            tensors = {key: entry.to_torch(np.broadcast_to(np.float32(0), shapes[entry.path]))
+                       for key, entry in known.keys.items()
+                       if entry.path in shapes and len(shapes[entry.path]) == len(entry.shape)}
+            options = known.shown(tensors)
+            if options is not None and params == {
+                    entry.path for entry in known.layout(options).values()
+                    if entry.collection == "params"}:
+                return known, options
+        raise InputError(f"a generator with the {len(params)} parameters "
+                         f"{', '.join(sorted(params)[:4])}, …; expected those of one of "
+                         f"{', '.join(torch_layout.LAYOUTS)}")
+
     @property
     def architecture(self) -> str:
-        """`unet` or `redcnn`."""
-        return "redcnn" if "tconv1" in self.generator["params"] else "unet"
+        """One of `ARCHITECTURES`."""
+        return self._shown[0].architecture.name
 
     @property
     def attention(self) -> bool:
         """The generator has CBAM."""
-        return "down1_cbam" in self.generator["params"]
-
-    @property
-    def add_image(self) -> bool:
-        """The U-Net adds its input to the features."""
-        return "size_down8" in self.generator["params"]
-
-    @property
-    def normalization(self) -> Normalization:
-        """Of the U-Net's stages."""
-        if "norm1" not in self.generator["params"]["inc"]:
-            return "none"
-        return "batch" if "inc" in self.generator["batch_stats"] else "group"
+        return getattr(self._shown[1], "attention", False)
 
     @property
     def width(self) -> int:
-        """Channels of the U-Net's first stage, or of RED-CNN's layers."""
-        params = self.generator["params"]
-        first = params if self.architecture == "redcnn" else params["inc"]
-        return first["conv1"]["kernel"].shape[-1]
+        """Of the generator; see the options of its architecture."""
+        return self._shown[1].width
 
     @property
     def options(self) -> dict[str, Any]:
         """What `build_generator` makes the generator's module from."""
-        seen = {"architecture": self.architecture, "attention": self.attention,
-                "width": self.width}
-        if self.architecture == "unet":
-            options = {"add_image": self.add_image, "normalization": self.normalization}
-            seen |= {name: value for name, value in options.items()
-                     if value != PUBLISHED_OPTIONS[name]}
-        return {**seen, **self.unseen}
+        published = ARCHITECTURES[self.architecture].published
+        seen = {name: value for name, value in dataclasses.asdict(self._shown[1]).items()
+                if value != published[name]}
+        return {**seen, "architecture": self.architecture, "attention": self.attention,
+                "width": self.width, **self.unseen}
 
     def layouts(self) -> dict[str, Layout]:
         """The layout of `generator`, and of each discriminator by its name."""
-        result = {"generator": torch_layout.redcnn_layout(width=self.width)
-                  if self.architecture == "redcnn" else
-                  torch_layout.generator_layout(
-                      attention=self.attention, width=self.width, add_image=self.add_image,
-                      normalization=self.normalization)}
+        known, options = self._shown
+        result = {"generator": known.layout(options)}
         for name, variables in self.discriminators.items():
             *_, channels, width = variables["params"]["conv1"]["kernel"].shape
             result[name] = torch_layout.discriminator_layout(channels=channels, width=width)
@@ -138,7 +148,7 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     for network in [generator, *roles.values()]:
         recognition.check(network, others=[generator, *discriminators])
 
-    unseen = _unseen_options(generator.container.file)
+    unseen = _unseen_options(generator.container.file, generator.architecture)
     explanation = [*recognition.explain(generator), *explain_options(unseen)]
     for name, network in roles.items():
         explanation += [f"{name}: {line}" if line[0] != " " else line
@@ -177,10 +187,8 @@ def unseen_options(generator_config: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain_options(unseen: Mapping[str, Any]) -> list[str]:
     """What a reader has to know of a generator that its tensors do not show, as lines."""
-    lines = {"output": "output: the difference map, which is added to the input",
-             "gate_window": "the channel gates take the mean of maxima over windows of "
-                            f"{unseen.get('gate_window')} pixels of the image"}
-    return [f"  {lines[name]}" for name in unseen]
+    words = {name: tell for each in ARCHITECTURES.values() for name, tell in each.unseen.items()}
+    return [f"  {words[name](value)}" for name, value in unseen.items()]
 
 
 def file_metadata(unseen: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, str]:
@@ -204,7 +212,7 @@ def _trained_on(path: str) -> Any:
                          ) from error
 
 
-def _unseen_options(path: str) -> dict[str, Any]:
+def _unseen_options(path: str, architecture: str) -> dict[str, Any]:
     """The options that `file_metadata` wrote; a file that carries none holds the published network.
     """
     text = read_metadata(path).get(_OPTIONS, "{}")
@@ -213,11 +221,10 @@ def _unseen_options(path: str) -> dict[str, Any]:
         if not isinstance(options, dict) or options.keys() - set(UNSEEN_OPTIONS):
             raise ValueError(f"expected some of {', '.join(UNSEEN_OPTIONS)}")
         for name, value in options.items():
-            published = PUBLISHED_OPTIONS[name]
-            if type(value) is not type(published) or (
-                    name == "output" and value not in get_args(Output)) or (
-                    name == "gate_window" and value < 0):
+            if type(value) is not type(PUBLISHED_OPTIONS[name]):
                 raise ValueError(f"{name} is {value!r}")
+        options_of(architecture=architecture, width=ARCHITECTURES[architecture].published["width"],
+                   **options)
     except ValueError as error:
         raise InputError(f"{path}: its metadata name generator options that there are not: "
                          f"{printable(text)} ({error})") from error

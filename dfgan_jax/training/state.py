@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dfgan_jax.models.generators import Generator, initial_variables
+from dfgan_jax.models.architecture import Generator
+from dfgan_jax.models.generators import initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.porting.weights import Weights
 from dfgan_jax.support.errors import InputError

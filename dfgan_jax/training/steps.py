@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dfgan_jax.models.unet import STAGE
+from dfgan_jax.models.architecture import STAGE
 from dfgan_jax.training import losses
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState
@@ -169,7 +169,7 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
       accumulate: parts that the batch is taken in, one after another, for less memory.
         Gradients, metrics and running statistics are their mean. Each part is normalised
         by its own statistics, as a smaller batch would be.
-      remat: keep only what the U-Net's stages give, and compute the rest again for the
+      remat: keep only what the generator's stages give, and compute the rest again for the
         gradient: less memory, more time, the same numbers.
       axis_name: mapped axis over which gradients, metrics and batch statistics
         are averaged; None when the whole batch is at hand.

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfgan_jax.denoising import denoiser as denoising
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices.parallel import run_once
+from dfgan_jax.models.generators import build_generator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
@@ -52,6 +54,23 @@ def test_odd_sizes_are_padded_and_cropped(unet):
     padded = np.pad(odd, [(0, 0), (0, 3), (0, 3)], mode="symmetric")
     np.testing.assert_allclose(denoised, denoiser(padded)[:, :29, :45], atol=1e-3)
     assert hounsfield.normalise(0.0) == 1.0
+
+
+@pytest.mark.parametrize(("architecture", "shapes"), [
+    ("unet", [(8, 32, 48, 1)]), ("redcnn", [(2, 32, 48, 1)] * 4)])
+def test_slices_are_padded_and_batched_as_the_generator_states(monkeypatch, architecture, shapes):
+    monkeypatch.setattr(denoising, "MAX_BATCH_PIXELS", 8 * 24 * 40)
+    denoiser = Denoiser(build_generator(width=2, architecture=architecture), {})
+    seen = []
+
+    def apply(variables, qdct):
+        seen.append(qdct.shape)
+        return qdct
+
+    denoiser._apply = apply
+    hu = np.random.default_rng(0).normal(0, 300, (8, 24, 40)).astype(np.float32)
+    np.testing.assert_allclose(denoiser(hu), hu, atol=1e-3)
+    assert seen == shapes
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 16, 16), (1, 2, 16, 16)])
