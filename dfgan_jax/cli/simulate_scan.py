@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 import dfgan_jax
-from dfgan_jax.cli import pair
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.pairs import slice_digests
 from dfgan_jax.scans import hounsfield, nifti, scan
 from dfgan_jax.scans.dicom_folder import DicomFolder
@@ -139,7 +139,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
             for line in files.lines():
                 print(line, file=sys.stderr)
             left_out += [f"{path}: {why}" for path, why in files.broken.items()]
-            patient_of = pair.patients_by(patients, files.headers, [source])
+            patient_of = patients_by(patients, files.headers, [source])
             slices += [(patient_of(header),
                         scan.of_dicom(header, pixel_spacing_mm=pixel_spacing_mm))
                        for header in files.headers]
@@ -164,7 +164,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
             raise InputError("; ".join(["no slice is left", *left_out[:5]]))
         written = dataset.write_dataset(output, entries, shares=shares,
                                         description=f"simulating {dose_fraction} of the dose")
-    pair.report(written, entries)
+    tell_written(written, entries)
     if left_out:
         raise InputError(f"{len(left_out)} slices were left out, the first {left_out[0]}; all "
                          "others are written")
@@ -200,7 +200,7 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
     """
     def measure(each: ScanSlice) -> _Measurement:
         hu, outside = each.read()
-        pair.check_not_blank(each.name, hu)
+        check_not_blank(each.name, hu)
         source = "slice"
         noise: ScanNoise | InputError
         if photons_per_ray is not None and kernel != "auto":
@@ -267,7 +267,7 @@ def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: in
             electronic_noise_std=electronic_noise_std, outside=outside)
         return ndct, as_stored(qdct, ndct, limits=limits)
 
-    header = {} if each.header is None else pair.slice_columns(each.header)
+    header = {} if each.header is None else slice_columns(each.header)
     return Entry(
         patient=patient, ndct_digest=digest, qdct_digest=digest, source=each.name,
         shape=each.shape, read=read,

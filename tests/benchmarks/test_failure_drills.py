@@ -11,10 +11,9 @@ import pytest
 from benchmarks import failure_drills as drills
 from benchmarks.failure_drills import Bench, FailedError, Final, Launcher, Run
 from configs import dfgan
-from dfgan_jax.cli import setup
+from dfgan_jax.checkpoints.run import Checkpoints
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.training.checkpoints import Checkpoints
-from dfgan_jax.training.state import create_state
 from dfgan_jax.training.writers import MetricsWriter
 
 # Stands before the few lines that take the place of main.py in a test.
@@ -242,9 +241,7 @@ def small():
     config = dfgan.get_config()
     config.generator.width = config.discriminator.width = 2
     config.discriminators = "none"
-    networks, optimizers = setup.build_networks(config), setup.build_optimizers(
-        config, total_steps=1)
-    shapes = jax.eval_shape(lambda: create_state(jax.random.key(0), networks, optimizers))
+    shapes = RunOptions.of(config).training(total_steps=1).state_shapes()
     return config, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
 
 
