@@ -30,11 +30,11 @@ from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation import baselines, physics
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
-from dfgan_jax.evaluation.statistics import evenly_spaced
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
+from dfgan_jax.support.spacing import evenly_spaced
 
 _PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.")
 _CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Names, workdirs or files of weights.",

@@ -6,13 +6,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
 from dfgan_jax.checkpoints.folder import read_meta, restore_state
-from dfgan_jax.cli import setup
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.training.state import create_state
 from dfgan_jax.training.writers import read_history
 from drills.runs import Run
 
@@ -53,10 +51,7 @@ def read_final(workdir: pathlib.Path) -> Final:
     if step is None:
         raise InputError(f"{workdir}: no checkpoint")
     folder = workdir / "checkpoints" / str(step)
-    config = ml_collections.ConfigDict(read_meta(folder)["config"])
-    networks, optimizers = setup.build_networks(config), setup.build_optimizers(
-        config, total_steps=1)
-    like = jax.eval_shape(lambda: create_state(jax.random.key(0), networks, optimizers))
+    like = RunOptions.of(read_meta(folder)["config"]).training(total_steps=1).state_shapes()
     leaves = jax.tree_util.tree_leaves_with_path(restore_state(folder, like))
     results = json.loads((workdir / "results.json").read_text())
     return Final(step=step,

@@ -9,10 +9,15 @@ ROOMS = [
     {"models", "devices", "simulation", "pretrained"},
     {"porting", "data"},
     {"checkpoints"},
-    {"training", "denoising", "evaluation", "performance"},
+    {"denoising"},
+    {"evaluation"},
+    {"training"},
+    {"performance"},
     {"cli"},
 ]
 """From the lowest to the highest; rooms beside each other do not import each other."""
+
+MODES = ("train", "evaluate", "denoise", "convert", "simulate", "pair", "benchmark", "preflight")
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "dfgan_jax"
 
@@ -37,3 +42,15 @@ def test_imports_point_down():
               for home in [path.relative_to(PACKAGE).parts[0]] for room in imported(path)
               if room != home and height[room] >= height[home]]
     assert upward == []
+
+
+def test_no_mode_imports_another():
+    modes = {*MODES, "simulate_scan"}
+    crossing = [f"{path.name} imports {name}" for path in (PACKAGE / "cli").glob("*.py")
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.ImportFrom) and path.stem != "main"
+                for name in ([alias.name for alias in node.names]
+                             if node.module == "dfgan_jax.cli" else
+                             [(node.module or "").removeprefix("dfgan_jax.cli.")])
+                if name in modes]
+    assert crossing == []

@@ -22,7 +22,8 @@ import ml_collections
 import numpy as np
 
 from dfgan_jax.checkpoints.networks import load_weights
-from dfgan_jax.cli import setup, simulate
+from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import parallel
@@ -34,7 +35,7 @@ from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError, is_out_of_memory
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import Progress, progress
-from dfgan_jax.training import input_pipeline, steps
+from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.state import TrainState
 
 MEASURED = "measured"
@@ -91,22 +92,22 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     Raises:
       InputError: the configuration or the checkpoint cannot be used.
     """
-    setup.check(config)
+    options = RunOptions.of(config)
     plan = plan or Plan.for_machine()
-    state = _initial_state(config)
-    generator, variables = setup.build_networks(config).generator, state.generator
+    state = _initial_state(options)
+    generator, variables = options.networks.generator, state.generator
     if checkpoint_path is not None:
         weights = load_weights([checkpoint_path]).weights
         generator = build_generator(**weights.options)
         variables = weights.generator_variables
     workdir.mkdir(parents=True, exist_ok=True)  # rather now than after minutes
 
-    rows = _rows_of(plan, simulate.size(config))
+    rows = _rows_of(plan, options.sources.simulated_size)
     with progress("benchmark", total=len(rows) + 4, unit="measurements") as bar:
-        card = _measure(config, state, plan, rows, bar)
+        card = _measure(options, state, plan, rows, bar)
         bar.advance(note="comparing bfloat16 with float32")
         card["bfloat16"] = {"weights": checkpoint_path or "initial",
-                            **_compare_dtypes(config, plan, generator, variables)}
+                            **_compare_dtypes(options, plan, generator, variables)}
     path = workdir / "benchmark.json"
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(card, indent=2, allow_nan=False) + "\n")
@@ -114,10 +115,9 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     print(f"Card: {path}", flush=True)
 
 
-def _initial_state(config: ml_collections.ConfigDict) -> TrainState:
+def _initial_state(options: RunOptions) -> TrainState:
     """Initial weights, on the host: steps donate the state that they are given."""
-    return jax.device_get(setup.build_state(
-        config, setup.build_networks(config), setup.build_optimizers(config, total_steps=1)))
+    return jax.device_get(options.training(total_steps=1).initial_state(options.seed))
 
 
 def _rows_of(plan: Plan, training_size: int) -> list[dict[str, Any]]:
@@ -175,19 +175,15 @@ class _Program:
         return step
 
 
-def _program(config: ml_collections.ConfigDict, state: TrainState, row: dict[str, Any]
-             ) -> _Program:
-    config = config.copy_and_resolve_references()
-    config.dtype = row["dtype"]
-    networks = setup.build_networks(config)
+def _program(options: RunOptions, state: TrainState, row: dict[str, Any]) -> _Program:
+    # In parts a batch would take less memory than another of its size.
+    training = dataclasses.replace(options.training(total_steps=1), accumulate=1).in_dtype(
+        row["dtype"])
     batch = input_pipeline.batch_of(_random_pairs(row["batch"], row["size"]))
     if row["kind"] == "inference":
-        return _Program(functools.partial(networks.generator.apply, train=False),
+        return _Program(functools.partial(training.networks.generator.apply, train=False),
                         state.generator, batch["qdct"], donate=(), dtype=row["dtype"])
-    step = functools.partial(
-        steps.train_step, networks=networks, loss=setup.build_loss(config),
-        optimizers=setup.build_optimizers(config, total_steps=1), remat=config.remat)
-    return _Program(step, state, batch, donate=(0,), dtype=row["dtype"])
+    return _Program(training.step, state, batch, donate=(0,), dtype=row["dtype"])
 
 
 def _random_pairs(count: int, size: int) -> Pairs:
@@ -196,12 +192,12 @@ def _random_pairs(count: int, size: int) -> Pairs:
     return Pairs(ndct, ndct + 0.1 * noise)
 
 
-def _measure(config: ml_collections.ConfigDict, state: TrainState, plan: Plan,
+def _measure(options: RunOptions, state: TrainState, plan: Plan,
              rows: list[dict[str, Any]], bar: Progress) -> dict[str, Any]:
     """Everything of the card but the comparison of dtypes."""
     deadline = time.monotonic() + plan.time_limit_s
     # First, since a program compiles faster where another like it has been compiled.
-    first = _program(config, state, rows[0])
+    first = _program(options, state, rows[0])
     compiling = _unless_too_large(first.compile_times)
     bar.advance(note="peaks")
     settings: Any = jax.config  # older versions declare none of its attributes
@@ -222,7 +218,7 @@ def _measure(config: ml_collections.ConfigDict, state: TrainState, plan: Plan,
         if time.monotonic() > deadline:
             result = {"status": OUT_OF_TIME}
         else:
-            program = first if row is rows[0] else _program(config, state, row)
+            program = first if row is rows[0] else _program(options, state, row)
             if (kind, size) not in flops:  # the optimiser's share vanishes among the images'
                 flops[kind, size] = measuring.count_flops(
                     program.function, program.first, program.batch) / row["batch"]
@@ -232,7 +228,7 @@ def _measure(config: ml_collections.ConfigDict, state: TrainState, plan: Plan,
                 bandwidth=peaks["memory"]["bytes_per_s"], seconds=plan.seconds))
         measured[kind].append({**row, **result})
     return {
-        "machine": _machine(config), "peaks": peaks, "compile": {**rows[0], **compiling},
+        "machine": _machine(options), "peaks": peaks, "compile": {**rows[0], **compiling},
         "input": {**rows[0], **waiting},
         **{kind: sorted(each, key=lambda row: (row["dtype"] != "float32", row["size"],
                                                row["batch"]))
@@ -280,12 +276,12 @@ def _measure_input(program: _Program, *, seconds: float) -> dict[str, Any]:
             "pipeline_over_step": images_per_s / (count * waiting["steps"] / waiting["seconds"])}
 
 
-def _compare_dtypes(config: ml_collections.ConfigDict, plan: Plan, generator: Generator,
+def _compare_dtypes(options: RunOptions, plan: Plan, generator: Generator,
                     variables: Any) -> dict[str, Any]:
     """Denoises the same simulated slices in float32 and in bfloat16."""
-    size = simulate.size(config)
-    ndct, qdct = low_dose.simulate_pairs(plan.slices, size=size, seed=config.simulation.seed,
-                                         split="test", protocol=simulate.protocol(config))
+    size = options.sources.simulated_size
+    ndct, qdct = low_dose.simulate_pairs(plan.slices, size=size, seed=options.simulation.seed,
+                                         split="test", protocol=options.simulation.protocol)
     images, common = {}, {"slices": plan.slices, "size": size}
     for dtype in ("float32", "bfloat16"):
         try:
@@ -302,10 +298,10 @@ def _compare_dtypes(config: ml_collections.ConfigDict, plan: Plan, generator: Ge
             "rmse_hu_between": rmse}
 
 
-def _machine(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _machine(options: RunOptions) -> dict[str, Any]:
     return {"devices": parallel.describe_devices(), "devices_measured": 1,
             "cpu_cores": os.cpu_count(), "python": platform.python_version(),
-            "jax": importlib.metadata.version("jax"), "model": setup.model_name(config),
+            "jax": importlib.metadata.version("jax"), "model": model_name(options.as_json()),
             "peak_memory": "planned by the compiler: arguments + results + temporaries, without "
                            "results that share memory with arguments",
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dfgan_jax.checkpoints.networks import load_weights, save_weights
-from dfgan_jax.cli import setup
+from dfgan_jax.cli.identity import model_name
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.models.generators import ARCHITECTURES, build_generator
 from dfgan_jax.porting import torch_layout, weight_file
@@ -86,7 +86,7 @@ def _write_files(output: pathlib.Path, state_dicts: Mapping[str, dict[str, np.nd
              output.with_name(f"{stem}.{name}_discriminator{suffix}") for name in state_dicts}
     for path in paths.values():
         refuse_existing(path)
-    metadata = {"model": setup.model_name(meta["config"])} | file_metadata(weights.unseen, meta) | {
+    metadata = {"model": model_name(meta["config"])} | file_metadata(weights.unseen, meta) | {
         name: str(meta[name]) for name in ("step", "epoch") if meta[name] is not None}
     for name, path in paths.items():
         weight_file.write_weight_file(path, state_dicts[name],

@@ -10,12 +10,13 @@ import numpy as np
 
 import dfgan_jax
 from dfgan_jax import pretrained
-from dfgan_jax.cli import denoising_report, setup
+from dfgan_jax.cli.identity import model_name
 from dfgan_jax.data import domain
 from dfgan_jax.data.pairs_file import holds_pairs, read_pairs, write_slices
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
 from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree
+from dfgan_jax.evaluation import denoising_report
 from dfgan_jax.scans import dicom, hounsfield, nifti
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
@@ -78,7 +79,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
 
 
 def _derivation(denoiser: Denoiser) -> Derivation:
-    return Derivation(model=setup.model_name(denoiser.meta["config"]),
+    return Derivation(model=model_name(denoiser.meta["config"]),
                       weights_sha256=denoiser.weights_sha256, version=dfgan_jax.__version__,
                       strength=denoiser.strength)
 

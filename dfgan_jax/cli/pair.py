@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -11,8 +10,9 @@ import numpy as np
 
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.overlap import slice_digests
-from dfgan_jax.data.pairing import SlicePair, is_placeholder, match_slices
+from dfgan_jax.data.pairing import SlicePair, match_slices
 from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder
@@ -63,7 +63,7 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
     for note in [*notes, *dropped]:
         print(note, file=sys.stderr)
     written = dataset.write_dataset(output, entries, shares=shares, description="writing pairs")
-    report(written, entries)
+    tell_written(written, entries)
     broken += [f"{path}: {why}" for each in found.values() for files in each
                for path, why in files.broken.items()]
     if broken:
@@ -71,57 +71,10 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
                          "other pairs are written")
 
 
-def report(written: dict[str, int], entries: Sequence[Entry]) -> None:
-    """Prints what was written."""
-    for path, count in written.items():
-        print(f"Wrote {path}: {count} slices")
-    patients = sorted({entry.patient for entry in entries})
-    print(f"{len(patients)} patients: {', '.join(patients[:10])}"
-          f"{', …' if patients[10:] else ''}", flush=True)
-    kernels = sorted({entry.manifest.get("kernel", "") for entry in entries})
-    if len(kernels) > 1:
-        print(f"several kernels: {', '.join(kernels)}; their noise differs, so train and score "
-              "them apart", file=sys.stderr)
-
-
 def _existing(name: str, folder: pathlib.Path) -> pathlib.Path:
     if not folder.exists():
         raise InputError(f"--{name}: {folder}: no such folder")
     return folder
-
-
-def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pathlib.Path]
-                ) -> Callable[[SliceHeader], str]:
-    """What names the patient of a slice.
-
-    Args:
-      choice: `id`, `study` or `folder`.
-      headers: of all slices.
-      roots: the folders given.
-
-    Raises:
-      InputError: `folder` is chosen, and files lie right in one that is given.
-    """
-    def study(header: SliceHeader) -> str:
-        name = header.study_uid or header.series_uid
-        return f"study {hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-    def folder(header: SliceHeader) -> str:
-        root = next(root for root in roots if header.path.is_relative_to(root))
-        below = header.path.relative_to(root).parts
-        if len(below) < 2:
-            raise InputError(f"{header.path}: lies right in {root}; --patients=folder takes the "
-                             "name of a folder below it")
-        return below[0]
-
-    if choice == "folder":
-        return folder
-    if choice == "study":
-        return study
-    if any(is_placeholder(header.patient_id) for header in headers):
-        print("Some patient IDs are placeholders: those patients are told apart by study",
-              file=sys.stderr)
-    return lambda header: study(header) if is_placeholder(header.patient_id) else header.patient_id
 
 
 def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str],
@@ -163,25 +116,6 @@ def _entry(pair: SlicePair, patient: str) -> Entry:
                   "noisier": "ndct" if _roughness(ndct) > _roughness(qdct) else "qdct"})
 
 
-def check_not_blank(name: str, hu: np.ndarray) -> None:
-    """Refuses a slice of one value, which is the same in all patients and teaches nothing.
-
-    Raises:
-      NotACTSlice: it is one.
-    """
-    if hu.min() == hu.max():
-        raise NotACTSlice(f"{name}: blank, {hu.min():g} HU everywhere")
-
-
 def _roughness(hu: np.ndarray) -> float:
     """Mean second difference along rows: noise far more than anatomy."""
     return float(np.abs(np.diff(hu, 2, axis=1)).mean())
-
-
-def slice_columns(header: SliceHeader) -> dict[str, object]:
-    """What a manifest says of a slice."""
-    spacing = header.pixel_spacing_mm
-    return {"patient_id": header.patient_id, "series_uid": header.series_uid,
-            "instance_number": header.instance_number, "location_mm": header.location_mm,
-            "kernel": header.kernel, "thickness_mm": header.thickness_mm,
-            "pixel_spacing_mm": None if spacing is None else spacing[0]}

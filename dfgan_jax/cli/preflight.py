@@ -6,7 +6,6 @@ time to compile are those of the program itself. For GPUs the steps are only low
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import pathlib
@@ -19,14 +18,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dfgan_jax.cli import setup, simulate, train
+from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.devices import parallel
 from dfgan_jax.performance import collectives, measuring, tpu_slices
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import format_duration
-from dfgan_jax.training import steps
 from dfgan_jax.training.state import TrainState
+from dfgan_jax.training.validation import scoring_step
 
 PLATFORMS = ("tpu", "cuda")
 
@@ -105,11 +105,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: s
       InputError: the configuration cannot be used, or there is no such topology.
       SystemExit: with status 1, the steps do not fit.
     """
-    setup.check(config)
-    if config.batch_size % config.accumulate:
-        raise InputError(f"config.batch_size is {config.batch_size}: expected a multiple of "
-                         f"accumulate ({config.accumulate})")
-    if config.data.train and not config.data.size:
+    options = RunOptions.of(config)
+    if options.data.train and not options.data.size:
         raise InputError("config.data.size is 0: expected the height and width of the slices, "
                          "since preflight reads no data")
     if platform == "tpu" and not topology:
@@ -118,8 +115,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: s
     jax.config.update("jax_platforms", "cpu")
     path = workdir / "preflight.json"
     with _interruptible():
-        for report in (_for_tpu(config, str(topology), search_limit_s=search_limit_s)
-                       if platform == "tpu" else [_for_gpus(config, topology or "1")]):
+        for report in (_for_tpu(options, str(topology), search_limit_s=search_limit_s)
+                       if platform == "tpu" else [_for_gpus(options, topology or "1")]):
             workdir.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as temporary:
                 temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -141,17 +138,17 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _for_tpu(config: ml_collections.ConfigDict, topology: str, *, search_limit_s: float
+def _for_tpu(options: RunOptions, topology: str, *, search_limit_s: float
              ) -> Iterator[dict[str, Any]]:
     """The report on the batch as it is, and where something larger or smaller was tried, that."""
     start = time.monotonic()
     devices = tpu_slices.devices(topology)
     limit = tpu_slices.memory_bytes(devices[0]) / _GIB
-    batch = _shared(config, len(devices))
+    batch = _shared(options, len(devices))
 
     def compiled(step: str, images_per_chip: int) -> _Program:
         print(f"Compiling: {step}, {images_per_chip} a chip …", end=" ", flush=True)
-        program = _compile(config, devices, step, images_per_chip, limit=limit)
+        program = _compile(options, devices, step, images_per_chip, limit=limit)
         print(f"{program.total:.2f} of {limit:.2f} GiB, "
               f"{format_duration(program.seconds)}", flush=True)
         return program
@@ -164,22 +161,22 @@ def _for_tpu(config: ml_collections.ConfigDict, topology: str, *, search_limit_s
     trained = compiled("train", batch.per_device)
     evaluated = compiled("evaluation", batch.per_device)
     programs = [trained, evaluated]
-    yield _tpu_report(config, batch, programs, topology=topology, chip=devices[0], limit=limit)
+    yield _tpu_report(options, batch, programs, topology=topology, chip=devices[0], limit=limit)
     fits = trained.fits and evaluated.fits
-    if not fits and not config.remat and in_time(batch.per_device):
+    if not fits and not options.remat and in_time(batch.per_device):
         programs.append(compiled("train with remat", batch.per_device))
     while True:
         guess = _next_size([(each.images_per_chip, each.total, each.fits)
                             for each in programs if each.step == "train"],
-                           limit=limit, step=config.accumulate)
+                           limit=limit, step=options.accumulate)
         if guess is None or not in_time(guess):
             break
         programs.append(compiled("train", guess))
     if len(programs) > 2:
-        yield _tpu_report(config, batch, programs, topology=topology, chip=devices[0], limit=limit)
+        yield _tpu_report(options, batch, programs, topology=topology, chip=devices[0], limit=limit)
 
 
-def _tpu_report(config: ml_collections.ConfigDict, batch: _Batch, programs: Sequence[_Program], *,
+def _tpu_report(options: RunOptions, batch: _Batch, programs: Sequence[_Program], *,
                 topology: str, chip: jax.Device, limit: float) -> dict[str, Any]:
     """Of the training step, the evaluation step, and what else was compiled."""
     trained, evaluated = programs[:2]
@@ -189,7 +186,7 @@ def _tpu_report(config: ml_collections.ConfigDict, batch: _Batch, programs: Sequ
     needs_most = max(trained, evaluated, key=lambda each: each.total)
     counts = [each for each in trained.collectives if each.op == "all-reduce"]
     return {
-        **_common(config, batch, platform="tpu", topology=topology),
+        **_common(options, batch, platform="tpu", topology=topology),
         "chip": chip.device_kind,
         "fits": fits,
         "memory_per_chip_gib": needs_most.total,
@@ -197,74 +194,72 @@ def _tpu_report(config: ml_collections.ConfigDict, batch: _Batch, programs: Sequ
         "memory": {each.step: each.memory for each in (trained, evaluated)},
         "largest_batch": largest and largest * batch.devices,
         "largest_batch_is_exact": any(not each.fits and each.images_per_chip
-                                      == (largest or 0) + config.accumulate for each in sizes),
+                                      == (largest or 0) + options.accumulate for each in sizes),
         "all_reduces": sum(each.count for each in counts) if trained.fits else None,
         "gradient_all_reduces": sum(each.count for each in counts if each.what.startswith(
             collectives.GRADIENTS)) if trained.fits else None,
         "collectives": [dataclasses.asdict(each) for each in trained.collectives],
         "evaluation_collectives": [dataclasses.asdict(each) for each in evaluated.collectives],
         "compiled": [each.summary() for each in programs],
-        "advice": _advice(config, batch, programs, fits=fits, largest=largest),
+        "advice": _advice(options, batch, programs, fits=fits, largest=largest),
         "versions": {"jax": jax.__version__, "libtpu": tpu_slices.version()},
     }
 
 
-def _common(config: ml_collections.ConfigDict, batch: _Batch, *, platform: str, topology: str
+def _common(options: RunOptions, batch: _Batch, *, platform: str, topology: str
             ) -> dict[str, Any]:
-    return {"config": config.name, "model": setup.model_name(config), "platform": platform,
+    return {"config": options.name, "model": model_name(options.as_json()), "platform": platform,
             "topology": topology, "chips": batch.devices, "batch_size": batch.configured,
             "batch_divides": batch.divides, "compiled_batch_size": batch.size,
-            "images_per_chip": batch.per_device, "accumulate": config.accumulate,
-            "dtype": config.dtype, "size": simulate.size(config),
-            "parallel": _devices_name(config, batch)}
+            "images_per_chip": batch.per_device, "accumulate": options.accumulate,
+            "dtype": options.dtype, "size": options.sources.simulated_size,
+            "parallel": _devices_name(options, batch)}
 
 
-def _devices_name(config: ml_collections.ConfigDict, batch: _Batch) -> str:
-    if config.parallel == "auto":
+def _devices_name(options: RunOptions, batch: _Batch) -> str:
+    if options.parallel == "auto":
         return "pmap" if batch.devices > 1 else "jit"
-    return config.parallel
+    return options.parallel
 
 
-def _shared(config: ml_collections.ConfigDict, devices: int) -> _Batch:
+def _shared(options: RunOptions, devices: int) -> _Batch:
     """The configuration's batch, or the nearest one that can be shared among devices."""
-    least = devices * config.accumulate
-    per_device = max(round(config.batch_size / least), 1) * config.accumulate
-    return _Batch(configured=config.batch_size, divides=config.batch_size % least == 0,
+    least = devices * options.accumulate
+    per_device = max(round(options.batch_size / least), 1) * options.accumulate
+    return _Batch(configured=options.batch_size, divides=options.batch_size % least == 0,
                   per_device=per_device, devices=devices)
 
 
-def _steps(config: ml_collections.ConfigDict, *, remat: bool
+def _steps(options: RunOptions, *, remat: bool
            ) -> tuple[Callable, Callable, TrainState]:
     """The training step, the evaluation step and the shapes of a state, as `train` has them."""
-    networks, loss = setup.build_networks(config), setup.build_loss(config)
-    optimizers = setup.build_optimizers(config, total_steps=1)  # a number in the program
-    state = setup.state_shapes(networks, optimizers)
-    return (functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
-                              loss=loss, accumulate=config.accumulate, remat=remat),
-            functools.partial(train.validation_step, networks=networks, loss=loss), state)
+    training = dataclasses.replace(options.training(total_steps=1),  # a number in the program
+                                   remat=remat)
+    return (training.step, scoring_step(training.networks, training.loss),
+            training.state_shapes())
 
 
-def _images(config: ml_collections.ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    size = simulate.size(config)
+def _images(options: RunOptions, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    size = options.sources.simulated_size
     shape = jax.ShapeDtypeStruct((count, size, size, 1), jnp.float32)
     return {"ndct": shape, "qdct": shape}
 
 
-def _on(config: ml_collections.ConfigDict, devices: Sequence[jax.Device], step: str, count: int
+def _on(options: RunOptions, devices: Sequence[jax.Device], step: str, count: int
         ) -> tuple[parallel.Compiled, TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """A step over devices, with the shapes of a state and of a batch of `count` images."""
     train_step, evaluation_step, state = _steps(
-        config, remat=config.remat or step == "train with remat")
-    shared = parallel.Parallelism(config.parallel, devices=devices,
-                                  global_batch_size=count // config.accumulate)
+        options, remat=options.remat or step == "train with remat")
+    shared = parallel.Parallelism(options.parallel, devices=devices,
+                                  global_batch_size=count // options.accumulate)
     compiled = (shared.evaluate(evaluation_step) if step == "evaluation" else
                 shared.train(train_step))
-    return compiled, state, _images(config, count)
+    return compiled, state, _images(options, count)
 
 
-def _compile(config: ml_collections.ConfigDict, devices: Sequence[jax.Device], step: str,
+def _compile(options: RunOptions, devices: Sequence[jax.Device], step: str,
              images_per_chip: int, *, limit: float) -> _Program:
-    compiled, state, batch = _on(config, devices, step, images_per_chip * len(devices))
+    compiled, state, batch = _on(options, devices, step, images_per_chip * len(devices))
     start = time.monotonic()
     try:
         program = compiled.lower(state, batch).compile()
@@ -322,13 +317,13 @@ def _next_size(sizes: Sequence[tuple[int, float, bool]], *, limit: float, step: 
     return guess if guess > (fitting[-1][0] if fitting else 0) else None
 
 
-def _advice(config: ml_collections.ConfigDict, batch: _Batch, programs: Sequence[_Program], *,
+def _advice(options: RunOptions, batch: _Batch, programs: Sequence[_Program], *,
             fits: bool, largest: int | None) -> list[str]:
     """What to change, in words; what was compiled first."""
     advice = []
     if not batch.divides:
         among = f"{batch.devices} chips" + (
-            f" in {config.accumulate} parts" if config.accumulate > 1 else "")
+            f" in {options.accumulate} parts" if options.accumulate > 1 else "")
         advice.append(f"a batch of {batch.configured} does not divide among {among}: give "
                       f"--config.batch_size={batch.size}")
     if fits:
@@ -338,39 +333,39 @@ def _advice(config: ml_collections.ConfigDict, batch: _Batch, programs: Sequence
     remat = [each for each in programs if each.step == "train with remat"]
     advice += [f"--config.remat=True: {'fits' if each.fits else 'does not fit either'}, "
                f"{each.total:.2f} GiB, for about a third more time" for each in remat]
-    if not remat and not config.remat:
+    if not remat and not options.remat:
         advice.append("--config.remat=True: less memory for a third more time; not compiled")
-    if batch.per_device > config.accumulate:
+    if batch.per_device > options.accumulate:
         advice.append("more chips, or --config.accumulate=2 or more: smaller parts of a batch, "
                       "each normalised by itself; not compiled")
-    if config.dtype == "float32":
+    if options.dtype == "float32":
         advice.append("--config.dtype=bfloat16: about half the activations; not compiled")
     return advice
 
 
-def _for_gpus(config: ml_collections.ConfigDict, topology: str) -> dict[str, Any]:
+def _for_gpus(options: RunOptions, topology: str) -> dict[str, Any]:
     if not topology.isdecimal() or int(topology) < 1:
         raise InputError(f"--topology is {topology!r}; expected a number of GPUs with "
                          "--platform=cuda")
     devices = _stand_ins(int(topology))
-    batch = _shared(config, len(devices))
+    batch = _shared(options, len(devices))
     operations: dict[str, dict[str, int]] = {}
     for step in ("train", "evaluation"):
-        compiled, state, images = _on(config, devices, step, batch.size)
+        compiled, state, images = _on(options, devices, step, batch.size)
         shapes = state, compiled.arrange_shapes(images)
         # Of what pmap gives, the platform cannot be chosen.
         traced = getattr(compiled.function, "trace", jax.jit(compiled.function).trace)(*shapes)
         lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
         operations[step] = {op: lowered.count(f"stablehlo.{op}") for op in (
             "convolution", "dot_general", "all_reduce", "all_gather")}
-    joined = _devices_name(config, batch) == "pmap"
+    joined = _devices_name(options, batch) == "pmap"
     return {
-        **_common(config, batch, platform="cuda", topology=topology),
+        **_common(options, batch, platform="cuda", topology=topology),
         "fits": None, "memory_per_chip_gib": None, "largest_batch": None,
         # Under jit it is the compiler that adds them, and in both forms it joins them.
         "all_reduces": operations["train"]["all_reduce"] if joined else None,
         "operations": operations,
-        "advice": _advice(config, batch, [], fits=True, largest=None),
+        "advice": _advice(options, batch, [], fits=True, largest=None),
         "versions": {"jax": jax.__version__},
     }
 

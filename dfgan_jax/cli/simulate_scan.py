@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 import dfgan_jax
-from dfgan_jax.cli import pair
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.scans import hounsfield, nifti, scan
 from dfgan_jax.scans.dicom_folder import DicomFolder
@@ -110,8 +110,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
     doses = _range(dose_fraction, name="dose_fraction", example="0.25 or 0.1..0.5", below=1)
     kernels = None if refilter is None else _range(refilter, name="refilter",
                                                    example="5.6 or 2.8..6.5", below=20)
-    for name, value in (("pixel_spacing", pixel_spacing_mm),
-                        ("full_dose_photons_per_ray", photons_per_ray)):
+    for name, value in (("pixel_spacing", pixel_spacing_mm), ("photons_per_ray", photons_per_ray)):
         if value is not None and not 0 < value < np.inf:
             raise InputError(f"--{name} is {value}; expected above 0")
     chosen = _kernel(kernel)
@@ -136,7 +135,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
             for line in files.lines():
                 print(line, file=sys.stderr)
             left_out += [f"{path}: {why}" for path, why in files.broken.items()]
-            patient_of = pair.patients_by(patients, files.headers, [source])
+            patient_of = patients_by(patients, files.headers, [source])
             slices += [(patient_of(header),
                         scan.of_dicom(header, pixel_spacing_mm=pixel_spacing_mm))
                        for header in files.headers]
@@ -161,7 +160,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
             raise InputError("; ".join(["no slice is left", *left_out[:5]]))
         written = dataset.write_dataset(output, entries, shares=shares,
                                         description=f"simulating {dose_fraction} of the dose")
-    pair.report(written, entries)
+    tell_written(written, entries)
     if left_out:
         raise InputError(f"{len(left_out)} slices were left out, the first {left_out[0]}; all "
                          "others are written")
@@ -197,7 +196,7 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
     """
     def measure(each: ScanSlice) -> _Measurement:
         hu, outside = each.read()
-        pair.check_not_blank(each.name, hu)
+        check_not_blank(each.name, hu)
         source = "slice"
         noise: ScanNoise | InputError
         if photons_per_ray is not None and kernel != "auto":
@@ -238,8 +237,7 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
                 noise=others[len(others) // 2]._replace(noise_std_hu=np.nan), source="series")
         else:
             left_out.append(f"{each.name}: {measured.pop(each.name).noise}, and no other slice of "
-                            "its series shows its noise: --full_dose_photons_per_ray and --kernel "
-                            "give it")
+                            "its series shows its noise: --photons_per_ray and --kernel give it")
     return measured, left_out
 
 
@@ -265,7 +263,7 @@ def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: in
             electronic_noise_std=electronic_noise_std, outside=outside)
         return ndct, as_stored(qdct, ndct, limits=limits)
 
-    header = {} if each.header is None else pair.slice_columns(each.header)
+    header = {} if each.header is None else slice_columns(each.header)
     return Entry(
         patient=patient, ndct_digest=digest, qdct_digest=digest, source=each.name,
         shape=each.shape, read=read,

@@ -33,7 +33,7 @@ class Change(NamedTuple):
 def measured_slices(count: int) -> list[int]:
     """Which of a series' slices are measured: the middles of as many equal parts.
 
-    The first and the last slice of a scan, which `statistics.evenly_spaced` takes, show little.
+    The first and the last slice of a scan, which `spacing.evenly_spaced` takes, show little.
     """
     parts = min(MEASURED_SLICES, count)
     return [int((part + 0.5) * count / parts) for part in range(parts)]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dfgan_jax import pretrained
-from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator
+from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator, workdir_of
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.devices import agreement, parallel
 from dfgan_jax.models.architecture import Generator
@@ -113,6 +113,12 @@ class Denoiser:
         """
         described = self.meta.get("trained_on")
         return None if described is None else Domain.from_json(described)
+
+    @property
+    def home(self) -> pathlib.Path:
+        """The workdir that the model is from, or the file that it was loaded from."""
+        assert self.path is not None
+        return self.path if self.path.is_file() else workdir_of(self.path)
 
     @functools.cached_property
     def weights_sha256(self) -> str:

@@ -145,16 +145,6 @@ class Sample:
         return np.unique(np.asarray(self.patients), return_inverse=True)[1]
 
 
-def evenly_spaced(count: int, *, most: int) -> np.ndarray:
-    """Indices of at most `most` of `count` slices, with the first and the last among them.
-
-    One alone is taken from the middle: the first slice of a scan shows little.
-    """
-    if min(count, most) == 1:
-        return np.array([count // 2])
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-
-
 def paired_tests(sample: Sample, rows: Mapping[str, np.ndarray]
                  ) -> dict[tuple[str, str], PairedTest]:
     """The tests between any two rows that can be tested; names → test."""

@@ -5,12 +5,14 @@ discriminator, in (0, 1). Each function returns the mean over everything, a
 scalar.
 """
 
-from typing import Literal, NamedTuple
+import dataclasses
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.checks import check_above_zero, check_not_negative, check_one_of
 
 Intensity = Literal["squared", "charbonnier", "log_squared"]
 """`squared`: the mean squared error. `charbonnier`: the mean of √(error² + `CHARBONNIER_EPSILON`²)
@@ -26,7 +28,8 @@ SOFT_TISSUE_HU = (-160.0, 240.0)
 """The abdominal window, which readers look at soft tissue in."""
 
 
-class LossOptions(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossOptions:
     """Weights of the terms, and their forms; the defaults are those of the slides.
 
     Attributes:
@@ -44,6 +47,9 @@ class LossOptions(NamedTuple):
       real_label: score that the discriminators learn for the normal dose: 1, or a little
         less (one-sided label smoothing; Salimans et al., NeurIPS 2016).
       gradient_penalty: weight γ of R1, ½γ‖∇D(real)‖² (Mescheder et al., ICML 2018).
+
+    Raises:
+      InputError: a form is unknown, or a number out of range.
     """
 
     image: float = 1.0
@@ -56,6 +62,11 @@ class LossOptions(NamedTuple):
     adversarial_from_step: int = 0
     real_label: float = 1.0
     gradient_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_one_of(self, "intensity", get_args(Intensity))
+        check_above_zero(self, "soft_tissue", "real_label")
+        check_not_negative(self, "adversarial", "adversarial_from_step", "gradient_penalty")
 
 
 def intensity(denoised: jax.Array, ndct: jax.Array, *, form: Intensity = "squared",

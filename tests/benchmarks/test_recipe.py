@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import recipe
 from benchmarks.recipe import VARIANTS, Variant
-from dfgan_jax.cli import setup
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.support.errors import InputError
 
 
@@ -17,8 +17,7 @@ def test_every_variant_is_a_configuration_and_changes_something(name):
     config = importlib.import_module(f"configs.{module}").get_config(config_variant)
     before = config.to_dict()
     config.update_from_flattened_dict({**recipe._COMMON, **variant.changes})
-    setup.check(config)
-    setup.build_networks(config)
+    RunOptions.of(config)
     for field, value in variant.changes.items():
         node = before
         for part in field.split("."):

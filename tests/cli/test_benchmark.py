@@ -5,6 +5,7 @@ import pytest
 
 from configs import dfgan, redcnn
 from dfgan_jax.cli import benchmark
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.performance import measuring
 from dfgan_jax.support.errors import InputError
 from tests.cli import command
@@ -62,7 +63,8 @@ def test_the_numbers_of_a_row_follow_from_each_other(finished):
 def test_operations_grow_with_pixels_and_memory_with_the_batch(config, finished):
     rows = {(row["dtype"], row["size"], row["batch"]): row for row in finished["inference"]}
     one, two, large = (rows["float32", *each] for each in ((32, 1), (32, 2), (48, 1)))
-    program = benchmark._program(config, benchmark._initial_state(config), one)
+    options = RunOptions.of(config)
+    program = benchmark._program(options, benchmark._initial_state(options), one)
     # Counted at batch 2, where what does not grow with the batch is divided by 2.
     assert one["flops"] == pytest.approx(
         measuring.count_flops(program.function, program.first, program.batch), rel=0.05)
@@ -138,10 +140,10 @@ def test_rows_are_left_out_when_the_time_is_up_and_the_weights_are_those_given(
 
 
 def test_an_output_that_is_not_finite_is_told(config):
-    networks = benchmark.setup.build_networks(config)
+    options = RunOptions.of(config)
     state = jax.tree.map(lambda x: x + float("nan") * (x.dtype == "float32"),
-                         benchmark._initial_state(config).generator)
-    compared = benchmark._compare_dtypes(config, PLAN, networks.generator, state)
+                         benchmark._initial_state(options).generator)
+    compared = benchmark._compare_dtypes(options, PLAN, options.networks.generator, state)
     assert compared == {"slices": 1, "size": 32,
                         "status": "float32: the model: its output is not finite"}
     assert benchmark._comparison_words(compared) == compared["status"]

@@ -9,7 +9,8 @@ import safetensors
 from configs import attn, dfgan, redcnn
 from dfgan_jax.checkpoints.networks import save_weights
 from dfgan_jax.checkpoints.run import Checkpoints
-from dfgan_jax.cli import convert, setup
+from dfgan_jax.cli import convert
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.models.generators import build_generator, initial_variables
 from dfgan_jax.porting.weight_file import read_weight_file, write_weight_file
@@ -283,7 +284,7 @@ def test_a_file_of_pytorch_cannot_carry_the_difference(tmp_path):
 def test_other_normalisations_are_told_by_their_keys(tmp_path, normalization):
     config = dfgan.get_config("slides")
     config.generator.width, config.generator.normalization = 4, normalization
-    generator_ = setup.build_networks(config).generator
+    generator_ = RunOptions.of(config).networks.generator
     shapes = jax.eval_shape(lambda: initial_variables(generator_, jax.random.key(0)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: rng.uniform(0.01, 0.1, x.shape).astype(x.dtype), shapes)

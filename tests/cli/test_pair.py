@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from configs import attn
-from dfgan_jax.cli import pair, setup, simulate
+from dfgan_jax.cli import pair
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.dataset import SPLITS
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
@@ -157,7 +158,7 @@ def test_training_loads_what_the_command_line_paired(tmp_path):
     config.data.size, config.data.cache_dir = 32, str(tmp_path / "cache")
     for split in SPLITS:
         config.data[split] = str(tmp_path / "out" / f"{split}.npy")
-    pairs = setup.load_splits(config, SPLITS, simulate.cached)
+    pairs = RunOptions.of(config).sources.load(SPLITS)
     assert [len(each) for each in pairs.values()] == [3, 3, 3]
     assert (np.abs(pairs["test"].qdct - 0.97) < 0.2).all()  # (−14 + 500) / 500
 

@@ -8,6 +8,7 @@ import pytest
 
 from configs import attn, dfgan
 from dfgan_jax.cli import preflight
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.performance import tpu_slices
 from dfgan_jax.performance.collectives import Collective
 from dfgan_jax.support.errors import InputError
@@ -185,7 +186,7 @@ def test_lowers_for_gpus(config, tmp_path, capsys, parallel, joined):
     assert report["memory_per_chip_gib"] is None
     assert report["chips"] == 4
     # Of each of the 18 norms mean and mean of squares, there and back; and each gradient.
-    state = preflight._steps(config, remat=False)[2]
+    state = preflight._steps(RunOptions.of(config), remat=False)[2]
     gradients = len(jax.tree.leaves(state.generator["params"]))
     metrics = 2  # the intensity loss and the generator's
     assert report["all_reduces"] == (4 * 18 + gradients + metrics if joined else None)
@@ -272,7 +273,7 @@ def test_compiles_for_a_slice(config, tmp_path):
     assert {each["what"] for each in report["evaluation_collectives"]} == {"scores"}
     assert report["gradient_all_reduces"] == 1
     assert report["all_reduces"] == 1 + 18 + 18  # the norms' there and back
-    state = preflight._steps(config, remat=False)[2]
+    state = preflight._steps(RunOptions.of(config), remat=False)[2]
     gradients = sum(x.size for x in jax.tree.leaves(state.generator["params"]))
     assert report["collectives"][0]["bytes"] == 4 * (gradients + 2)
 

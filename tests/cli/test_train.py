@@ -1,18 +1,13 @@
 import csv
 import functools
-import itertools
 import json
 import math
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -20,13 +15,13 @@ import pytest
 from dfgan_jax.checkpoints.folder import read_meta, restore_state
 from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.checkpoints.run import Checkpoints
-from dfgan_jax.cli import setup, train
+from dfgan_jax.cli import train
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import DivergenceError
-from dfgan_jax.training.state import create_state
-from dfgan_jax.training.stop_request import StopRequest
+from dfgan_jax.training.validation import Validation
 from dfgan_jax.training.writers import read_history
 from tests.cli import command
 from tests.porting.test_weights import discriminator, generator, save
@@ -37,11 +32,8 @@ STEPS = 4 * EPOCHS
 
 def final_state(workdir, step):
     folder = workdir / "checkpoints" / str(step)
-    config = read_meta(folder)["config"]
-    built = setup.ml_collections.ConfigDict(config)
-    networks, optimizers = setup.build_networks(built), setup.build_optimizers(built, total_steps=1)
-    like = jax.eval_shape(lambda: create_state(jax.random.key(0), networks, optimizers))
-    return restore_state(folder, like)
+    options = RunOptions.of(read_meta(folder)["config"])
+    return restore_state(folder, options.training(total_steps=1).state_shapes())
 
 
 @pytest.fixture(scope="module")
@@ -200,38 +192,15 @@ def test_epochs_too_soon_for_a_checkpoint_leave_the_best_and_the_last(finished_o
     assert json.loads((workdir / "results.json").read_text())["checkpoint"]["step"] == best
 
 
-class Kept:
-    """Takes note of what is saved."""
-
-    def __init__(self):
-        self.saved = []
-
-    def save(self, state, meta, *, score):
-        self.saved.append((float(state), meta["step"], score))
-
-
-@pytest.mark.parametrize(("scores", "expected"), [
-    ([1.0, 3.0, 2.0], (2.0, 2, 3.0)), ([None, None], (2.0, 2, None)), ([None, 5.0], (2.0, 2, 5.0)),
-    ([5.0, None], (1.0, 1, 5.0))])
-def test_of_epochs_that_wait_the_best_is_saved_once_or_the_latest(scores, expected):
-    kept = Kept()
-    saver = train._Saver(kept, after_s=10, every_s=60)
-    for step, score in enumerate(scores, start=1):
-        saver.keep(jnp.float32(step), {"step": step}, score)
-    saver.save_kept()
-    saver.save_kept()
-    assert kept.saved == [expected]
-
-
 def test_a_divergence_leaves_the_epoch_that_waits(finished_on_device, tmp_path, monkeypatch):
-    validate = train._validate
+    validate = Validation.__call__
 
-    def diverges_in_the_third_epoch(config, state, pairs, compiled):
-        state, scores = validate(config, state, pairs, compiled)
+    def diverges_in_the_third_epoch(self, state):
+        state, scores = validate(self, state)
         return state, scores | ({"psnr": math.nan} if int(state.step) == 12 else {})
 
-    monkeypatch.setattr(train, "_validate", diverges_in_the_third_epoch)
-    config = setup.ml_collections.ConfigDict(json.loads(
+    monkeypatch.setattr(Validation, "__call__", diverges_in_the_third_epoch)
+    config = ml_collections.ConfigDict(json.loads(
         (finished_on_device[1] / "config.json").read_text()))
     config.discriminators = "none"  # the step that compiles fastest
     with pytest.raises(DivergenceError, match="after epoch 3"):
@@ -272,93 +241,6 @@ def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
     done = command.run(*command.TINY, "--config.accumulate=3", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 1
     assert done.stderr == "error: config.batch_size is 2: expected a multiple of accumulate (3)\n"
-
-
-def test_a_signal_that_nohup_ignores_stays_ignored():
-    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
-            "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
-            "with StopRequest(int) as stop:\n"
-            "    os.kill(os.getpid(), signal.SIGHUP)\n"
-            "    assert stop.number is None\n"
-            "    os.kill(os.getpid(), signal.SIGTERM)\n"
-            "    assert stop.number == stop.agreed() == signal.SIGTERM\n")
-    done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "SIGTERM: saving first" in done.stderr
-
-
-@pytest.mark.parametrize(("then", "status"), [
-    ("pass", -signal.SIGTERM), ("stop.agreed()", 0), ("raise SystemExit(3)", 3),
-    ("os.kill(os.getpid(), signal.SIGTERM); stop.agreed()", -signal.SIGTERM)])
-def test_a_signal_that_the_loop_has_not_heeded_acts_after_it(then, status):
-    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
-            "with StopRequest(int) as stop:\n"
-            f"    os.kill(os.getpid(), signal.SIGTERM)\n    {then}\n")
-    done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
-                          capture_output=True)
-    assert done.returncode == status
-
-
-def test_of_several_processes_what_they_asked_for_a_step_before_counts():
-    others = iter([0, signal.SIGTERM, 0, 0, signal.SIGUSR1])
-    stop = StopRequest(lambda number: np.int32(max(number, next(others))))
-    assert [stop.agreed() for _ in range(3)] == [None, None, signal.SIGTERM]
-    assert stop.agreed() is None
-    assert stop.agreed(at_last=True) == signal.SIGUSR1
-
-
-def test_a_signal_while_stderr_waits_for_its_reader_still_saves():
-    """A write that it interrupts must not fail, as one by `print` would."""
-    code = ("import sys\nfrom dfgan_jax.training.stop_request import StopRequest\n"
-            "with StopRequest(int) as stop:\n"
-            "    print('ready', flush=True)\n"
-            "    while not stop.agreed():\n"
-            "        print('x' * 999, file=sys.stderr, flush=True)\n"
-            "    sys.exit(3)\n")
-    with subprocess.Popen([sys.executable, "-c", code], cwd=command.ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": ""}
-                          ) as process:
-        process.stdout.readline()
-        time.sleep(0.3)  # 64 KiB are full
-        process.send_signal(signal.SIGTERM)
-        assert b"SIGTERM: saving first" in process.stderr.read()
-    assert process.returncode == 3
-
-
-def test_only_who_saves_is_due():
-    savers = [train._Saver(kept, after_s=0, every_s=-1) for kept in (Kept(), None)]
-    assert [saver.due() for saver in savers] == [True, False]
-
-
-class Counted(int):
-    """A state that has only counted its steps."""
-
-    step = property(int)
-
-
-@pytest.mark.parametrize(("step", "expected"), [
-    (1, (signal.SIGTERM, [1])), (2, (signal.SIGTERM, [2])), (3, (signal.SIGTERM, [2, 3])),
-    (99, (None, [2, 6]))])
-def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected, monkeypatch):
-    """Epochs of two steps, three of them, too short for a checkpoint of their own."""
-    monkeypatch.setattr(train.parallel, "copied", lambda state: state)
-    config = ml_collections.ConfigDict({
-        "epochs": 3, "log_every_steps": 1, "batch_size": 1,
-        "validation": {"statistics": "running", "first_epoch": 1, "select_by": "psnr"}})
-    kept, numbers = Kept(), itertools.count(1)
-    kept.wait = lambda: None
-    stop = StopRequest(lambda _: int(next(numbers) == step) * signal.SIGTERM)
-    compiled = train._Steps(
-        advance=lambda state, step, most: (Counted(state + 1), {"loss": np.zeros(1)}, 1),
-        validate=lambda state: {"psnr": np.ones(1)},
-        batch_statistics=None, waited_s=lambda: 0.0)
-    number = train._fit(config, {}, Counted(0), per_epoch=2, origin={}, compiled=compiled,
-                        saver=train._Saver(kept, after_s=1e6, every_s=1e6),
-                        metrics=train._Metrics(None), stop=stop)
-    assert (number, [saved for _, saved, _ in kept.saved]) == expected
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(

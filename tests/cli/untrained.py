@@ -1,15 +1,10 @@
 """Checkpoints of runs that have not been run."""
 
-import functools
 import json
-
-import jax
 
 from configs import redcnn
 from dfgan_jax.checkpoints.run import Checkpoints
-from dfgan_jax.cli import setup
-from dfgan_jax.devices import parallel
-from dfgan_jax.training.state import create_state
+from dfgan_jax.cli.options import RunOptions
 
 
 def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, epoch=0, seed=0,
@@ -25,9 +20,7 @@ def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, e
     config.generator.width = config.discriminator.width = 2
     config.discriminators = discriminators
     config.seed = seed
-    state = parallel.run_once(functools.partial(
-        create_state, networks=setup.build_networks(config),
-        optimizers=setup.build_optimizers(config, total_steps=1)), jax.random.key(seed))
+    state = RunOptions.of(config).training(total_steps=1).initial_state(seed)
     with Checkpoints(workdir) as kept:
         kept.save(state, {"step": step, "epoch": epoch, "config": json.loads(config.to_json()),
                           **meta})

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from dfgan_jax.cli import train
 from dfgan_jax.devices import agreement, processes
 from dfgan_jax.devices.launchers import Place
 from dfgan_jax.support.errors import InputError, ProcessError
+from dfgan_jax.training.saver import Saver
 from tests.cli import command
 from tests.training import process
 
@@ -151,7 +151,7 @@ def test_process_0_is_first(one_of_two, monkeypatch, index, expected):
 
 
 def test_who_saves_nothing_waits_for_process_0_to_rescue(one_of_two):
-    train._Saver(None, after_s=0, every_s=0).rescue()
+    Saver(None, after_s=0, every_s=0).rescue()
     assert one_of_two == ["never"]
 
 

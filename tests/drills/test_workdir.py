@@ -4,9 +4,8 @@ import pytest
 
 from configs import dfgan
 from dfgan_jax.checkpoints.run import Checkpoints
-from dfgan_jax.cli import setup
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.training.state import create_state
 from dfgan_jax.training.writers import MetricsWriter
 from drills.workdir import differing_leaves, read_final, rows_problem, state_problem
 
@@ -17,9 +16,7 @@ def small():
     config = dfgan.get_config()
     config.generator.width = config.discriminator.width = 2
     config.discriminators = "none"
-    networks, optimizers = setup.build_networks(config), setup.build_optimizers(
-        config, total_steps=1)
-    shapes = jax.eval_shape(lambda: create_state(jax.random.key(0), networks, optimizers))
+    shapes = RunOptions.of(config).training(total_steps=1).state_shapes()
     return config, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
 
 

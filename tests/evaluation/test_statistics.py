@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from dfgan_jax.evaluation import statistics
-from dfgan_jax.evaluation.statistics import Sample, evenly_spaced, holm, paired_tests
+from dfgan_jax.evaluation.statistics import Sample, holm, paired_tests
 
 SIX = [patient for patient in "abcdef" for _ in range(3)]
 
@@ -100,12 +100,6 @@ def test_holm_by_hand():
 
 def test_seeds_have_the_sd_of_a_sample():
     assert statistics.mean_and_sd([1.0, 2.0, 6.0]) == (3.0, pytest.approx(7**0.5))
-
-
-def test_evenly_spaced_has_both_ends():
-    assert evenly_spaced(9, most=3).tolist() == [0, 4, 8]
-    assert evenly_spaced(2, most=50).tolist() == [0, 1]
-    assert evenly_spaced(9, most=1).tolist() == [4]
 
 
 def test_too_few_patients_for_so_many_rows_is_said():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import dfgan
-from dfgan_jax.cli import setup
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.evaluation.protocols import PUBLISHED
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
@@ -160,15 +160,15 @@ def training(case: Training, precision: Precision) -> Quantities:
 
     Optimizers and loss weights are those of the configuration files.
     """
-    config = dfgan.get_config(CONFIG_VARIANTS[case.variant])
-    built = setup.build_optimizers(config, total_steps=cases.STEPS)
+    options = RunOptions.of(dfgan.get_config(CONFIG_VARIANTS[case.variant]))
+    built = options.optimizer.build(total_steps=cases.STEPS)
     optimizers = Optimizers(recording(built.generator), recording(built.discriminator))
     assert built.average_decay == 0
     networks = Networks(UNet(width=case.width, attention=case.attention),
                         PatchDiscriminator(width=case.discriminator_width), case.discriminators)
     step = jax.jit(functools.partial(
         steps.train_step, networks=networks, optimizers=optimizers,
-        loss=setup.build_loss(config)))
+        loss=options.loss))
     layout = torch_layout.generator_layout(attention=case.attention, width=case.width)
     layouts = {name: torch_layout.discriminator_layout(channels=channels,
                                                        width=case.discriminator_width)

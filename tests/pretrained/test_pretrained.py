@@ -6,9 +6,12 @@ import pytest
 from configs import redcnn
 from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.networks import load_weights
-from dfgan_jax.cli import convert, denoise, evaluate
+from dfgan_jax.cli import convert, denoise
+from dfgan_jax.cli.compared import model_of
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.evaluation.rows import further_models, model_rows
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import file_digest
 from tests.cli.untrained import untrained
@@ -54,7 +57,8 @@ def test_they_have_rows_by_name_beside_other_models(installed, tmp_path):
     untrained(tmp_path / "other", redcnn, discriminators="none")
     config = redcnn.get_config()
     config.evaluation.checkpoints = "attn_dfgan"
-    rows = evaluate._model_rows([Denoiser.load("other"), *evaluate.further_models(config)])
+    rows = model_rows([model_of(each) for each in (
+        Denoiser.load("other"), *further_models(RunOptions.of(config).evaluation.checkpoints))])
     assert list(rows) == ["RED-CNN", "attn_dfgan (pretrained)"]
 
 
@@ -62,7 +66,7 @@ def test_an_unknown_model_in_the_tables_names_its_field(installed):
     config = redcnn.get_config()
     config.evaluation.checkpoints = "attn_dfgan,atn_dfgan"
     with pytest.raises(InputError, match=r"^config\.evaluation\.checkpoints: atn_dfgan: no such"):
-        evaluate.further_models(config)
+        further_models(RunOptions.of(config).evaluation.checkpoints)
 
 
 def test_a_folder_of_the_same_name_comes_first(installed, tmp_path):

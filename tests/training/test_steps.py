@@ -19,7 +19,7 @@ from tests.reference import load
 from tests.reference.fill import image
 from tests.training.recording import recording
 
-PUBLISHED_CODE = LossOptions(1.0, 1.0, 1.0, 1.0, 0.05)
+PUBLISHED_CODE = LossOptions(gradient_image=1.0, gradient_difference=1.0)
 
 
 def published_batch(step):
@@ -279,7 +279,7 @@ def test_parts_that_differ_give_the_discriminators_the_step_of_the_whole():
 
 
 def loss_of(**changes):
-    return LossOptions()._replace(**changes)
+    return LossOptions(**changes)
 
 
 def test_the_adversarial_term_counts_from_its_step_on():

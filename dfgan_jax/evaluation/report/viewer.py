@@ -17,9 +17,9 @@ import numpy as np
 
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
-from dfgan_jax.evaluation.statistics import evenly_spaced
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.spacing import evenly_spaced
 
 MOST_SLICES: Final = 50
 

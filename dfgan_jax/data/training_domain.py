@@ -6,36 +6,35 @@ import pathlib
 from collections.abc import Iterator
 from typing import Final
 
-import ml_collections
 import numpy as np
 
-from dfgan_jax.cli import setup, simulate
 from dfgan_jax.data import domain
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import read_pairs
-from dfgan_jax.evaluation.statistics import evenly_spaced
+from dfgan_jax.data.sources import Sources
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.progress import progress
+from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.threads import call_ahead
 
 SLICES: Final = 24
 """That are measured, evenly spaced over all files; 0.3 s each at 512² on two cores."""
 
 
-def measure(config: ml_collections.ConfigDict, pairs: Pairs) -> Domain | None:
+def measure(sources: Sources, pairs: Pairs) -> Domain | None:
     """Measures noise, kernel and pixel pitch of low-dose training slices.
 
     Args:
-      config: of the run.
+      sources: of the run's pairs.
       pairs: its training slices, in normalised HU.
 
     Returns:
       None where no pixel pitch is known (a file without the manifest of `--mode=pair` or
       `--mode=simulate`).
     """
-    known = list(_slices(config, pairs))
+    known = list(_slices(sources, pairs))
     chosen = [known[index] for index in evenly_spaced(len(known), most=SLICES)]
     measured = []
     calls = (functools.partial(_measure, part, index, spacing)
@@ -56,12 +55,12 @@ def _measure(part: Pairs, index: int, pixel_spacing_mm: float) -> domain.ScanPro
                           pixel_spacing_mm=pixel_spacing_mm)
 
 
-def _slices(config: ml_collections.ConfigDict, pairs: Pairs
+def _slices(sources: Sources, pairs: Pairs
             ) -> Iterator[tuple[Pairs, int, float, bool]]:
     """File, index, pixel pitch [mm] and whether the low dose was simulated, where known."""
-    files = setup.data_files(config, "train")
+    files = sources.data.train
     if not files:
-        spacing = simulate.protocol(config).field_of_view_mm / pairs.sizes[0][1]
+        spacing = sources.simulation.protocol.field_of_view_mm / pairs.sizes[0][1]
         yield from ((pairs, index, spacing, True) for index in range(len(pairs)))
     for part, name in zip(pairs.parts, files, strict=False):
         path = pathlib.Path(name)

@@ -12,11 +12,11 @@ from dfgan_jax.data.pairs_file import holds_pairs, read_pairs
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.report.denoising import MOST_SLICES, write_denoising_report
-from dfgan_jax.evaluation.statistics import evenly_spaced
 from dfgan_jax.scans import dicom, hounsfield, nifti
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
+from dfgan_jax.support.spacing import evenly_spaced
 
 
 def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,

@@ -1,0 +1,38 @@
+"""What `train` and `evaluate` end with: checkpoints beside each other in one table."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from dfgan_jax.cli.identity import model_name, shared_by_seeds
+from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.evaluation.comparison import Comparison
+from dfgan_jax.evaluation.rows import Model
+from dfgan_jax.training.writers import read_history
+
+
+def compare(options: RunOptions, *, workdir: pathlib.Path, denoisers: Sequence[Denoiser],
+            data: Mapping[str, Pairs]) -> None:
+    """Compares checkpoints on the test split and writes the report into `workdir`.
+
+    Args:
+      options: name the data, and in `evaluation` what is measured.
+      workdir: folder to write into.
+      denoisers: loaded from checkpoints, a row each, at least one.
+      data: pairs in normalised HU: `test`, and where there are baselines `valid`.
+
+    Raises:
+      InputError: the manifest of the test slices is wrong, or a row cannot be made.
+    """
+    comparison = Comparison(options.evaluation, sources=options.sources, data=data)
+    comparison.measure([model_of(denoiser) for denoiser in denoisers])
+    comparison.write(workdir, history=(
+        read_history(denoisers[0].home) if len(denoisers) == 1 else []))
+
+
+def model_of(denoiser: Denoiser) -> Model:
+    """A checkpoint as a row of the tables, by the configuration that it keeps."""
+    config = denoiser.meta["config"]
+    return Model(denoiser=denoiser, name=model_name(config), seed=config.get("seed"),
+                 shared=shared_by_seeds(config) if "seed" in config else None)

@@ -1,0 +1,80 @@
+"""What commands that make files of pairs from scans have in common."""
+
+import hashlib
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dfgan_jax.data.dataset import Entry
+from dfgan_jax.data.pairing import is_placeholder
+from dfgan_jax.scans.dicom_file import NotACTSlice
+from dfgan_jax.scans.dicom_header import SliceHeader
+from dfgan_jax.support.errors import InputError
+
+
+def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pathlib.Path]
+                ) -> Callable[[SliceHeader], str]:
+    """What names the patient of a slice.
+
+    Args:
+      choice: `id`, `study` or `folder`.
+      headers: of all slices.
+      roots: the folders given.
+
+    Raises:
+      InputError: `folder` is chosen, and files lie right in one that is given.
+    """
+    def study(header: SliceHeader) -> str:
+        name = header.study_uid or header.series_uid
+        return f"study {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+    def folder(header: SliceHeader) -> str:
+        root = next(root for root in roots if header.path.is_relative_to(root))
+        below = header.path.relative_to(root).parts
+        if len(below) < 2:
+            raise InputError(f"{header.path}: lies right in {root}; --patients=folder takes the "
+                             "name of a folder below it")
+        return below[0]
+
+    if choice == "folder":
+        return folder
+    if choice == "study":
+        return study
+    if any(is_placeholder(header.patient_id) for header in headers):
+        print("Some patient IDs are placeholders: those patients are told apart by study",
+              file=sys.stderr)
+    return lambda header: study(header) if is_placeholder(header.patient_id) else header.patient_id
+
+
+def slice_columns(header: SliceHeader) -> dict[str, object]:
+    """What a manifest says of a slice."""
+    spacing = header.pixel_spacing_mm
+    return {"patient_id": header.patient_id, "series_uid": header.series_uid,
+            "instance_number": header.instance_number, "location_mm": header.location_mm,
+            "kernel": header.kernel, "thickness_mm": header.thickness_mm,
+            "pixel_spacing_mm": None if spacing is None else spacing[0]}
+
+
+def check_not_blank(name: str, hu: np.ndarray) -> None:
+    """Refuses a slice of one value, which is the same in all patients and teaches nothing.
+
+    Raises:
+      NotACTSlice: it is one.
+    """
+    if hu.min() == hu.max():
+        raise NotACTSlice(f"{name}: blank, {hu.min():g} HU everywhere")
+
+
+def tell_written(written: dict[str, int], entries: Sequence[Entry]) -> None:
+    """Prints what was written."""
+    for path, count in written.items():
+        print(f"Wrote {path}: {count} slices")
+    patients = sorted({entry.patient for entry in entries})
+    print(f"{len(patients)} patients: {', '.join(patients[:10])}"
+          f"{', …' if patients[10:] else ''}", flush=True)
+    kernels = sorted({entry.manifest.get("kernel", "") for entry in entries})
+    if len(kernels) > 1:
+        print(f"several kernels: {', '.join(kernels)}; their noise differs, so train and score "
+              "them apart", file=sys.stderr)

@@ -1,0 +1,152 @@
+"""Where the pairs of each split come from: files, or a simulation that is kept in a cache."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping
+
+from dfgan_jax.data.options import DataOptions, SimulationOptions
+from dfgan_jax.data.overlap import check_no_overlap
+from dfgan_jax.data.pairs import Pairs, joined
+from dfgan_jax.data.pairs_cache import PreprocessedPairs, read_preprocessed, written_to_cache
+from dfgan_jax.data.pairs_file import write_slices
+from dfgan_jax.devices import agreement
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.simulation import low_dose
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.progress import progress
+
+NATIVE_SIZE = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The sources of a run's pairs.
+
+    Attributes:
+      data: names the files.
+      simulation: of the splits that have none.
+      size_multiple: heights and widths that training takes are multiples of this [pixels].
+      min_size: and at least this [pixels].
+    """
+
+    data: DataOptions
+    simulation: SimulationOptions
+    size_multiple: int
+    min_size: int
+
+    @property
+    def simulated_size(self) -> int:
+        """Height and width of simulated slices [pixels]."""
+        return self.data.size or NATIVE_SIZE
+
+    def describe(self, split: str) -> str:
+        """Where a split's pairs come from, in words."""
+        return ",".join(self.data.files(split)) or f"simulated (seed {self.simulation.seed})"
+
+    def load(self, splits: tuple[str, ...]) -> dict[str, Pairs]:
+        """The preprocessed pairs of some splits, from the cache or by way of it.
+
+        Args:
+          splits: among `SPLITS`.
+
+        Returns:
+          Split → pairs in normalised HU.
+
+        Raises:
+          InputError: a file cannot be used, the cache cannot be written, a slice stands in
+            two splits, or the size does not fit the training of the networks.
+        """
+        preprocessed = {split: self._preprocessed(split) for split in splits}
+        _check_no_slice_twice(preprocessed)
+        pairs = {split: joined([each.pairs for each in files.values()])
+                 for split, files in preprocessed.items()}
+        for split, each in pairs.items():
+            self._check_sizes(split, each, is_training="train" in pairs)
+        return pairs
+
+    def _preprocessed(self, split: str) -> dict[str, PreprocessedPairs]:
+        """Those of each file of a split, by the name that messages have for it."""
+        files = self.data.files(split) or (str(self.simulated(split)),)
+        return {f"data.{split}, file {number} ({path})" if files[1:] else f"data.{split}":
+                read_preprocessed(path, size=self.data.size, folder=self.data.cache_folder)
+                for number, path in enumerate(files, start=1)}
+
+    def simulated(self, split: str) -> pathlib.Path:
+        """The file of a split's simulated pairs, made at the first call.
+
+        Its name tells everything that determines its content, so that it is never stale.
+
+        Raises:
+          InputError: the cache cannot be written.
+        """
+        name = low_dose.simulation_hash(size=self.simulated_size, seed=self.simulation.seed,
+                                        protocol=self.simulation.protocol)
+        folder = self.data.cache_folder
+        path = folder / f"simulated-{name}" / f"{split}-{self.simulation.slices(split)}.npy"
+        if not path.exists():
+            with written_to_cache(folder):
+                self.simulate(split, path)
+        return path
+
+    def simulate(self, split: str, path: pathlib.Path) -> None:
+        """Writes a split's simulated pairs in the published format."""
+        count, size = self.simulation.slices(split), self.simulated_size
+        with progress(f"simulating {split}", total=count, unit="slices") as bar:
+            pairs = low_dose.iterate_pairs(
+                count, size=size, split=split, seed=self.simulation.seed,
+                protocol=self.simulation.protocol, progress=bar)
+            write_slices(path, ((hounsfield.hu_to_mu(ndct), hounsfield.hu_to_mu(qdct))
+                                for ndct, qdct in pairs), count=count, shape=(size, size))
+
+    def _check_sizes(self, split: str, pairs: Pairs, *, is_training: bool) -> None:
+        """Refuses slices that the networks cannot be trained on, or that make no batch."""
+        is_cropped = split == "train" and self.data.crop > 0
+        if len(set(pairs.sizes)) > 1 and not is_cropped:
+            raise InputError(f"data.{split} ({self.describe(split)}) has slices of "
+                             f"{' and '.join(f'{h}×{w}' for h, w in sorted(set(pairs.sizes)))}; "
+                             "expected one size: set data.size to resize"
+                             f"{', or data.crop' if split == 'train' else ''}")
+        if not is_training or split == "test" or is_cropped:  # test slices may have any size
+            return
+        height, width = pairs.sizes[0]
+        if (height % self.size_multiple or width % self.size_multiple
+                or min(height, width) < self.min_size):
+            raise InputError(f"data.{split} ({self.describe(split)}) has slices of "
+                             f"{height}×{width}; the networks take multiples of "
+                             f"{self.size_multiple}, at least {self.min_size}: set data.size to "
+                             "resize")
+
+
+def _check_no_slice_twice(preprocessed: Mapping[str, Mapping[str, PreprocessedPairs]]) -> None:
+    """Refuses a low dose that comes twice; warns of a normal dose in two splits.
+
+    Args:
+      preprocessed: split → name of a file → its pairs.
+    """
+    check_no_overlap({name: each.raw_qdct_digests for files in preprocessed.values()
+                      for name, each in files.items()})
+    try:
+        # Several files of one split may hold one scan at several doses.
+        check_no_overlap({f"data.{split}": [digest for each in files.values()
+                                            for digest in each.raw_ndct_digests]
+                          for split, files in preprocessed.items()})
+    except InputError as error:
+        # Phantoms may be the same on purpose; scans are the same patient.
+        print(f"warning: normal doses: {error}", file=sys.stderr, flush=True)
+
+
+def check_same_in_all(data: Mapping[str, Pairs]) -> dict[str, str]:
+    """The fingerprint of each split; refuses processes of one run that read several files."""
+    fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
+    check_fingerprints(agreement.from_main(lambda: fingerprints), data, fingerprints,
+                       "that process 0 reads; every process needs the same files")
+    return fingerprints
+
+
+def check_fingerprints(expected: Mapping[str, str], data: Mapping[str, Pairs],
+                       fingerprints: Mapping[str, str], those: str) -> None:
+    """Refuses other pairs than those expected, which `those` describes."""
+    for split, fingerprint in fingerprints.items():
+        if expected[split] != fingerprint:
+            raise InputError(f"data.{split}: {len(data[split])} slices that are not those {those}")

@@ -1,0 +1,228 @@
+"""A comparison of models with the input and classical denoisers, on the same test slices."""
+
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dfgan_jax.data.dataset import read_patients
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.sources import Sources
+from dfgan_jax.devices import agreement
+from dfgan_jax.evaluation import baselines, metrics, tables
+from dfgan_jax.evaluation.options import EvaluationOptions
+from dfgan_jax.evaluation.protocols import FULL_RANGE, Protocol, Scores, Window
+from dfgan_jax.evaluation.provenance import provenance
+from dfgan_jax.evaluation.report.examples import Example
+from dfgan_jax.evaluation.report.page import write_report
+from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
+from dfgan_jax.evaluation.row_physics import RowPhysics
+from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, model_rows
+from dfgan_jax.evaluation.statistics import Sample
+from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.progress import progress
+from dfgan_jax.support.spacing import evenly_spaced
+
+
+class Comparison:
+    """Takes rows in, and gives tables, files and a report.
+
+    Of several processes, each denoises a share of the slices; process 0 scores and writes.
+
+    Args:
+      options: what is measured.
+      sources: of the pairs.
+      data: pairs in normalised HU: `test`, and where there are baselines `valid`.
+
+    Raises:
+      InputError: the manifest of the test slices is wrong.
+    """
+
+    def __init__(self, options: EvaluationOptions, *, sources: Sources,
+                 data: Mapping[str, Pairs]):
+        self._options = options
+        self._sources = sources
+        self._data = data
+        test = data["test"]
+        self._ndct, self._qdct = (hounsfield.denormalise(np.asarray(each))
+                                  for each in (test.ndct, test.qdct))
+        self._sample = Sample(_patients(sources, test.counts), len(test))
+        self._size = tables.size_of(self._ndct.shape)
+        self._physics = self._build_physics() if options.physics else None
+        self._scores: dict[str, dict[str, Scores]] = {each.name: {} for each in options.tables}
+        self._kept = evenly_spaced(len(test), most=MOST_SLICES)
+        self._viewed = {REFERENCE_ROW: self._ndct[self._kept]}
+        self._examples: list[Example] = []
+        self._models: dict[str, Model] = {}
+        self._rows: dict[str, Row] = {}
+
+    def measure(self, models: Sequence[Model]) -> None:
+        """Measures the input, the models and the classical denoisers.
+
+        Args:
+          models: at least one; the first is the one that the report is about.
+
+        Raises:
+          InputError: a row cannot be made.
+        """
+        rows = model_rows(models)
+        self._models = dict(zip(rows, models, strict=True))
+        # Models first: a broken one is told before minutes of classical denoisers.
+        self._add(INPUT_ROW, input_row())
+        for name, row in rows.items():
+            self._add(name, row)
+        if self._options.baselines:
+            for name, row in baseline_rows(self._options.baselines, self._data["valid"]).items():
+                self._add(name, row)
+        # In the tables they come last.
+        self._rows = {name: row for name, row in self._rows.items() if name not in rows} | rows
+
+    def write(self, workdir: pathlib.Path, *, history: Sequence[Mapping[str, Any]]) -> None:
+        """Writes `results.json`, `slices.csv`, `patients.csv` and `report.html`; prints the tables.
+
+        Args:
+          workdir: folder to write into.
+          history: rows of `metrics.jsonl` for the report; none where there are several models.
+        """
+        if not agreement.is_main():
+            return
+        results = self.results()
+        workdir.mkdir(parents=True, exist_ok=True)
+        with written_whole(workdir / "results.json") as temporary:
+            temporary.write_text(json.dumps(finite_or_null(results), indent=2, allow_nan=False)
+                                 + "\n")
+        for write, name in ((tables.write_slices_csv, "slices.csv"),
+                            (tables.write_patients_csv, "patients.csv")):
+            write(workdir / name, self._scores, self._options.tables, self._sample,
+                  size=self._size)
+        report = write_report(
+            workdir, results=results, examples=self._examples, history=list(history),
+            title=f"{', '.join(self._models)} on {self._sources.describe('test')}",
+            slices=Slices([f"Slice {index}" for index in self._kept],
+                          {name: self._viewed[name] for name in (REFERENCE_ROW, *self._rows)}),
+            pictures=None if self._physics is None else self._physics.pictures)
+        print(tables.as_text(results))
+        print(f"Report: {report}", flush=True)
+
+    def results(self) -> dict[str, Any]:
+        """The content of `results.json`, where a PSNR may be infinite."""
+        sample, rows = self._sample, {name: row.table for name, row in self._rows.items()}
+        return {
+            "model": self._headline,
+            "protocols": {protocol.name: tables.tabulate(
+                protocol, self._scores[protocol.name], rows, sample, size=self._size)
+                for protocol in self._options.tables},
+            "statistics": {"interval_unit": sample.interval_unit, "test_unit": sample.test_unit,
+                           "patients": sample.patient_count, "slices": sample.count,
+                           "notes": [*sample.notes(rows=len(rows)), *self._notes_on_data()]},
+            **({} if self._physics is None else {"physics": self._physics.results}),
+            **provenance({name: model.denoiser for name, model in self._models.items()},
+                         {split: self._sources.describe(split)
+                          for split in self._options.splits}),
+            "slices": sample.count,
+        }
+
+    @property
+    def _headline(self) -> str:
+        """The model that the report is about."""
+        return next(iter(self._models))
+
+    def _add(self, name: str, row: Row) -> None:
+        """Measures a row."""
+        self._rows[name] = row
+        with progress(f"denoising with {name}", total=agreement.share_of(len(self._qdct)),
+                      unit="slices") as bar:
+            images = row.denoise(self._qdct, bar)
+        if self._physics is not None:
+            self._physics.measure(name, row, images)
+        if not agreement.is_main():
+            return
+        for protocol, scored in _score(name, images, self._ndct, self._options.tables):
+            self._scores[protocol.name][name] = scored
+        self._viewed[name] = images[self._kept]
+        if name == self._headline:
+            psnr = {each: scores["psnr"] for each, scores in self._scores[FULL_RANGE.name].items()}
+            worst = int(np.argmin(np.subtract(psnr[name], psnr[INPUT_ROW])))
+            self._examples = chosen_examples(name, images, self._ndct, self._qdct, worst=worst)
+
+    def _build_physics(self) -> RowPhysics:
+        protocol = self._sources.simulation.protocol
+        return RowPhysics(
+            self._ndct, self._qdct, protocol=protocol,
+            pixel_spacing_mm=(self._options.pixel_spacing_mm or None
+                              if self._sources.data.test else
+                              protocol.field_of_view_mm / self._ndct.shape[1]))
+
+    def _notes_on_data(self) -> list[str]:
+        """What a reader of the tables has to know of the slices, in sentences."""
+        notes = []
+        test = self._data["test"]
+        equal = int((np.asarray(test.qdct) == np.asarray(test.ndct)).all((1, 2)).sum())
+        if equal:
+            notes.append(f"{equal} of {len(test)} slices equal their references: their PSNR is "
+                         "infinite, and rows with such slices have no mean.")
+        if not self._sources.data.test:
+            notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")
+        if self._options.baselines:
+            count = len(self._data["valid"])
+            notes.append(
+                f"Classical denoisers: tuned on {min(count, baselines.MAX_TUNING_SLICES)} of "
+                f"{count} validation slices ({self._sources.describe('valid')}).")
+        return notes
+
+
+def _patients(sources: Sources, counts: Sequence[int]) -> list[str] | None:
+    """The patient of each test slice; every phantom is one; None where a file's are unknown.
+
+    Args:
+      sources: names the files.
+      counts: slices of each.
+    """
+    if not sources.data.test:
+        return [f"phantom {index}" for index in range(sum(counts))]
+    patients: list[str] = []
+    for path, number in zip(sources.data.test, counts, strict=True):
+        named = read_patients(pathlib.Path(path), number)
+        if named is None:
+            return None
+        patients += named
+    return patients
+
+
+def _score(name: str, images: np.ndarray, ndct: np.ndarray, protocols: Sequence[Protocol]
+           ) -> Iterator[tuple[Protocol, Scores]]:
+    """The scores of a row's images under each protocol; VIF, which is slow, once a window."""
+    @functools.cache
+    def vif(window_hu: Window) -> np.ndarray:
+        with progress(f"VIF of {name}", total=len(images), unit="slices") as bar:
+            return metrics.vif(images, ndct, window_hu=window_hu, progress=bar)
+
+    for protocol in protocols:
+        yield protocol, protocol.score(images, ndct, vif=vif)
+
+
+def finite_or_null(tree: Any) -> Any:
+    """Replaces what JSON cannot hold: the infinite PSNR of images that are equal."""
+    if isinstance(tree, dict):
+        return {key: finite_or_null(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [finite_or_null(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def chosen_examples(name: str, images: np.ndarray, ndct: np.ndarray, qdct: np.ndarray, *,
+                    worst: int) -> list[Example]:
+    """Slices for the report: evenly spaced, and the one where the model helps least.
+
+    Chosen by position and by the smallest gain, so that the report cannot flatter.
+    """
+    chosen = {int(index): "" for index in np.linspace(0, len(ndct) - 1, 5)[1:-1].round()}
+    chosen[worst] = ", smallest gain of all slices"
+    return [Example(name=f"Slice {index}, {name}{remark}", ndct=ndct[index], qdct=qdct[index],
+                    denoised=images[index]) for index, remark in sorted(chosen.items())]

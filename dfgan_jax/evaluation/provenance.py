@@ -1,0 +1,40 @@
+"""Where the numbers of a comparison are from."""
+
+import datetime
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.devices import parallel
+from dfgan_jax.evaluation import published
+
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "dm-pix", "numpy", "scikit-image",
+             "sewar", "scipy")
+
+
+def provenance(denoisers: Mapping[str, Denoiser], sources: Mapping[str, str]) -> dict[str, Any]:
+    """What `results.json` says of where its numbers are from.
+
+    Args:
+      denoisers: row → model, at least one.
+      sources: split → where its pairs are from, in words.
+    """
+    first = next(iter(denoisers.values())).meta
+    return {
+        "data": dict(sources),
+        "checkpoints": {name: {"path": str(each.path), "step": each.meta["step"],
+                               "epoch": each.meta["epoch"],
+                               "seed": each.meta["config"].get("seed")}
+                        for name, each in denoisers.items()},
+        "checkpoint": {"step": first["step"], "epoch": first["epoch"]},
+        "config": first["config"],
+        "command": " ".join(sys.argv),
+        "device": parallel.describe_devices(),
+        "versions": {"python": platform.python_version()} | {
+            name: importlib.metadata.version(name) for name in _PACKAGES},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "published": published.RESULTS,
+    }

@@ -1,0 +1,135 @@
+"""The rows of a comparison: the input, classical denoisers and models."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dfgan_jax import pretrained
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.devices import agreement
+from dfgan_jax.evaluation import baselines, tables
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.support.spacing import evenly_spaced
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the tables, and how its images come about.
+
+    Attributes:
+      table: what the tables say of it.
+      denoise: ((N, H, W) HU, a progress that it advances by each slice) → the same shape.
+    """
+
+    table: tables.Row
+    denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained model that is compared.
+
+    Attributes:
+      denoiser: loaded from a checkpoint.
+      name: of its kind, such as `AttnDFGAN`.
+      shared: what runs have in common with it that differ by their seed alone; None: there can
+        be none.
+      seed: of its run.
+    """
+
+    denoiser: Denoiser
+    name: str
+    shared: str | None = None
+    seed: int | None = None
+
+
+def input_row() -> Row:
+    """The low dose itself."""
+    return Row(table=tables.Row(kind="input"), denoise=lambda hu, bar: hu)
+
+
+def baseline_rows(names: Sequence[str], valid: Pairs) -> dict[str, Row]:
+    """The classical denoisers, tuned on validation slices.
+
+    Args:
+      names: in `BASELINES`.
+      valid: in normalised HU.
+    """
+    chosen = evenly_spaced(len(valid), most=baselines.MAX_TUNING_SLICES)
+    ndct, qdct = (hounsfield.denormalise(each[chosen]) for each in (valid.ndct, valid.qdct))
+    rows = {}
+    with progress("tuning classical denoisers", total=len(names), unit="denoisers") as bar:
+        for each in names:
+            baseline = baselines.BASELINES[each]
+            parameters = agreement.from_main(
+                functools.partial(baselines.tune, baseline, qdct, ndct))
+            rows[baseline.name] = Row(
+                table=tables.Row(kind="baseline", parameters=baseline.describe(parameters)),
+                denoise=_in_all(functools.partial(_each_slice, functools.partial(
+                    baseline.denoise, **parameters))))
+            bar.advance()
+    return rows
+
+
+def model_rows(models: Sequence[Model]) -> dict[str, Row]:
+    """A row for each model.
+
+    Pretrained weights have their own name; where several of the others are of one kind, their
+    folders name them, too.
+    """
+    names = [pretrained.name_of(model.denoiser.home) for model in models]
+    own = [model.name for model, name in zip(models, names, strict=True) if name is None]
+    rows: dict[str, Row] = {}
+    for model, name in zip(models, names, strict=True):
+        if name is not None:
+            label = f"{name} (pretrained)"
+        else:
+            label = (model.name if own.count(model.name) == 1 else
+                     f"{model.name} ({model.denoiser.home.name})")
+        name, number = label, 2
+        while name in rows:
+            name, number = f"{label} ({number})", number + 1
+        run = None if model.shared is None else (model.name, model.shared)
+        rows[name] = Row(table=tables.Row(kind="model", run=run, seed=model.seed),
+                         denoise=_in_all(functools.partial(_denoise, model.denoiser)))
+    return rows
+
+
+def further_models(paths: Sequence[str]) -> list[Denoiser]:
+    """The models of `evaluation.checkpoints`, in every process.
+
+    Raises:
+      InputError: naming the field and the one that cannot be used.
+    """
+    denoisers = []
+    for path in paths:
+        try:
+            denoisers.append(Denoiser.load_in_all(path))
+        except InputError as error:
+            raise InputError(f"config.evaluation.checkpoints: {error}") from error
+    return denoisers
+
+
+def _each_slice(denoise: Callable[[np.ndarray], np.ndarray], hu: np.ndarray, bar: Progress | None
+                ) -> np.ndarray:
+    denoised = np.empty_like(hu)
+    for index, image in enumerate(hu):
+        denoised[index] = denoise(image)
+        if bar is not None:
+            bar.advance()
+    return denoised
+
+
+def _in_all(denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
+            ) -> Callable[[np.ndarray, Progress | None], np.ndarray]:
+    """What denoises a share of the slices in each process, and has all of them in every one."""
+    return lambda hu, bar: agreement.shared_out(lambda part: denoise(part, bar), hu)
+
+
+def _denoise(denoiser: Denoiser, hu: np.ndarray, bar: Progress | None) -> np.ndarray:
+    return denoiser(hu, progress=bar)

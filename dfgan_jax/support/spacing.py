@@ -1,0 +1,13 @@
+"""Some of many slices, evenly spaced."""
+
+import numpy as np
+
+
+def evenly_spaced(count: int, *, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` slices, with the first and the last among them.
+
+    One alone is taken from the middle: the first slice of a scan shows little.
+    """
+    if min(count, most) == 1:
+        return np.array([count // 2])
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))

@@ -1,0 +1,153 @@
+"""The compiled steps of a run, with pairs that the host sends or that stay on the devices."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.devices import parallel
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.training import input_pipeline
+from dfgan_jax.training.input_pipeline import Sampling
+from dfgan_jax.training.training import Training
+from dfgan_jax.training.validation import Validation, scoring_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompiledSteps:
+    """What a loop calls.
+
+    Attributes:
+      advance: (state, step, most) → (state, metrics, count): makes the `count` updates after
+        `step`, at least one and at most `most`; the metrics are of each, (count,) or longer.
+      validate: state → (state, mean scores of the validation split).
+      waited_s: seconds that `advance` has waited for data so far.
+    """
+
+    advance: Callable
+    validate: Callable
+    waited_s: Callable[[], float]
+
+
+def is_resident(data: Mapping[str, Pairs], on_device: str, devices: parallel.Parallelism) -> bool:
+    """Whether the pairs of training and validation stay on the devices.
+
+    Args:
+      data: split → pairs.
+      on_device: `auto`, `always` or `never`.
+      devices: that train.
+
+    Raises:
+      InputError: they should, and their sizes differ.
+    """
+    if len(set(data["train"].sizes)) > 1:
+        if on_device == "always":
+            raise InputError("config.data.on_device is 'always'; expected 'never' or 'auto', since "
+                             "the files of data.train have slices of several sizes")
+        return False
+    if on_device == "auto":
+        return devices.fits(sum(2 * data[split].ndct.nbytes for split in ("train", "valid")))
+    return on_device == "always"
+
+
+def compile_steps(training: Training, data: Mapping[str, Pairs], *, sampling: Sampling,
+                  most: int, batch_statistics: bool, devices: parallel.Parallelism,
+                  resident: bool) -> CompiledSteps:
+    """The steps of a run; each is compiled when it is called first.
+
+    Args:
+      training: what a step is made of.
+      data: `train` and `valid`, in normalised HU.
+      sampling: how training takes its batches.
+      most: updates that one call of `advance` may make.
+      batch_statistics: whether validation normalises by each batch's statistics.
+      devices: that share a batch.
+      resident: whether pairs stay on the devices.
+    """
+    valid = input_pipeline.batch_of(data["valid"])
+    if resident:
+        valid = devices.place(valid)
+    devices.connect()
+    scoring = scoring_step(training.networks, training.loss)
+    batch_size = sampling.global_batch_size
+    if resident:
+        advance, waited_s = _advance_resident(training, data["train"], sampling, devices, most)
+        score = _score_resident(scoring, valid, batch_size, devices)
+    else:
+        advance, waited_s = _advance_streaming(training, data["train"], sampling, devices)
+        score = _score_streaming(scoring, data["valid"], batch_size, devices)
+    return CompiledSteps(advance=advance, waited_s=waited_s, validate=Validation(
+        score=score, pairs=valid, batch_size=batch_size,
+        batch_statistics=(parallel.unshared(training.batch_statistics_step)
+                          if batch_statistics else None)))
+
+
+def _advance_streaming(training: Training, pairs: Pairs, sampling: Sampling,
+                       devices: parallel.Parallelism) -> tuple[Callable, Callable]:
+    """`CompiledSteps.advance`, one update a call, with batches of the host; and `waited_s`."""
+    update = devices.train(training.step)
+    batches = input_pipeline.train_batches(pairs, sampling, share=devices.share)
+    iterator = None
+    waited_s = 0.0
+
+    def advance(state, step, most):
+        nonlocal iterator, waited_s
+        del most
+        iterator = iterator or input_pipeline.iterate_from(batches, step)
+        start = time.monotonic()
+        batch = next(iterator)
+        waited_s += time.monotonic() - start
+        state, metrics = update(state, batch)
+        return state, metrics, 1
+    return advance, lambda: waited_s
+
+
+def _advance_resident(training: Training, pairs: Pairs, sampling: Sampling,
+                      devices: parallel.Parallelism, most: int) -> tuple[Callable, Callable]:
+    """`CompiledSteps.advance`, `most` updates in one call, with pairs on the devices."""
+    update = devices.train_many(training.step, take=functools.partial(
+        input_pipeline.take_views, sampling=sampling))
+    views = input_pipeline.train_views(pairs, sampling)
+    placed = devices.place(input_pipeline.batch_of(pairs))
+    longest = min(most, input_pipeline.steps_per_epoch(
+        pairs, global_batch_size=sampling.global_batch_size))
+
+    def advance(state, step, most):
+        # As many batches each time, used or not, so that one program is compiled.
+        batches = jax.tree.map(lambda *each: np.stack(each),
+                               *[views[step + i] for i in range(longest)])
+        count = min(most, longest)
+        state, metrics = update(state, placed, batches, np.int32(count))
+        return state, metrics, count
+    return advance, lambda: 0.0
+
+
+def _score_streaming(step: Callable, pairs: Pairs, batch_size: int,
+                     devices: parallel.Parallelism) -> Callable:
+    """`Validation.score`, a batch a call."""
+    score = devices.evaluate(step)
+
+    def validate(state):
+        parts = [{name: np.asarray(values)[mask] for name, values in score(state, batch).items()}
+                 for batch, mask in input_pipeline.evaluation_batches(
+                     pairs, batch_size=batch_size, share=devices.share)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return validate
+
+
+def _score_resident(step: Callable, placed: Any, batch_size: int,
+                    devices: parallel.Parallelism) -> Callable:
+    """`Validation.score`, all batches in one call, with pairs on the devices."""
+    score = devices.evaluate_many(step)
+    count = len(placed["ndct"])
+    indices = input_pipeline.evaluation_indices(count, batch_size=batch_size)
+
+    def validate(state):
+        # What only fills the last batch comes last.
+        return {name: values[:count] for name, values in score(state, placed, indices).items()}
+    return validate

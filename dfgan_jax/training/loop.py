@@ -1,0 +1,146 @@
+"""The loop over all updates of a run, which can be stopped after any of them."""
+
+import dataclasses
+import math
+import signal
+from typing import Any
+
+from dfgan_jax.support.checks import check_above_zero, check_not_negative
+from dfgan_jax.support.errors import DivergenceError, InputError
+from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.training.compiled import CompiledSteps
+from dfgan_jax.training.metrics import Metrics
+from dfgan_jax.training.pace import Pace
+from dfgan_jax.training.saver import Saver
+from dfgan_jax.training.state import TrainState
+from dfgan_jax.training.stop_request import StopRequest
+from dfgan_jax.training.validation import ValidationOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """How long training goes on, and what it leaves on its way.
+
+    Attributes:
+      batch_size: slices in one update, over all devices; a multiple of `accumulate`.
+      accumulate: parts that each batch is taken in.
+      epochs: how many.
+      validation: after each of them.
+      log_every_steps: steps between two rows of metrics.
+      checkpoint_every_minutes: longest time without a checkpoint within an epoch.
+      checkpoint_after_seconds: that an epoch must end after the last checkpoint, to be saved.
+
+    Raises:
+      InputError: a value is none of these.
+    """
+
+    batch_size: int
+    accumulate: int
+    epochs: int
+    validation: ValidationOptions
+    log_every_steps: int
+    checkpoint_every_minutes: float
+    checkpoint_after_seconds: float
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "batch_size", "accumulate", "epochs", "log_every_steps",
+                         "checkpoint_every_minutes")
+        check_not_negative(self, "checkpoint_after_seconds")
+        if self.batch_size % self.accumulate:
+            raise InputError(f"batch_size is {self.batch_size}: expected a multiple of "
+                             f"accumulate ({self.accumulate})")
+
+
+class Loop:
+    """Trains from a state to the end of the last epoch; saves after each and when stopped.
+
+    Args:
+      options: how long, and how often.
+      steps: that are called.
+      per_epoch: updates in an epoch.
+      origin: what checkpoints keep of the run, beside step and epoch.
+      saver: of checkpoints.
+      metrics: of each step.
+      stop: asks for an end before the last step.
+    """
+
+    def __init__(self, options: LoopOptions, *, steps: CompiledSteps, per_epoch: int,
+                 origin: dict[str, Any], saver: Saver, metrics: Metrics, stop: StopRequest):
+        self._options = options
+        self._steps = steps
+        self._per_epoch = per_epoch
+        self._origin = origin
+        self._saver = saver
+        self._metrics = metrics
+        self._stop = stop
+        self._last = options.epochs * per_epoch
+
+    def run(self, state: TrainState) -> int | None:
+        """Makes the updates after those that the state has seen.
+
+        Returns:
+          The signal that stopped it, the same in all processes; None at the end.
+
+        Raises:
+          DivergenceError: a loss or a score is not finite.
+        """
+        step = int(state.step)
+        if step >= self._last:
+            return None
+        with progress("training", total=self._last, unit="steps", initial=step) as bar:
+            pace = Pace(bar, self._steps.waited_s)
+            while step < self._last:
+                state, step = self._advance(state, step, pace)
+                due = self._saver.due()
+                stopping = self._stop.agreed()
+                if step % self._per_epoch == 0:
+                    state = self._end_epoch(state, step, may_wait=not due and stopping is None)
+                elif due or stopping is not None:
+                    self._metrics.settle()
+                    self._saver.save(state, self._meta(step))
+                if stopping is not None:
+                    self._saver.wait()
+                    _tell_stop(bar, stopping, step)
+                    return stopping
+            self._saver.wait()
+            pace.tell_summary(batch_size=self._options.batch_size)
+        return self._stop.agreed(at_last=True)
+
+    def _advance(self, state: TrainState, step: int, pace: Pace) -> tuple[TrainState, int]:
+        """Makes updates up to the next row of metrics, or to the epoch's end."""
+        row = self._options.log_every_steps
+        state, metrics, count = self._steps.advance(
+            state, step, min(row - step % row, self._per_epoch - step % self._per_epoch))
+        step += count
+        self._metrics.add(metrics, count=count, step=step, epoch=self._epoch(step),
+                          ends_row=step % self._per_epoch == 0 or step % row == 0)
+        pace.advance(count, epoch=self._epoch(step), latest=self._metrics.latest)
+        return state, step
+
+    def _end_epoch(self, state: TrainState, step: int, *, may_wait: bool) -> TrainState:
+        """Validates, and saves now or, where the epoch was short, later."""
+        epoch = self._epoch(step)
+        state, scores = self._steps.validate(state)
+        self._metrics.settle()
+        if not all(map(math.isfinite, scores.values())):
+            raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "
+                                  "last good checkpoint is kept")
+        self._metrics.write("valid", step=step, epoch=epoch, metrics=scores)
+        score = self._options.validation.score(scores, epoch=epoch)
+        if may_wait and step < self._last and self._saver.early():
+            self._saver.keep(state, self._meta(step), score)
+        else:
+            self._saver.save(state, self._meta(step), score=score)
+        return state
+
+    def _epoch(self, step: int) -> int:
+        """That a step is of, from 1."""
+        return (step - 1) // self._per_epoch + 1
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return {"step": step, "epoch": self._epoch(step), **self._origin}
+
+
+def _tell_stop(bar: Progress, number: int, step: int) -> None:
+    bar.message(f"Stopped by {signal.Signals(number).name} at step {step}, which is saved; the "
+                "same command goes on from here")

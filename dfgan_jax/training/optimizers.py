@@ -1,0 +1,88 @@
+"""The optimizers: Adam, with what helps the generator beside it."""
+
+import dataclasses
+
+import optax
+
+from dfgan_jax.support.checks import (
+    check_above_zero,
+    check_below_one,
+    check_not_negative,
+    check_one_of,
+)
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.training.state import Optimizers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How the weights are updated; the defaults are those of the slides.
+
+    Attributes:
+      generator_learning_rate: above 0.
+      discriminator_learning_rate: above 0.
+      schedule: of both rates: `constant`, or `cosine`, down to 0 at the last update.
+      b1: decay of Adam's first moment.
+      b2: decay of Adam's second moment.
+      eps: Adam's ε.
+      warm_up_steps: updates in which the generator's rate rises from 0.
+      weight_decay: of the generator's weights, times the rate; AdamW where it is not 0.
+      clip_norm: that the generator's gradient is scaled down to; 0: never.
+      average_decay: of the exponential moving average of the generator's weights, 0 to below 1;
+        0: none.
+
+    Raises:
+      InputError: a value is none of these.
+    """
+
+    generator_learning_rate: float
+    discriminator_learning_rate: float
+    schedule: str
+    b1: float
+    b2: float
+    eps: float
+    warm_up_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    average_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_one_of(self, "schedule", ("constant", "cosine"))
+        check_above_zero(self, "generator_learning_rate", "discriminator_learning_rate")
+        check_not_negative(self, "warm_up_steps", "weight_decay", "clip_norm")
+        check_below_one(self, "average_decay")
+
+    def check_length(self, total_steps: int) -> None:
+        """Refuses a warm-up that takes all of a run's updates.
+
+        Raises:
+          InputError: it does.
+        """
+        if self.warm_up_steps >= total_steps:
+            raise InputError(f"config.optimizer.warm_up_steps is {self.warm_up_steps}; expected "
+                             f"fewer than the {total_steps} updates of the run")
+
+    def build(self, *, total_steps: int) -> Optimizers:
+        """The optimizers of a run of so many updates."""
+        moments = {"b1": self.b1, "b2": self.b2, "eps": self.eps}
+        rate = self._schedule(self.generator_learning_rate, total_steps=total_steps,
+                              warm_up_steps=self.warm_up_steps)
+        generator = (optax.adamw(rate, weight_decay=self.weight_decay, **moments)
+                     if self.weight_decay else optax.adam(rate, **moments))
+        if self.clip_norm:
+            generator = optax.chain(optax.clip_by_global_norm(self.clip_norm), generator)
+        return Optimizers(
+            generator=generator,
+            discriminator=optax.adam(self._schedule(
+                self.discriminator_learning_rate, total_steps=total_steps), **moments),
+            average_decay=self.average_decay)
+
+    def _schedule(self, learning_rate: float, *, total_steps: int, warm_up_steps: int = 0
+                  ) -> optax.ScalarOrSchedule:
+        if warm_up_steps:
+            return optax.warmup_cosine_decay_schedule(
+                0.0, learning_rate, warm_up_steps, max(total_steps, warm_up_steps + 1),
+                0.0 if self.schedule == "cosine" else learning_rate)
+        if self.schedule == "cosine":
+            return optax.cosine_decay_schedule(learning_rate, total_steps)
+        return learning_rate

@@ -1,0 +1,100 @@
+"""A run in its workdir: from its latest sound checkpoint to the end, or to a signal."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dfgan_jax.checkpoints.folder import read_meta, restore_state
+from dfgan_jax.checkpoints.run import Checkpoints, set_aside_damaged
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.sources import check_fingerprints
+from dfgan_jax.devices import agreement, parallel
+from dfgan_jax.support.errors import DivergenceError
+from dfgan_jax.training import input_pipeline
+from dfgan_jax.training.compiled import CompiledSteps
+from dfgan_jax.training.loop import Loop, LoopOptions
+from dfgan_jax.training.metrics import Metrics
+from dfgan_jax.training.saver import Saver
+from dfgan_jax.training.state import TrainState
+from dfgan_jax.training.stop_request import StopRequest
+from dfgan_jax.training.writers import MetricsWriter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run.
+
+    Attributes:
+      workdir: that no other process uses; process 0 alone writes.
+      options: of the loop.
+      data: split → pairs.
+      origin: what checkpoints keep of the run, beside step and epoch; `data` among it, the
+        fingerprint of each split.
+      steps: that the loop calls.
+      devices: that train.
+    """
+
+    workdir: pathlib.Path
+    options: LoopOptions
+    data: Mapping[str, Pairs]
+    origin: dict[str, Any]
+    steps: CompiledSteps
+    devices: parallel.Parallelism
+
+    def train(self, state: TrainState, *, claim: Callable[[], None]) -> int | None:
+        """Trains from the latest sound checkpoint, or from a state where there is none.
+
+        Args:
+          state: of a new run; of processes but the first, its shapes do.
+          claim: makes the workdir that of this run, once it is known that it can go on.
+
+        Returns:
+          As `Loop.run`.
+
+        Raises:
+          InputError: the workdir's run was of other data, or no checkpoint of it can be read.
+          DivergenceError: training diverged; what could be saved is.
+        """
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(StopRequest(self.devices.greatest))
+            kept = writer = None
+            if agreement.is_main():
+                for line in set_aside_damaged(self.workdir):
+                    print(line, file=sys.stderr, flush=True)
+                kept = stack.enter_context(Checkpoints(self.workdir))
+                state = self._resumed(kept, state)
+                claim()
+                writer = stack.enter_context(MetricsWriter(self.workdir, step=int(state.step)))
+            stopped_by = self._loop(kept, writer, stop, state)
+            if kept is not None and kept.best() is None and stopped_by is None:
+                print("No epoch could be the best one (config.validation.first_epoch is "
+                      f"{self.options.validation.first_epoch}): evaluating the last", flush=True)
+        return stopped_by
+
+    def _resumed(self, kept: Checkpoints, state: TrainState) -> TrainState:
+        """The state of the latest checkpoint; the one given, where there is none."""
+        latest = kept.latest()
+        if latest is None:
+            return state
+        check_fingerprints(read_meta(latest)["data"], self.data, self.origin["data"],
+                           "this run was started with; choose another --workdir")
+        state = restore_state(latest, state)
+        print(f"Going on from step {int(state.step)}", flush=True)
+        return state
+
+    def _loop(self, kept: Checkpoints | None, writer: MetricsWriter | None, stop: StopRequest,
+              state: TrainState) -> int | None:
+        saver = Saver(kept, after_s=self.options.checkpoint_after_seconds,
+                      every_s=60 * self.options.checkpoint_every_minutes)
+        per_epoch = input_pipeline.steps_per_epoch(
+            self.data["train"], global_batch_size=self.options.batch_size)
+        loop = Loop(self.options, steps=self.steps, per_epoch=per_epoch, origin=self.origin,
+                    saver=saver, metrics=Metrics(writer), stop=stop)
+        try:
+            return loop.run(self.devices.place(agreement.broadcast(state)))
+        except DivergenceError:
+            saver.rescue()
+            raise

@@ -1,0 +1,98 @@
+"""Scores of the validation split, and which of them make a checkpoint the best."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from dfgan_jax.evaluation.metrics import all_metrics
+from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
+from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.checks import check_above_zero, check_one_of
+from dfgan_jax.training import steps
+from dfgan_jax.training.losses import LossOptions
+from dfgan_jax.training.state import Networks, TrainState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """How the validation split is scored after each epoch.
+
+    Attributes:
+      statistics: of batch normalisation: `running`, as at test time; or `batch`, those of each
+        batch, which also move the running ones, as the published code did.
+      select_by: what the best checkpoint has the highest `psnr` of, or the lowest
+        `generator_loss`.
+      first_epoch: that may be the best, from 1.
+
+    Raises:
+      InputError: a value is none of these.
+    """
+
+    statistics: str
+    select_by: str
+    first_epoch: int
+
+    def __post_init__(self) -> None:
+        check_one_of(self, "statistics", ("running", "batch"))
+        check_one_of(self, "select_by", ("psnr", "generator_loss"))
+        check_above_zero(self, "first_epoch")
+
+    def score(self, scores: dict[str, float], *, epoch: int) -> float | None:
+        """What the best checkpoint has the most of; None of an epoch that cannot be the best."""
+        if epoch < self.first_epoch:
+            return None
+        return -scores["generator_loss"] if self.select_by == "generator_loss" else scores["psnr"]
+
+
+def validation_step(state: TrainState, batch: steps.Batch, *, networks: Networks,
+                    loss: LossOptions) -> steps.Metrics:
+    """Each loss, and each metric of `full_range`, per image, (N,)."""
+    denoised, terms = steps.evaluation_step(state, batch, networks=networks, loss=loss)
+    denoised_hu, ndct_hu = (hounsfield.denormalise(images[..., 0])
+                            for images in (denoised, batch["ndct"]))
+    return terms | all_metrics(denoised_hu, ndct_hu, FULL_RANGE_HU)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Scores the validation split.
+
+    Attributes:
+      score: state → metrics of each validation slice, (slices,).
+      batch_statistics: (state, batch) → (state, metrics), where the statistics are those of each
+        batch; else None.
+      pairs: of the validation split, `ndct` and `qdct`.
+      batch_size: of `batch_statistics`.
+    """
+
+    score: Callable[[TrainState], dict[str, np.ndarray]]
+    batch_statistics: Callable | None
+    pairs: steps.Batch
+    batch_size: int
+
+    def __call__(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+        """The mean scores; the state changes only with batch statistics."""
+        batch_losses = []
+        if self.batch_statistics is not None:
+            for batch in self._batches():
+                state, terms = self.batch_statistics(state, batch)
+                batch_losses.append(terms)
+        scores = {name: float(np.mean(values)) for name, values in self.score(state).items()}
+        if batch_losses:
+            fetched: list[dict[str, Any]] = jax.device_get(batch_losses)
+            scores |= {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
+        return state, scores
+
+    def _batches(self) -> Iterator[steps.Batch]:
+        for start in range(0, len(self.pairs["ndct"]), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield {name: images[part] for name, images in self.pairs.items()}
+
+
+def scoring_step(networks: Networks, loss: LossOptions) -> Callable:
+    """(state, batch) → metrics; see `validation_step`."""
+    return functools.partial(validation_step, networks=networks, loss=loss)

@@ -1,0 +1,181 @@
+import importlib
+import json
+
+import pytest
+
+from configs import attn, dfgan, redcnn
+from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.redcnn import REDCNN
+from dfgan_jax.models.unet import UNet
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.training.losses import LossOptions
+from dfgan_jax.training.state import Networks
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"parallel": "tpu"}, "config.parallel is 'tpu'; expected one of auto, pmap, jit"),
+    ({"discriminators": "two"}, "config.discriminators is 'two'; expected one of pair, joint"),
+    ({"data.on_device": "yes"}, "config.data.on_device is 'yes'; expected one of auto, always"),
+    ({"accumulate": 0}, "config.accumulate is 0; expected more than 0"),
+    ({"checkpoint_after_seconds": -1.0}, "checkpoint_after_seconds is -1.0; expected 0 or more"),
+    ({"batch_size": 0}, "config.batch_size is 0; expected more than 0"),
+    ({"data.size": 100}, "config.data.size is 100; expected a multiple of 16"),
+    ({"data.size": 16}, "config.data.size is 16; expected a multiple of 16, at least 32"),
+    ({"seed": -1}, "config.seed is -1; expected 0 to"),
+    ({"generator.architecture": "resnet"}, "architecture is 'resnet'; expected one of unet, red"),
+    ({"generator.architecture": "redcnn"}, "attention is True; expected False, since RED-CNN"),
+    ({"optimizer.generator_learning_rate": -1.0}, "generator_learning_rate is -1.0"),
+    ({"generator.output": "residual"}, "generator.output is 'residual'; expected one of image, d"),
+    ({"generator.normalization": "layer"}, "normalization is 'layer'; expected one of batch, gro"),
+    ({"generator.gate_window": -1}, "generator.gate_window is -1; expected 0 or more"),
+    ({"generator.momentum": 1.0}, "generator.momentum is 1.0; expected 0 or more, and below 1"),
+    ({"loss.intensity": "l1"}, "loss.intensity is 'l1'; expected one of squared, charbonnier, log"),
+    ({"loss.soft_tissue": 0.0}, "loss.soft_tissue is 0.0; expected more than 0"),
+    ({"loss.gradient_penalty": -1.0}, "loss.gradient_penalty is -1.0; expected 0 or more"),
+    ({"optimizer.average_decay": 1.0}, "optimizer.average_decay is 1.0; expected 0 or more, and b"),
+    ({"optimizer.warm_up_steps": -1}, "optimizer.warm_up_steps is -1; expected 0 or more"),
+    ({"validation.statistics": "batch"}, "validation.statistics is 'batch'; expected 'running'"),
+    ({"data.crop": 24}, "config.data.crop is 24; expected a multiple of 16, at least 32"),
+    ({"data.train": "a.npy,b.npy", "data.train_shares": "1"},
+     r"data.train_shares is '1'; expected a share above 0 for each of the 2 files \(a.npy, b"),
+    ({"data.train": "a.npy,b.npy", "data.train_shares": "0.7,0.2"}, "which add up to 1"),
+    ({"data.train": "a.npy,b.npy", "data.train_shares": "1.5,-0.5"}, "a share above 0"),
+    ({"data.train_shares": "1"}, "none is given"),
+])
+def test_values_that_no_run_could_use_are_named(change, message):
+    config = attn.get_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(InputError, match=message):
+        RunOptions.of(config)
+
+
+@pytest.mark.parametrize("module", [attn, dfgan])
+@pytest.mark.parametrize("variant", ["", "demo", "open", "slides", "published"])
+def test_every_variant_is_usable(module, variant):
+    config = module.get_config(variant)
+    RunOptions.of(config)
+    assert config.generator.attention == (module is attn)
+    networks = RunOptions.of(config).networks
+    assert networks.discriminators == ("joint" if variant == "published" else "pair")
+    assert RunOptions.of(config).loss.gradient_image == (1.0 if variant == "published" else 0.0)
+    is_source = variant in ("slides", "published")
+    assert networks.generator.output == ("image" if is_source else "difference")
+    assert (config.optimizer.average_decay > 0) == (not is_source)
+
+
+def test_the_pretrained_models_are_trained_alike():
+    variants = [module.get_config("open") for module in (attn, dfgan, redcnn)]
+    for config in variants:
+        assert config.data == variants[0].data
+        assert (config.epochs, config.batch_size) == (variants[0].epochs, variants[0].batch_size)
+        assert config.loss.intensity == "log_squared"
+
+
+def test_red_cnn_takes_none_of_the_unets_options():
+    config = redcnn.get_config()
+    config.generator.output = "difference"
+    with pytest.raises(InputError, match=r"generator.output is 'difference'; expected 'image', s"):
+        RunOptions.of(config)
+
+
+@pytest.mark.parametrize("variant", ["", "demo", "open"])
+def test_red_cnn_is_trained_without_an_adversary(variant):
+    config = redcnn.get_config(variant)
+    RunOptions.of(config)
+    networks = RunOptions.of(config).networks
+    assert networks.discriminators == "none"
+    assert networks.generator == REDCNN(width=config.generator.width, dtype="float32")
+    assert config.generator.width == (16 if variant else 96)
+    assert model_name(config) == "RED-CNN"
+
+
+def test_red_cnn_has_no_published_variant():
+    with pytest.raises(ValueError, match="no variant 'published' of RED-CNN: there are demo and"):
+        redcnn.get_config("published")
+
+
+def test_unknown_variant_lists_what_there_is():
+    with pytest.raises(ValueError, match="no variant 'tiny': there are demo, open, slides, pub"):
+        importlib.import_module("configs.attn").get_config("tiny")
+
+
+def test_the_variant_slides_is_that_of_the_slides():
+    config = attn.get_config("slides")
+    assert (config.batch_size, config.epochs, config.data.size) == (16, 200, 256)
+    assert config.optimizer.generator_learning_rate == 2e-4
+    assert config.optimizer.discriminator_learning_rate == 2e-5
+    assert RunOptions.of(config).loss == LossOptions()
+    assert RunOptions.of(config).networks == Networks(
+        UNet(attention=True, dtype="float32"), PatchDiscriminator(dtype="float32"), "pair")
+    assert dict(config.optimizer) == {
+        "generator_learning_rate": 2e-4, "discriminator_learning_rate": 2e-5, "b1": 0.9,
+        "b2": 0.999, "eps": 1e-8, "schedule": "constant", "warm_up_steps": 0, "weight_decay": 0.0,
+        "clip_norm": 0.0, "average_decay": 0.0}
+    assert (config.data.crop, config.data.augment) == (0, False)
+    assert config.validation.select_by == "psnr"
+    simulation = config.simulation
+    assert (simulation.train_slices, simulation.valid_slices, simulation.test_slices) == (
+        2100, 300, 600)
+
+
+def test_a_config_without_a_field_is_named():
+    config = attn.get_config()
+    with config.unlocked():
+        del config.discriminators
+    with pytest.raises(InputError, match=r"config\.discriminators is missing"):
+        RunOptions.of(config)
+
+
+def test_a_configuration_from_before_there_was_an_evaluation_is_told():
+    config = attn.get_config()
+    del config.evaluation
+    with pytest.raises(InputError, match=r"config\.evaluation\.protocols is missing"):
+        RunOptions.of(config)
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("protocols", "published,redcn", "has 'redcn'; expected some of full_range, published"),
+    ("baselines", "bm3d", "has 'bm3d'; expected some of gaussian"),
+    ("pixel_spacing_mm", -1.0, "is -1.0; expected 0 or more")])
+def test_wrong_fields_are_refused(field, value, message):
+    config = attn.get_config()
+    config.evaluation[field] = value
+    with pytest.raises(InputError, match=f"config.evaluation.{field} {message}"):
+        RunOptions.of(config)
+
+
+def test_a_test_file_needs_a_validation_file_for_the_classical_denoisers():
+    config = attn.get_config()
+    config.data.test = "test.npy"
+    with pytest.raises(InputError, match=r"data\.valid empty: classical denoisers would be tuned"):
+        RunOptions.of(config)
+    config.evaluation.baselines = ""
+    RunOptions.of(config)
+
+
+def test_an_unknown_field_is_named():
+    config = attn.get_config()
+    with config.unlocked():
+        config.loss.images = 1.0
+    with pytest.raises(InputError, match=r"config\.loss\.images: there is no such field; there"):
+        RunOptions.of(config)
+
+
+@pytest.mark.parametrize("variant", ["", "demo", "open", "slides", "published"])
+def test_what_checkpoints_keep_is_the_configuration(variant):
+    config = attn.get_config(variant)
+    options = RunOptions.of(config)
+    assert json.dumps(options.as_json()) == config.to_json()
+    assert RunOptions.of(json.loads(config.to_json())) == options
+
+
+def test_lists_are_separated_by_commas():
+    config = attn.get_config()
+    config.data.train = "a.npy, b.npy,"
+    config.evaluation.checkpoints = "one"
+    options = RunOptions.of(config)
+    assert options.data.train == ("a.npy", "b.npy")
+    assert (options.data.valid, options.evaluation.checkpoints) == ((), ("one",))
+    assert options.as_json()["data"]["train"] == "a.npy,b.npy"

@@ -1,0 +1,181 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from configs import attn, dfgan
+from dfgan_jax.cli.compared import compare
+from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.evaluation import baselines, row_physics, tables
+from dfgan_jax.evaluation.comparison import Comparison, chosen_examples, finite_or_null
+from dfgan_jax.evaluation.protocols import PROTOCOLS
+from dfgan_jax.evaluation.report import curves
+from dfgan_jax.evaluation.rows import baseline_rows
+from tests.cli.untrained import untrained
+
+
+def discs(count, size=128):
+    """Discs of soft tissue with noise, in normalised HU."""
+    rng = np.random.default_rng(count)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    radius = rng.uniform(size / 3, size / 2.2, (count, 1, 1))
+    ndct = np.where(np.hypot(x, y) < radius, 1.08, -1.0).astype(np.float32)
+    return Pairs(ndct, ndct + rng.normal(0, 0.06, ndct.shape).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Two checkpoints that differ by their seed, with everything measured."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    config, _ = untrained(folder / "a", dfgan, seed=1)
+    untrained(folder / "b", dfgan, seed=2)
+    config.evaluation.baselines = "gaussian,tv"
+    with pytest.MonkeyPatch.context() as patch:
+        # As many as the seven slices are filled up to, so that each model compiles once.
+        patch.setattr(row_physics, "REPEATS", 8)
+        patch.setattr(curves, "_png", lambda figure: b"")  # drawing takes seconds
+        compare(
+            RunOptions.of(config), workdir=folder / "out",
+            data={"valid": discs(3), "test": discs(7)},
+            denoisers=[Denoiser.load(folder / name) for name in "ab"])
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def results(evaluated):
+    return json.loads((evaluated / "results.json").read_text())
+
+
+NAMES = ["QDCT", "Gaussian", "Total variation", "DFGAN (a)", "DFGAN (b)"]
+
+
+def test_the_input_classical_denoisers_and_checkpoints_share_one_table(results):
+    assert list(results["protocols"]) == list(PROTOCOLS)
+    for name, protocol in results["protocols"].items():
+        assert [row["name"] for row in protocol["rows"]] == NAMES
+        assert [row["kind"] for row in protocol["rows"]] == [
+            "input", "baseline", "baseline", "model", "model"]
+        assert protocol["size"] == 128
+        assert (protocol["window_hu"] is None) == (name in ("full_range", "published"))
+    # A blur of flat discs helps, and the noise is known: 0.06 of 500 HU.
+    scores = {row["name"]: row for row in results["protocols"]["full_range"]["rows"]}
+    assert scores["QDCT"]["rmse_hu"] == pytest.approx(30, rel=0.02)
+    assert scores["Total variation"]["rmse_hu"] < scores["Gaussian"]["rmse_hu"] < 29
+    gaussian = baselines.BASELINES["gaussian"]
+    assert scores["Gaussian"]["parameters"] == gaussian.describe(baselines.tune(
+        gaussian, *(500 * each - 500 for each in (discs(3).qdct, discs(3).ndct))))
+    low, high = scores["QDCT"]["interval"]["rmse_hu"]
+    assert low < scores["QDCT"]["rmse_hu"] < high
+    assert any("tuned on 3 of 3 validation slices (simulated (seed 0))" in note
+               for note in results["statistics"]["notes"])
+
+
+def test_seeds_of_one_model_have_a_mean_and_a_deviation(results):
+    protocol = results["protocols"]["full_range"]
+    by_name = {row["name"]: row["psnr"] for row in protocol["rows"]}
+    [seeds] = protocol["seeds"]
+    assert (seeds["name"], seeds["members"]) == ("DFGAN, 2 seeds", ["DFGAN (a)", "DFGAN (b)"])
+    first, second = by_name["DFGAN (a)"], by_name["DFGAN (b)"]
+    assert first != second
+    assert seeds["psnr"]["mean"] == pytest.approx((first + second) / 2)
+    assert seeds["psnr"]["sd"] == pytest.approx(abs(first - second) / 2**0.5)
+
+
+def test_any_two_rows_are_tested(results):
+    tests = results["protocols"]["full_range"]["tests"]
+    assert len(tests) == 3 * 10
+    best = next(test for test in tests if test["metric"] == "rmse_hu"
+                and (test["first"], test["second"]) == ("QDCT", "Total variation"))
+    # All seven phantoms gain: the smallest p that seven pairs can have.
+    assert (best["n"], best["p"]) == (7, 2 / 2**7)
+    assert best["median_difference"] > 0
+    assert best["p_holm"] >= best["p"]
+    assert results["statistics"]["patients"] == 7  # each phantom is one
+
+
+def test_every_line_of_the_csv_files_carries_its_protocol(evaluated, results):
+    with (evaluated / "slices.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 8 * len(NAMES) * 7
+    neuro = [line for line in lines if line["protocol"] == "ldct_benchmark_neuro"]
+    assert {(line["window_low_hu"], line["window_high_hu"], line["data_range_hu"], line["size"])
+            for line in neuro} == {("0.0", "80.0", "80", "128")}
+    mean = np.mean([float(line["vif"]) for line in neuro if line["name"] == "Gaussian"])
+    row = results["protocols"]["ldct_benchmark_neuro"]["rows"][1]
+    assert row["vif"] == pytest.approx(mean, abs=1e-6)
+    with (evaluated / "patients.csv").open(newline="") as file:
+        patients = list(csv.DictReader(file))
+    assert len(patients) == len(lines)
+    assert patients[0]["patient"] == "phantom 0"
+
+
+def test_physics_is_measured_for_each_row_and_the_normal_dose(results):
+    phantom, slices = results["physics"]["phantom"], results["physics"]["slices"]
+    assert list(phantom["rows"]) == list(slices["rows"])
+    assert sorted(phantom["rows"]) == sorted(["NDCT", *NAMES])
+    noise = {name: row["nps"]["noise_std_hu"] for name, row in phantom["rows"].items()}
+    # A quarter of the dose has twice the noise, and electronic noise more.
+    assert 2.0 < noise["QDCT"] / noise["NDCT"] < 2.4
+    assert noise["Gaussian"] < noise["QDCT"]
+    assert slices["rows"]["QDCT"]["structure"] is None
+    assert slices["rows"]["Gaussian"]["tissues"]["soft tissue"]["pixels"] > 1000
+    assert slices["frequency_unit"] == "lp/cm"  # of phantoms, whose pixels are known
+
+
+def test_small_slices_keep_their_own_pixel_size(monkeypatch):
+    """The simulated objects need 128 pixels; the test slices may have fewer."""
+    monkeypatch.setattr(row_physics, "REPEATS", 8)
+    options = RunOptions.of(dfgan.get_config())
+    physics = Comparison(options.evaluation, sources=options.sources,
+                         data={"test": discs(1, size=64)})._physics
+    assert physics.results["slices"]["pixel_spacing_mm"] == 360 / 64
+    assert physics.results["phantom"]["pixel_spacing_mm"] == 360 / 128
+
+
+def test_the_report_and_the_printed_tables_are_there(evaluated, results):
+    with (evaluated / "slices.csv").open(newline="") as file:
+        psnr = {(line["name"], int(line["slice"])): float(line["psnr"])
+                for line in csv.DictReader(file) if line["protocol"] == "full_range"}
+    worst = min(range(7), key=lambda index: psnr["DFGAN (a)", index] - psnr["QDCT", index])
+    page = (evaluated / "report.html").read_text()
+    assert f"Slice {worst}, DFGAN (a), smallest gain of all slices" in page
+    text = tables.as_text(results)
+    assert "redcnn: 7 slices at 128, clipped to -160 to 240 HU, data range 400 HU" in text
+    assert "DFGAN, 2 seeds" in text
+    assert all(note in text for note in results["statistics"]["notes"])
+
+
+def test_classical_denoisers_are_tuned_on_validation_slices_alone(monkeypatch):
+    tuned_on = []
+
+    def tune(baseline, qdct, ndct):
+        tuned_on.append((qdct, ndct))
+        return baseline.start(1.0)
+
+    monkeypatch.setattr(baselines, "tune", tune)
+    valid = discs(9)
+    rows = baseline_rows(RunOptions.of(attn.get_config()).evaluation.baselines, valid)
+    assert list(rows) == ["Gaussian", "Bilateral", "Non-local means", "Total variation"]
+    for qdct, ndct in tuned_on:  # the first, the last, and two between
+        np.testing.assert_array_equal(qdct, 500 * valid.qdct[[0, 3, 5, 8]] - 500)
+        np.testing.assert_array_equal(ndct, 500 * valid.ndct[[0, 3, 5, 8]] - 500)
+
+
+def test_equal_images_leave_json_that_every_program_reads():
+    results = {"rows": [{"psnr": float("inf"), "ssim": 1.0}], "slices": 3, "name": "QDCT"}
+    assert json.loads(json.dumps(finite_or_null(results), allow_nan=False)) == {
+        "rows": [{"psnr": None, "ssim": 1.0}], "slices": 3, "name": "QDCT"}
+
+
+def test_examples_show_the_slice_that_gains_least():
+    ndct = np.zeros((9, 2, 2), np.float32)
+    images = np.full((9, 2, 2), 0.5, np.float32)
+    images[1] = 0.9
+    examples = chosen_examples("model", images, ndct, ndct + 1, worst=1)
+    assert [e.name for e in examples] == [
+        "Slice 1, model, smallest gain of all slices", "Slice 2, model", "Slice 4, model",
+        "Slice 6, model"]
+    assert examples[0].denoised is not None
