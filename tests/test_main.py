@@ -15,7 +15,6 @@ from tests.cli import command
     (["--config=configs/absent.py"], "absent.py"),
     (["--config=configs/attn.py", "--config.batch_size=many"], "many"),
     (["--config=configs/attn.py", "--mode=evaluate"], "needs --checkpoint"),
-    (["--config=configs/attn.py", "--mode=simulate"], "needs --output"),
     (["--config=configs/attn.py", "train"], "unexpected argument 'train'"),
     (["--config=configs/attn.py", "--config.data.train=absent.npy"], "absent.npy: no such file"),
 ])

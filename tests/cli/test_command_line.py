@@ -1,0 +1,184 @@
+import re
+
+import pytest
+from absl import flags
+
+from dfgan_jax.cli import command_line
+from dfgan_jax.cli.help_text import DFGAN_JAX, MAIN_PY
+from dfgan_jax.cli.modes import MODES, names
+from dfgan_jax.support.errors import InputError
+from tests.cli.command import ROOT
+
+# ml_collections reads a configuration so.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def parse(*arguments, command=MAIN_PY):
+    """The mode and the flags' values, in a process that has other flags of these names."""
+    values = flags.FlagValues()
+    arguments = ["program", *arguments]
+    command_line.define(values, command=command, sys_argv=arguments)
+    return command_line.parse(arguments, command=command, values=values), values
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ("--mode=denoise --input=a --output=b --workdir=c", "--mode=denoise takes no --workdir"),
+    ("--mode=denoise --input=a --output=b --config=attn", "--mode=denoise takes no --config"),
+    ("--mode=denoise --input=a --output=b --config.seed=1",
+     "--mode=denoise takes no --config.seed"),
+    ("--mode=denoise --input=a --output=b --noconfig.remat",
+     "--mode=denoise takes no --noconfig.remat"),
+    ("--mode=convert --input=a --output=b --workdir=c", "--mode=convert takes no --workdir"),
+    ("--mode=convert --input=a --output=b --config=attn", "--mode=convert takes no --config"),
+    ("--mode=pair --ndct=a --qdct=b --output=c --workdir=d", "--mode=pair takes no --workdir"),
+    ("--mode=pair --ndct=a --qdct=b --output=c --print_config",
+     "--mode=pair takes no --print_config"),
+    ("--mode=simulate --config=attn --output=a --workdir=b", "--mode=simulate takes no --workdir"),
+    ("--mode=benchmark --config=attn --num_processes=2",
+     "--mode=benchmark takes no --num_processes"),
+    ("--config=attn --checkpoint=a", "--mode=train takes no --checkpoint; to start from its "
+                                     "weights, give --config.initial_checkpoint=PATH"),
+    ("--mode=simulate --config=attn --output=a --noise_seed=1",
+     "--mode=simulate takes --noise_seed only with --input=SCAN"),
+    ("--mode=simulate --config=attn", "--mode=simulate needs --output=PATH"),
+    ("--mode=simulate --output=a",
+     "--config is missing; expected one such as configs/attn.py:demo"),
+    ("--mode=denoise --output=a", "--mode=denoise needs --input=PATH"),
+    ("--mode=evaluate --config=attn", "--mode=evaluate needs --checkpoint=PATH[,PATH…]"),
+    ("--mode=evaluate --print_config",
+     "--config is missing; expected one such as configs/attn.py:demo"),
+    ("--config.seed=1", "--config.seed changes a configuration, and --config is missing"),
+    ("--config=attn --seed=1",
+     "--seed is now --noise_seed; that of a configuration is --config.seed"),
+    ("--mode=simulate --photons_per_ray=1e6",
+     "--photons_per_ray is now --full_dose_photons_per_ray; that of phantoms is "
+     "--config.simulation.photons_per_ray"),
+    ("--config=attn --platfrom=cuda", "Unknown command line flag 'platfrom'. Did you mean: "
+                                      "platform ?"),
+    ("--config=attn train",
+     "unexpected argument 'train'; options start with --; a mode is given as --mode=train"),
+    ("--config=unet", "flag --config=unet: no such file, and no such configuration; there are "
+                      "attn, dfgan, redcnn"),
+    ("--config=base", "flag --config=base: no such file, and no such configuration; there are "
+                      "attn, dfgan, redcnn"),
+    ("--mode=fly --help", "unknown mode 'fly'; there are train, evaluate, denoise, convert, "
+                          "simulate, pair, benchmark, preflight"),
+])
+def test_what_a_mode_cannot_use_is_refused(arguments, message):
+    with pytest.raises(InputError) as refused:
+        parse(*arguments.split())
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ("", "the mode is missing; expected one of train, evaluate, denoise, convert, simulate, pair, "
+         "benchmark, preflight as the first argument: dfgan-jax denoise"),
+    ("--input=a denoise", "the mode is missing; expected one of train, evaluate, denoise, convert, "
+                          "simulate, pair, benchmark, preflight as the first argument: dfgan-jax "
+                          "denoise"),
+    ("fly --config=attn", "unknown mode 'fly'; there are train, evaluate, denoise, convert, "
+                          "simulate, pair, benchmark, preflight"),
+    ("train", "--config is missing; expected one such as attn:demo"),
+    ("denoise --input=a --output=b --workdir=c", "denoise takes no --workdir"),
+    ("pair --ndct=a --qdct=b", "pair needs --output=PATH"),
+    ("denoise train", "unexpected argument 'train'; options start with --"),
+    ("train --config=attn --mode=evaluate", "Unknown command line flag 'mode'"),
+])
+def test_the_installed_command_takes_the_mode_first(arguments, message):
+    with pytest.raises(InputError) as refused:
+        parse(*arguments.split(), command=DFGAN_JAX)
+    assert str(refused.value) == message
+
+
+def test_a_configuration_is_found_by_path_and_by_name(tmp_path, monkeypatch):
+    for name in ("configs/attn.py:demo", "attn:demo", f"{ROOT}/configs/attn.py:demo"):
+        mode, values = parse(f"--config={name}", "--config.epochs=3")
+        assert (mode, values.config.name, values.config.epochs) == ("train", "attn_demo", 3)
+    monkeypatch.chdir(tmp_path)
+    assert parse("train", "--config=attn:demo", command=DFGAN_JAX)[1].config.name == "attn_demo"
+    (tmp_path / "attn").write_text("import ml_collections\n\n\ndef get_config(variant):\n"
+                                   "    return ml_collections.ConfigDict({'name': variant * 2})\n")
+    _, values = parse("--config=attn:demo")
+    assert values.config.name == "demodemo"
+
+
+def test_what_else_a_mode_needs_is_not_needed_to_print_a_configuration():
+    mode, values = parse("--mode=evaluate", "--config=attn", "--print_config")
+    assert (mode, values.print_config) == ("evaluate", True)
+
+
+def test_scans_take_what_a_configuration_says_of_them():
+    mode, values = parse("--mode=simulate", "--config=attn", "--config.simulation.seed=5",
+                         "--input=a", "--output=b", "--noise_seed=2",
+                         "--full_dose_photons_per_ray=1e6", "--split=1,0,0", "--patients=study")
+    assert (mode, values.config.simulation.seed, values.noise_seed) == ("simulate", 5, 2)
+    assert (values.input, values.full_dose_photons_per_ray) == (["a"], 1e6)
+
+
+def help_of(capsys, *arguments, command=MAIN_PY):
+    with pytest.raises(SystemExit) as ended:
+        parse(*arguments, command=command)
+    assert ended.value.code == 0
+    text, errors = capsys.readouterr()
+    assert errors == ""
+    return text
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--mode=denoise", "--help"], ["--help", "--mode", "denoise"], ["--mode=denoise", "-h"],
+    ["--mode=train", "--mode=denoise", "--ouput=a", "-?"]])
+def test_help_of_a_mode_shows_what_it_takes_and_nothing_else(capsys, arguments):
+    text = help_of(capsys, *arguments)
+    needed, optional = re.fullmatch(
+        r"python main\.py --mode=denoise --input=PATH --output=PATH \[--FLAG=VALUE …\]\n\n"
+        r"Denoises [^-]*\n\nNeeded:\n(.*)\n\nCan be left out:\n(.*)\n\nExample:\n  python main\.py "
+        r"--mode=denoise --checkpoint=runs/mine --input=quarter_dose/ --output=denoised/ "
+        r"--report=denoised\.html\n", text, re.DOTALL).groups()
+    assert re.findall("--[a-z_.]+", needed) == ["--input", "--output"]
+    assert re.findall("--[a-z_.]+", optional) == ["--checkpoint", "--strength", "--report"]
+
+
+def test_help_of_the_installed_command_spells_it_so(capsys):
+    text = help_of(capsys, "train", "--help", command=DFGAN_JAX)
+    assert text.startswith("dfgan-jax train --config=FILE[:VARIANT] [--FLAG=VALUE …]\n")
+    assert text.endswith("  dfgan-jax train --config=attn:demo --config.seed=1 "
+                         "--workdir=runs/mine\n")
+
+
+@pytest.mark.parametrize(("command", "modes"), [
+    (MAIN_PY, "python main.py --mode=MODE"), (DFGAN_JAX, "dfgan-jax MODE")])
+def test_help_without_a_mode_names_the_modes(capsys, command, modes):
+    text = help_of(capsys, "--help", command=command)
+    assert modes in text
+    assert re.findall(r"^  (\w+)  +\w", text, re.MULTILINE) == [
+        "train", "evaluate", "denoise", "convert", "simulate", "pair", "benchmark", "preflight"]
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", [MAIN_PY, DFGAN_JAX])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_has_an_example_that_it_takes(capsys, command, mode):
+    arguments = [command.mode(mode), "--help"]
+    *_, example = help_of(capsys, *arguments, command=command).splitlines()
+    assert example.startswith(f"  {command.program} {command.mode(mode)} --")
+    given = example.removeprefix(f"  {command.program} ").split()
+    assert parse(*given, command=command)[0] == mode
+
+
+def test_every_flag_belongs_to_a_mode():
+    values = flags.FlagValues()
+    command_line.define(values, command=MAIN_PY, sys_argv=[])
+    listed = {name for mode in MODES.values() for name in names(mode.flags)}
+    assert listed - {"config.FIELD"} == set(values) - {"mode"}
+    # No flag stands twice in a mode, and what help says of a choice is what is taken.
+    for mode in MODES.values():
+        assert len(mode.flags) == len(mode.needed) + len(mode.optional) + len(mode.with_input)
+        for flag in mode.flags:
+            name, _, choices = flag.partition("=")
+            if "|" in choices:
+                assert choices.split("|") == list(values[name].parser.enum_values)
