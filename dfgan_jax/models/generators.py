@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dfgan_jax.models.architecture import Architecture, Generator
+from dfgan_jax.models.cnn10 import CNN10_ARCHITECTURE
 from dfgan_jax.models.redcnn import REDCNN_ARCHITECTURE
 from dfgan_jax.models.unet import UNET
 from dfgan_jax.support.errors import InputError
@@ -15,6 +16,7 @@ from dfgan_jax.support.errors import InputError
 ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (
     UNET,
     REDCNN_ARCHITECTURE,
+    CNN10_ARCHITECTURE,
 )}
 """Name → what the generator states of itself."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from dfgan_jax.porting.cnn10_layout import CNN10_LAYOUT
 from dfgan_jax.porting.layout import COUNTS, Entry, Layout, NetworkLayout, conv
 from dfgan_jax.porting.redcnn_layout import REDCNN_LAYOUT, redcnn_layout
 from dfgan_jax.porting.unet_layout import UNET_LAYOUT, generator_layout
@@ -20,6 +21,7 @@ __all__ = ["COUNTS", "LAYOUTS", "Entry", "Layout", "discriminator_layout", "from
 LAYOUTS: dict[str, NetworkLayout] = {each.architecture.name: each for each in (
     UNET_LAYOUT,
     REDCNN_LAYOUT,
+    CNN10_LAYOUT,
 )}
 """Name of the architecture → how it lies in files of PyTorch."""
 
