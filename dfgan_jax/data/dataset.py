@@ -64,7 +64,7 @@ def parse_split(text: str) -> tuple[float, ...]:
     """
     shares = _adding_up_to_one(text)
     if len(shares) != 3:
-        raise InputError(f"--split is {text!r}; expected the shares of {', '.join(SPLITS)}, such "
+        raise InputError(f"split is {text!r}; expected the shares of {', '.join(SPLITS)}, such "
                          "as 0.7,0.1,0.2, which add up to 1")
     return shares
 
@@ -106,10 +106,10 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
     names = sorted(set(patients), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     wanted = [index for index, share in enumerate(shares) if share > 0]
     if len(names) < len(wanted):
-        raise InputError(f"--split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "
+        raise InputError(f"split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "
                          f"be divided into {len(wanted)} splits; slices of one patient must not "
                          "stand in two. If one ID stands for several patients, "
-                         "--patients=study or --patients=folder tells them apart")
+                         "patients=study or patients=folder tells them apart")
     counts = [1 if share > 0 else 0 for share in shares]
     while sum(counts) < len(names):  # to the split that lacks most of its share
         lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]
@@ -171,11 +171,11 @@ def outputs_of(output: pathlib.Path, shares: Sequence[float] | None) -> dict[str
     """
     if shares is None:
         if output.suffix != ".npy":
-            raise InputError(f"{output}: expected a name that ends in .npy; with --split, a folder")
+            raise InputError(f"{output}: expected a name that ends in .npy; with a split, a folder")
         paths = {"": output, "manifest": output.with_suffix(".manifest.csv")}
     else:
         if output.suffix == ".npy":
-            raise InputError(f"{output}: expected the name of a folder, since --split is given")
+            raise InputError(f"{output}: expected the name of a folder, since a split is given")
         paths = {split: output / f"{split}.npy" for split in SPLITS}
         paths["manifest"] = output / "manifest.csv"
     for path in paths.values():

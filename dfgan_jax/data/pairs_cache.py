@@ -105,7 +105,7 @@ def written_to_cache(folder: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{folder}: the cache cannot be written ({error.strerror or error}); "
-                         "--config.data.cache_dir=FOLDER puts it elsewhere") from error
+                         "config.data.cache_dir puts it elsewhere") from error
 
 
 def _load(entry: pathlib.Path) -> PreprocessedPairs:

@@ -55,7 +55,7 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       OSError: a file cannot be written; what stands in `OUTPUT.incomplete` is kept.
     """
     if output.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{output}: lies within the input {source}; choose another --output")
+        raise InputError(f"{output}: lies within the input {source}; choose another output")
     files = DicomFolder(source)
     incomplete = output.with_name(f"{output.name}.incomplete")
     series = list(dicom.group_by_series(files.headers))
@@ -167,7 +167,7 @@ def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, path
     left.discard(incomplete / SUMMARY)
     if left:
         raise InputError(f"{min(left)}: was not made from this input by this model; remove the "
-                         "folder, or choose another --output")
+                         "folder, or choose another output")
     return written
 
 

@@ -39,8 +39,8 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
     """
     if place.num_processes == 1:
         if place.process_id:
-            raise InputError(f"--process_id is {place.process_id}; expected 0, since "
-                             "--num_processes is 1")
+            raise InputError(f"process_id is {place.process_id}; expected 0, since "
+                             "num_processes is 1")
         return None
     if None not in (place.coordinator, place.num_processes, place.process_id):
         _check(place)
@@ -57,7 +57,7 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
         for name in ("num_processes", "process_id"):
             given = getattr(place, name)
             if given not in (None, getattr(found, name)):
-                raise InputError(f"--{name} is {given}, and Open MPI says {getattr(found, name)}; "
+                raise InputError(f"{name} is {given}, and Open MPI says {getattr(found, name)}; "
                                  "leave it out")
         return found
     # A step of srun; a batch script is none. An interactive step is one of a single task, in
@@ -70,22 +70,21 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return dataclasses.replace(place, cluster="k8s")
     if place != Place():
-        missing = [flag for flag, value in (
-            ("--coordinator", place.coordinator), ("--num_processes", place.num_processes),
-            ("--process_id", place.process_id)) if value is None]
+        missing = [name for name in ("coordinator", "num_processes", "process_id")
+                   if getattr(place, name) is None]
         raise InputError(f"{', '.join(missing)} missing: outside SLURM, Open MPI, Kubernetes and "
-                         "TPU slices, a process needs --coordinator=HOST:PORT "
-                         "--num_processes=N --process_id=I")
+                         "TPU slices, a process needs coordinator=HOST:PORT, "
+                         "num_processes=N and process_id=I")
     return None
 
 
 def _check(place: Place) -> None:
     host, colon, port = str(place.coordinator).rpartition(":")
     if not (host and colon and port.isdigit()):
-        raise InputError(f"--coordinator is {place.coordinator!r}; expected HOST:PORT")
+        raise InputError(f"coordinator is {place.coordinator!r}; expected HOST:PORT")
     assert place.num_processes is not None
     assert place.process_id is not None
     if not 0 <= place.process_id < place.num_processes:
-        raise InputError(f"--process_id is {place.process_id}; expected 0 to "
-                         f"{place.num_processes - 1}, since --num_processes is "
+        raise InputError(f"process_id is {place.process_id}; expected 0 to "
+                         f"{place.num_processes - 1}, since num_processes is "
                          f"{place.num_processes}")

@@ -125,8 +125,8 @@ def _initialize(place: Place, *, timeout_s: int) -> None:
         raise InputError(
             f"the other processes of this run cannot be joined ({place.cluster}: "
             f"{first_line(error)}); "
-            "--coordinator=HOST:PORT --num_processes=N --process_id=I say where they are, "
-            "--num_processes=1 runs this one alone") from error
+            "coordinator=HOST:PORT, num_processes=N and process_id=I say where they are, "
+            "num_processes=1 runs this one alone") from error
 
 
 def _refuse_taken_port(coordinator: str) -> None:
@@ -134,7 +134,7 @@ def _refuse_taken_port(coordinator: str) -> None:
     try:
         socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
     except (OSError, ValueError) as error:
-        raise InputError(f"--coordinator is {coordinator}: cannot listen there ({error}); each run "
+        raise InputError(f"coordinator is {coordinator}: cannot listen there ({error}); each run "
                          "needs a port of its own") from error
 
 

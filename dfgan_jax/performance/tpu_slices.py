@@ -41,17 +41,17 @@ def devices(topology: str) -> list[jax.Device]:
     """
     kind, _, shape = topology.partition(":")
     if kind not in KINDS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise InputError(f"--topology is {topology!r}; expected a kind of chip and a shape, such "
+        raise InputError(f"topology is {topology!r}; expected a kind of chip and a shape, such "
                          f"as v5e:16x16; the kinds are {', '.join(KINDS)}")
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology={topology} needs the package libtpu, which compiles for TPUs "
+        raise InputError(f"topology={topology} needs the package libtpu, which compiles for TPUs "
                          "without one: pip install libtpu")
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"--topology={topology}: {first_line(error)}") from error
+        raise InputError(f"topology={topology}: {first_line(error)}") from error
 
 
 def memory_bytes(device: jax.Device) -> int:

@@ -247,8 +247,8 @@ def _the_generator(where: str, places: Sequence[recognition.Container], containe
     whole = [network for network in found if recognition.is_whole_enough(network)]
     if len(whole) > 1:
         raise InputError(
-            f"{where}: holds {len(whole)} generators; choose one: --mode=convert --container=NAME "
-            f"with NAME among {', '.join(repr(network.place) for network in whole)}")
+            f"{where}: holds {len(whole)} generators; choose one by its container, "
+            f"where it is converted, among {', '.join(repr(network.place) for network in whole)}")
     if whole:
         return whole[0]
     if recognition.find_discriminators(places):

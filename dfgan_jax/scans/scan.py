@@ -130,11 +130,11 @@ def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float
     """The pixel pitch of a file, of square pixels."""
     if given is None:
         if default is None:
-            raise InputError(f"{path}: gives no pixel spacing; --pixel_spacing=MM does")
+            raise InputError(f"{path}: gives no pixel spacing; expected one to be given [mm]")
         return default
     if default is not None and abs(given[0] - default) > 1e-2 * given[0]:
-        raise InputError(f"{path}: its pixel spacing is {given[0]:g} mm, not --pixel_spacing="
-                         f"{default:g}")
+        raise InputError(f"{path}: its pixel spacing is {given[0]:g} mm, not "
+                         f"pixel_spacing={default:g}")
     if square_pitch(given) is None:
         raise InputError(f"{path}: pixels are {given[0]:g} × {given[1]:g} mm; expected square ones")
     return given[0]

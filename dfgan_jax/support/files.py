@@ -38,7 +38,7 @@ def refuse_existing(path: pathlib.Path) -> None:
       InputError: the path exists.
     """
     if path.exists():
-        raise InputError(f"{path}: exists; choose another --output, or remove it")
+        raise InputError(f"{path}: exists; choose another output, or remove it")
 
 
 def file_digest(path: pathlib.Path) -> str:
@@ -70,9 +70,9 @@ def check_writable(folder: pathlib.Path) -> None:
     """
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir():
-        raise InputError(f"{there}: is no folder; choose another --output")
+        raise InputError(f"{there}: is no folder; choose another output")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{there}: cannot be written into; choose another --output")
+        raise InputError(f"{there}: cannot be written into; choose another output")
 
 
 def allocate(path: pathlib.Path, size: int) -> None:
@@ -133,7 +133,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
                 file.seek(0)
                 holder = file.read().decode().strip() or "another run"
                 raise InputError(f"{folder}: in use by {holder}; wait until it has ended, or "
-                                 "choose another --workdir") from error
+                                 "choose another workdir") from error
             print(f"warning: {folder}: cannot be locked ({error}); see that no second run uses it",
                   file=sys.stderr, flush=True)
         with full_disk_named(folder / "lock"):

@@ -185,7 +185,7 @@ def test_nothing_is_overwritten(tmp_path, output):
     given = save(tmp_path / "there.pth", generator())
     (tmp_path / "folder").mkdir()
     before = given.read_bytes()
-    with pytest.raises(InputError, match="exists; choose another --output"):
+    with pytest.raises(InputError, match="exists; choose another output"):
         convert.run(inputs=[given], output=tmp_path / output)
     assert given.read_bytes() == before
 

@@ -92,7 +92,7 @@ def test_splits_go_by_what_tells_patients_apart(tmp_path, patients, ids, names):
 
 def test_one_id_for_several_patients_is_one_patient_that_cannot_be_split(tmp_path):
     full, quarter = write_trees(tmp_path, patients=("P1", "P2", "P3"), PatientID="same")
-    with pytest.raises(InputError, match=r"1 patients \(same\).*--patients=study or"):
+    with pytest.raises(InputError, match=r"1 patients \(same\).*patients=study or"):
         run(full, quarter, tmp_path / "out", split="0.4,0.3,0.3")
     assert not (tmp_path / "out").exists()
 

@@ -188,7 +188,7 @@ def test_files_are_patients_and_a_broken_slice_does_not_lose_the_others(tmp_path
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"dose_fraction": 1.0}, "--dose_fraction is 1.0"),
-    ({"pixel_spacing_mm": None}, r"full\.npy: gives no pixel spacing; --pixel_spacing=MM"),
+    ({"pixel_spacing_mm": None}, r"full\.npy: gives no pixel spacing; expected one to be given"),
     ({"kernel": "B30f"}, "--kernel is 'B30f'; expected auto, ramp, soft"),
     ({"kernel": "-2"}, "--kernel is '-2'"), ({"pixel_spacing_mm": -1.0}, "--pixel_spacing is -1"),
     ({"photons_per_ray": 0.0}, "--full_dose_photons_per_ray is 0")])

@@ -107,7 +107,7 @@ def test_every_split_with_a_share_has_a_patient():
 @pytest.mark.parametrize("text", ["0.7,0.3", "0.7,0.1,0.1", "a,b,c", "1.2,-0.1,-0.1", "nan,0,1",
                                   ""])
 def test_shares_that_are_none_are_refused(text):
-    with pytest.raises(InputError, match=r"--split is .*add up to 1"):
+    with pytest.raises(InputError, match=r"split is .*add up to 1"):
         dataset.parse_split(text)
 
 

@@ -259,7 +259,7 @@ def test_a_full_disk_is_told_with_the_folder_and_the_way_out(source, folder, mon
             read_preprocessed(source, size=2, folder=folder)
     assert str(caught.value) == (
         f"{folder}: the cache cannot be written ({os.strerror(errno.ENOSPC)}); "
-        "--config.data.cache_dir=FOLDER puts it elsewhere")
+        "config.data.cache_dir puts it elsewhere")
     assert files(folder) == []
 
 

@@ -37,12 +37,12 @@ def test_a_process_finds_its_place(place, environment, on_tpu, expected):
 
 
 @pytest.mark.parametrize(("place", "environment", "message"), [
-    (Place(coordinator="host:1"), {}, "--num_processes, --process_id missing"),
-    (Place(num_processes=2, process_id=0), {}, "--coordinator missing"),
+    (Place(coordinator="host:1"), {}, "^num_processes, process_id missing"),
+    (Place(num_processes=2, process_id=0), {}, "^coordinator missing"),
     (Place(coordinator="host", num_processes=2, process_id=0), {}, "'host'; expected HOST:PORT"),
     (Place(coordinator="host:1", num_processes=2, process_id=2), {}, "is 2; expected 0 to 1"),
     (Place(num_processes=1, process_id=1), {}, "is 1; expected 0, since"),
-    (Place(num_processes=4), OMPI, "--num_processes is 4, and Open MPI says 2"),
+    (Place(num_processes=4), OMPI, "^num_processes is 4, and Open MPI says 2"),
 ])
 def test_flags_that_name_no_place_are_refused(place, environment, message):
     with pytest.raises(InputError, match=message):

@@ -44,7 +44,7 @@ def test_volumes_bring_their_own_spacing_and_scaling(tmp_path):
 
 def test_a_spacing_that_contradicts_the_file_is_refused(tmp_path):
     nibabel.Nifti1Image(hu((6, 8, 3)), np.diag([0.8, 0.8, 3, 1])).to_filename(tmp_path / "a.nii")
-    with (pytest.raises(InputError, match=r"its pixel spacing is 0.8 mm, not --pixel_spacing=0.7"),
+    with (pytest.raises(InputError, match=r"its pixel spacing is 0.8 mm, not pixel_spacing=0.7"),
           scan.of_volume(tmp_path / "a.nii", pixel_spacing_mm=0.7, scratch=tmp_path)):
         pass
 

@@ -54,7 +54,7 @@ def test_after_an_error_what_stood_there_stays(tmp_path):
 
 def test_what_exists_is_refused(tmp_path):
     refuse_existing(tmp_path / "absent")
-    with pytest.raises(InputError, match="exists; choose another --output"):
+    with pytest.raises(InputError, match="exists; choose another output"):
         refuse_existing(tmp_path)
 
 
