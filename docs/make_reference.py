@@ -149,10 +149,7 @@ def _flags() -> Iterator[str]:
 
 def _defined() -> tuple[list[Any], dict[str, tuple[str, ...]]]:
     """The flags of main.py, and mode → the names of those that it takes."""
-    main = importlib.import_module("main")
     absl_flags = importlib.import_module("absl.flags")
-    if "mode" in absl_flags.FLAGS:  # defined where main.py is imported
-        return absl_flags.FLAGS.flags_by_module_dict()[main.__name__], main._USED
     modes, command_line, help_text = (importlib.import_module(f"dfgan_jax.cli.{name}")
                                       for name in ("modes", "command_line", "help_text"))
     values = absl_flags.FlagValues()
