@@ -9,8 +9,10 @@ import pytest
 from configs import attn, dfgan
 from dfgan_jax.cli import preflight
 from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.performance import preflight as performance_preflight
 from dfgan_jax.performance import tpu_slices
 from dfgan_jax.performance.collectives import Collective
+from dfgan_jax.performance.programs import Program
 from dfgan_jax.support.errors import InputError
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -26,46 +28,9 @@ def config():
     return config
 
 
-def images_that_fit(memory, limit, *, first=1, step=1):
-    """What the search compiles, and the most that fits of it, for memory that is known."""
-    sizes: list[tuple[int, float, bool]] = []
-    guess = first
-    while guess is not None and len(sizes) < 20:
-        sizes.append((guess, memory(guess), memory(guess) <= limit))
-        guess = preflight._next_size(sizes, limit=limit, step=step)
-    return [size for size, _, _ in sizes], max((n for n, _, fits in sizes if fits), default=None)
-
-
-@pytest.mark.parametrize(("first", "base", "each", "step", "compiled", "most"), [
-    # 16 GiB; base + n · each: 1 + 0.5 n fits up to 30.
-    (1, 1.0, 0.5, 1, [1, 10, 30], 30),
-    # 12 does not fit by far; through zero, 16 / 36 of it should: 5; the line through both: 5.
-    (12, 0.0, 3.0, 1, [12, 5], 5),
-    # Too pessimistic through zero: 2 would be too many; but it is the only way to know.
-    (1, 9.0, 1.0, 1, [1, 2, 7], 7),
-    (1, 3.0, 10.0, 1, [1, 2], 1),
-    (1, 0.0, 40.0, 1, [1], None),
-    # Not by far more at a time than has been seen to compile: 16 / 2^-7 = 2048.
-    (1, 0.0, 2**-7, 1, [1, 16, 256, 2048], 2048),
-    # In multiples of `accumulate`.
-    (4, 1.0, 0.5, 4, [4, 20, 28], 28),
-])
-def test_search_finds_the_most_that_fits_on_a_line(first, base, each, step, compiled, most):
-    assert images_that_fit(lambda n: base + n * each, 16.0, first=first, step=step) == (
-        compiled, most)
-
-
-def test_search_ends_where_the_compiler_changes_its_ways():
-    def memory(n):  # beyond 8, computing again saves half
-        return 1 + n if n < 8 else 1 + n / 2
-    compiled, most = images_that_fit(memory, 16.0)
-    assert most == 30
-    assert len(compiled) < 8
-
-
 def program(step, images_per_chip, limit, *, total):
     fits = total <= limit
-    return preflight._Program(
+    return Program(
         step=step, images_per_chip=images_per_chip, seconds=1.0, fits=fits,
         memory={"arguments": 0.5, "total": total} if fits else {"total": total},
         collectives=[Collective("all-reduce", "gradients and metrics", 1, 2**20),
@@ -85,10 +50,10 @@ def slice_of_16(monkeypatch):
         return program(step, images_per_chip, limit,
                        total=1 + each * images_per_chip / config.accumulate)
 
-    monkeypatch.setattr(preflight.tpu_slices, "devices", lambda topology: [Chip()] * 16)
-    monkeypatch.setattr(preflight.tpu_slices, "memory_bytes", lambda device: 16 * 2**30)
-    monkeypatch.setattr(preflight.tpu_slices, "version", lambda: "0.0")
-    monkeypatch.setattr(preflight, "_compile", compile_)
+    monkeypatch.setattr(tpu_slices, "devices", lambda topology: [Chip()] * 16)
+    monkeypatch.setattr(tpu_slices, "memory_bytes", lambda device: 16 * 2**30)
+    monkeypatch.setattr(tpu_slices, "version", lambda: "0.0")
+    monkeypatch.setattr(performance_preflight, "compile_step", compile_)
 
 
 def test_a_batch_that_fits(config, slice_of_16, tmp_path, capsys):
@@ -160,7 +125,7 @@ def test_what_takes_too_long_is_not_begun(config, slice_of_16, tmp_path):
 
 
 def test_the_report_is_there_before_the_search(config, slice_of_16, tmp_path, monkeypatch):
-    compile_ = preflight._compile
+    compile_ = performance_preflight.compile_step
 
     def interrupted(config, devices, step, images_per_chip, *, limit):
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL  # heeded within the compiler
@@ -168,7 +133,7 @@ def test_the_report_is_there_before_the_search(config, slice_of_16, tmp_path, mo
             raise KeyboardInterrupt
         return compile_(config, devices, step, images_per_chip, limit=limit)
 
-    monkeypatch.setattr(preflight, "_compile", interrupted)
+    monkeypatch.setattr(performance_preflight, "compile_step", interrupted)
     config.batch_size = 32
     with pytest.raises(KeyboardInterrupt):
         preflight.run(config, workdir=tmp_path, topology="v5e:4x4")
@@ -186,7 +151,7 @@ def test_lowers_for_gpus(config, tmp_path, capsys, parallel, joined):
     assert report["memory_per_chip_gib"] is None
     assert report["chips"] == 4
     # Of each of the 18 norms mean and mean of squares, there and back; and each gradient.
-    state = preflight._steps(RunOptions.of(config), remat=False)[2]
+    state = preflight.planned_of(RunOptions.of(config)).training.state_shapes()
     gradients = len(jax.tree.leaves(state.generator["params"]))
     metrics = 2  # the intensity loss and the generator's
     assert report["all_reduces"] == (4 * 18 + gradients + metrics if joined else None)
@@ -273,7 +238,7 @@ def test_compiles_for_a_slice(config, tmp_path):
     assert {each["what"] for each in report["evaluation_collectives"]} == {"scores"}
     assert report["gradient_all_reduces"] == 1
     assert report["all_reduces"] == 1 + 18 + 18  # the norms' there and back
-    state = preflight._steps(RunOptions.of(config), remat=False)[2]
+    state = preflight.planned_of(RunOptions.of(config)).training.state_shapes()
     gradients = sum(x.size for x in jax.tree.leaves(state.generator["params"]))
     assert report["collectives"][0]["bytes"] == 4 * (gradients + 2)
 

@@ -1,0 +1,213 @@
+"""Whether a run's steps fit on devices that are not there.
+
+For a slice of TPU chips, libtpu compiles on a CPU what would run there: memory, collectives and
+time to compile are those of the program itself. For GPUs the steps are only lowered.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from dfgan_jax.performance import collectives, tpu_slices
+from dfgan_jax.performance.programs import GIB, Batch, Planned, Program, compile_step, step_on
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.progress import format_duration
+
+SEARCH_LIMIT_S = 1800.0
+"""Beyond it no program is begun that only serves to find a larger batch, or one that fits."""
+
+# A batch so many times as large takes up to 2.5 times as long to compile: a narrow step took
+# 114, 199 and 301 s of CPU time for 1, 8 and 64 images a chip.
+_LARGEST_GROWTH = 16
+_TIME_EXPONENT = 1 / 3
+
+
+def reports_for_tpu(planned: Planned, topology: str, *, search_limit_s: float
+                    ) -> Iterator[dict[str, Any]]:
+    """The report on the batch as it is, and where something larger or smaller was tried, that.
+
+    Args:
+      planned: the run.
+      topology: of the chips, such as `v5e:16x16`.
+      search_limit_s: no program that only serves to find the largest batch, or what does fit, is
+        begun that is expected to end later.
+
+    Raises:
+      InputError: there is no such topology.
+    """
+    start = time.monotonic()
+    devices = tpu_slices.devices(topology)
+    limit = tpu_slices.memory_bytes(devices[0]) / GIB
+    batch = planned.batch_among(len(devices))
+
+    def compiled(step: str, images_per_chip: int) -> Program:
+        print(f"Compiling: {step}, {images_per_chip} a chip …", end=" ", flush=True)
+        program = compile_step(planned, devices, step, images_per_chip, limit=limit)
+        print(f"{program.total:.2f} of {limit:.2f} GiB, "
+              f"{format_duration(program.seconds)}", flush=True)
+        return program
+
+    def in_time(images_per_chip: int) -> bool:
+        longest = max(program.seconds * max(images_per_chip / program.images_per_chip, 1)
+                      ** _TIME_EXPONENT for program in programs)
+        return time.monotonic() - start + longest < search_limit_s
+
+    trained = compiled("train", batch.per_device)
+    evaluated = compiled("evaluation", batch.per_device)
+    programs = [trained, evaluated]
+    yield _tpu_report(planned, batch, programs, topology=topology, chip=devices[0], limit=limit)
+    fits = trained.fits and evaluated.fits
+    if not fits and not planned.remat and in_time(batch.per_device):
+        programs.append(compiled("train with remat", batch.per_device))
+    while True:
+        guess = next_size([(each.images_per_chip, each.total, each.fits)
+                           for each in programs if each.step == "train"],
+                          limit=limit, step=planned.accumulate)
+        if guess is None or not in_time(guess):
+            break
+        programs.append(compiled("train", guess))
+    if len(programs) > 2:
+        yield _tpu_report(planned, batch, programs, topology=topology, chip=devices[0], limit=limit)
+
+
+def report_for_gpus(planned: Planned, topology: str) -> dict[str, Any]:
+    """The report on a number of GPUs, for which steps are lowered and not compiled.
+
+    Raises:
+      InputError: it is no number, or one of more devices than XLA has here.
+    """
+    if not topology.isdecimal() or int(topology) < 1:
+        raise InputError(f"--topology is {topology!r}; expected a number of GPUs with "
+                         "--platform=cuda")
+    devices = _stand_ins(int(topology))
+    batch = planned.batch_among(len(devices))
+    operations: dict[str, dict[str, int]] = {}
+    for step in ("train", "evaluation"):
+        compiled, state, images = step_on(planned, devices, step, batch.size)
+        shapes = state, compiled.arrange_shapes(images)
+        # Of what pmap gives, the platform cannot be chosen.
+        traced = getattr(compiled.function, "trace", jax.jit(compiled.function).trace)(*shapes)
+        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+        operations[step] = {op: lowered.count(f"stablehlo.{op}") for op in (
+            "convolution", "dot_general", "all_reduce", "all_gather")}
+    joined = planned.devices_name(batch.devices) == "pmap"
+    return {
+        **_common(planned, batch, platform="cuda", topology=topology),
+        "fits": None, "memory_per_chip_gib": None, "largest_batch": None,
+        # Under jit it is the compiler that adds them, and in both forms it joins them.
+        "all_reduces": operations["train"]["all_reduce"] if joined else None,
+        "operations": operations,
+        "advice": _advice(planned, batch, [], fits=True, largest=None),
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def _stand_ins(count: int) -> list[jax.Device]:
+    """Devices of the host, in place of as many that are not there."""
+    with contextlib.suppress(RuntimeError):  # those in use are as many as they are
+        jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise InputError(f"--topology is {count}: expected at most {len(devices)}, the devices "
+                         "that XLA_FLAGS gives")
+    return devices[:count]
+
+
+def _tpu_report(planned: Planned, batch: Batch, programs: Sequence[Program], *,
+                topology: str, chip: jax.Device, limit: float) -> dict[str, Any]:
+    """Of the training step, the evaluation step, and what else was compiled."""
+    trained, evaluated = programs[:2]
+    fits = trained.fits and evaluated.fits
+    sizes = [each for each in programs if each.step == "train"]
+    largest = max((each.images_per_chip for each in sizes if each.fits), default=None)
+    needs_most = max(trained, evaluated, key=lambda each: each.total)
+    counts = [each for each in trained.collectives if each.op == "all-reduce"]
+    return {
+        **_common(planned, batch, platform="tpu", topology=topology),
+        "chip": chip.device_kind,
+        "fits": fits,
+        "memory_per_chip_gib": needs_most.total,
+        "chip_memory_gib": round(limit, 2),
+        "memory": {each.step: each.memory for each in (trained, evaluated)},
+        "largest_batch": largest and largest * batch.devices,
+        "largest_batch_is_exact": any(not each.fits and each.images_per_chip
+                                      == (largest or 0) + planned.accumulate for each in sizes),
+        "all_reduces": sum(each.count for each in counts) if trained.fits else None,
+        "gradient_all_reduces": sum(each.count for each in counts if each.what.startswith(
+            collectives.GRADIENTS)) if trained.fits else None,
+        "collectives": [dataclasses.asdict(each) for each in trained.collectives],
+        "evaluation_collectives": [dataclasses.asdict(each) for each in evaluated.collectives],
+        "compiled": [each.summary() for each in programs],
+        "advice": _advice(planned, batch, programs, fits=fits, largest=largest),
+        "versions": {"jax": jax.__version__, "libtpu": tpu_slices.version()},
+    }
+
+
+def _common(planned: Planned, batch: Batch, *, platform: str, topology: str
+            ) -> dict[str, Any]:
+    return {"config": planned.config, "model": planned.model, "platform": platform,
+            "topology": topology, "chips": batch.devices, "batch_size": batch.configured,
+            "batch_divides": batch.divides, "compiled_batch_size": batch.size,
+            "images_per_chip": batch.per_device, "accumulate": planned.accumulate,
+            "dtype": planned.dtype, "size": planned.size,
+            "parallel": planned.devices_name(batch.devices)}
+
+
+def next_size(sizes: Sequence[tuple[int, float, bool]], *, limit: float, step: int
+              ) -> int | None:
+    """The number of images a chip that is worth compiling next, in the search for the most.
+
+    Memory is a straight line over the number of images, but for what the compiler does to
+    fit a program in.
+
+    Args:
+      sizes: (images, memory, whether it fits) of those compiled.
+      limit: memory of a chip.
+      step: numbers of images are multiples of it.
+
+    Returns:
+      None where the most that fits has been found, as far as the line tells.
+    """
+    fitting = sorted((images, memory) for images, memory, fits in sizes if fits)
+    failing = sorted((images, memory) for images, memory, fits in sizes if not fits)
+    # Through the two nearest to the limit; of one alone, through zero, which is too steep a line.
+    (lower, less), (upper, more) = [(0, 0.0), *fitting, *failing[:1]][-2:]
+    line = (lower + (limit - less) * (upper - lower) / (more - less) if more > less else
+            2.0 * upper)
+    guess = step * math.floor(line / step)
+    if len(sizes) == len(fitting) == 1:
+        guess = max(guess, upper + step)
+    if not failing:
+        guess = min(guess, _LARGEST_GROWTH * upper)
+    return guess if guess > (fitting[-1][0] if fitting else 0) else None
+
+
+def _advice(planned: Planned, batch: Batch, programs: Sequence[Program], *,
+            fits: bool, largest: int | None) -> list[str]:
+    """What to change, in words; what was compiled first."""
+    advice = []
+    if not batch.divides:
+        among = f"{batch.devices} chips" + (
+            f" in {planned.accumulate} parts" if planned.accumulate > 1 else "")
+        advice.append(f"a batch of {batch.configured} does not divide among {among}: give "
+                      f"--config.batch_size={batch.size}")
+    if fits:
+        return advice
+    if largest:
+        advice.append(f"--config.batch_size={largest * batch.devices}: fits")
+    remat = [each for each in programs if each.step == "train with remat"]
+    advice += [f"--config.remat=True: {'fits' if each.fits else 'does not fit either'}, "
+               f"{each.total:.2f} GiB, for about a third more time" for each in remat]
+    if not remat and not planned.remat:
+        advice.append("--config.remat=True: less memory for a third more time; not compiled")
+    if batch.per_device > planned.accumulate:
+        advice.append("more chips, or --config.accumulate=2 or more: smaller parts of a batch, "
+                      "each normalised by itself; not compiled")
+    if planned.dtype == "float32":
+        advice.append("--config.dtype=bfloat16: about half the activations; not compiled")
+    return advice

@@ -1,0 +1,168 @@
+"""The steps of a run that is planned, compiled for devices that are not there."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dfgan_jax.devices import parallel
+from dfgan_jax.performance import collectives, measuring, tpu_slices
+from dfgan_jax.training.state import TrainState
+from dfgan_jax.training.training import Training
+from dfgan_jax.training.validation import scoring_step
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run that is planned.
+
+    Attributes:
+      config: name of its configuration.
+      model: its name.
+      training: what a step is made of.
+      batch_size: images in one update.
+      size: height and width of the images [pixels].
+      parallel: how devices share a batch.
+      dtype: of the networks' computation.
+    """
+
+    config: str
+    model: str
+    training: Training
+    batch_size: int
+    size: int
+    parallel: parallel.Parallel
+    dtype: str
+
+    @property
+    def accumulate(self) -> int:
+        """Parts that a batch is taken in."""
+        return self.training.accumulate
+
+    @property
+    def remat(self) -> bool:
+        """Whether activations are computed again for the gradient."""
+        return self.training.remat
+
+    def devices_name(self, devices: int) -> str:
+        """How so many devices share a batch."""
+        if self.parallel == "auto":
+            return "pmap" if devices > 1 else "jit"
+        return self.parallel
+
+    def batch_among(self, devices: int) -> "Batch":
+        """The configuration's batch, or the nearest one that can be shared among devices."""
+        least = devices * self.accumulate
+        per_device = max(round(self.batch_size / least), 1) * self.accumulate
+        return Batch(configured=self.batch_size, divides=self.batch_size % least == 0,
+                     per_device=per_device, devices=devices)
+
+    def images(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch."""
+        shape = jax.ShapeDtypeStruct((count, self.size, self.size, 1), jnp.float32)
+        return {"ndct": shape, "qdct": shape}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A batch among devices.
+
+    Attributes:
+      configured: images of the configuration's batch.
+      divides: whether it can be shared among the devices, in each of its parts.
+      per_device: images on each device, of the nearest batch that can.
+      devices: how many there are.
+    """
+
+    configured: int
+    divides: bool
+    per_device: int
+    devices: int
+
+    @property
+    def size(self) -> int:
+        return self.per_device * self.devices
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the compiler made of a step for one batch size.
+
+    Attributes:
+      step: `train`, `train with remat` or `evaluation`.
+      images_per_chip: of the whole batch.
+      seconds: to compile.
+      fits: into a chip's memory.
+      memory: part → GiB on each chip; of a program that does not fit, the total alone.
+      collectives: of one that fits.
+    """
+
+    step: str
+    images_per_chip: int
+    seconds: float
+    fits: bool
+    memory: dict[str, float]
+    collectives: list[collectives.Collective]
+
+    @property
+    def total(self) -> float:
+        return self.memory["total"]
+
+    def summary(self) -> dict[str, Any]:
+        return {"step": self.step, "images_per_chip": self.images_per_chip, "fits": self.fits,
+                "seconds": round(self.seconds, 1), "memory_per_chip_gib": self.total}
+
+
+def step_on(planned: Planned, devices: Sequence[jax.Device], step: str, count: int
+            ) -> tuple[parallel.Compiled, TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """A step over devices, with the shapes of a state and of a batch of `count` images."""
+    training = dataclasses.replace(planned.training,
+                                   remat=planned.remat or step == "train with remat")
+    shared = parallel.Parallelism(planned.parallel, devices=devices,
+                                  global_batch_size=count // planned.accumulate)
+    compiled = (shared.evaluate(scoring_step(training.networks, training.loss))
+                if step == "evaluation" else shared.train(training.step))
+    return compiled, training.state_shapes(), planned.images(count)
+
+
+def compile_step(planned: Planned, devices: Sequence[jax.Device], step: str,
+                 images_per_chip: int, *, limit: float) -> Program:
+    """Compiles a step for TPU chips.
+
+    Args:
+      step: `train`, `train with remat` or `evaluation`.
+      images_per_chip: of the whole batch.
+      limit: memory of a chip [GiB].
+    """
+    compiled, state, batch = step_on(planned, devices, step, images_per_chip * len(devices))
+    start = time.monotonic()
+    try:
+        program = compiled.lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed, _ = tpu_slices.needed_and_available(error)
+        return Program(step=step, images_per_chip=images_per_chip, fits=False, collectives=[],
+                        seconds=time.monotonic() - start,
+                        memory={"total": round(needed / GIB, 3)})
+    seconds = time.monotonic() - start
+    memory = _memory(program)
+    found = collectives.of_program(program.as_text() or "")
+    if step == "evaluation":  # which has no gradients: each device's scores go to all
+        found = [dataclasses.replace(each, what="scores") for each in found]
+    return Program(step=step, images_per_chip=images_per_chip, seconds=seconds, memory=memory,
+                    fits=memory["total"] <= limit, collectives=found)
+
+
+def _memory(program: Any) -> dict[str, float]:
+    """Part → GiB on each chip, and their total; results in place of arguments take none."""
+    planned = program.memory_analysis()
+    parts = {"arguments": planned.argument_size_in_bytes,
+             "results": planned.output_size_in_bytes - planned.alias_size_in_bytes,
+             "temporaries": planned.temp_size_in_bytes,
+             "program": planned.generated_code_size_in_bytes}
+    total = measuring.peak_memory(program) + planned.generated_code_size_in_bytes
+    return {name: round(size / GIB, 3) for name, size in {**parts, "total": total}.items()}
