@@ -68,7 +68,8 @@ def _start(mode: str, *, command: Command) -> None:
     run = importlib.import_module(f"dfgan_jax.cli.{file}").run
     if mode in ("train", "evaluate"):
         processes = importlib.import_module("dfgan_jax.devices.processes")
-        with processes.joined(processes.Place(
+        launchers = importlib.import_module("dfgan_jax.devices.launchers")
+        with processes.joined(launchers.Place(
                 coordinator=given.coordinator, num_processes=given.num_processes,
                 process_id=given.process_id), timeout_s=given.join_timeout):
             if mode == "train":

@@ -95,7 +95,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
       kernel: `auto`, measured in the scan; a name in `projection.KERNELS`; or f50 [lp/cm].
       refilter: f50 [lp/cm] of another kernel that both doses get, by `change_kernel`; of a range
         such as `2.8..6.5`, each slice's is drawn, evenly in its logarithm; None, no other.
-      photons_per_ray: see `noise_insertion.ScanNoise`; None, measured in the scan.
+      photons_per_ray: see `noise_estimation.ScanNoise`; None, measured in the scan.
       pixel_spacing_mm: for files that do not say it; else None.
       seed: of the noise.
       split: shares of train, valid and test, by patient.
