@@ -110,7 +110,8 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
     doses = _range(dose_fraction, name="dose_fraction", example="0.25 or 0.1..0.5", below=1)
     kernels = None if refilter is None else _range(refilter, name="refilter",
                                                    example="5.6 or 2.8..6.5", below=20)
-    for name, value in (("pixel_spacing", pixel_spacing_mm), ("photons_per_ray", photons_per_ray)):
+    for name, value in (("pixel_spacing", pixel_spacing_mm),
+                        ("full_dose_photons_per_ray", photons_per_ray)):
         if value is not None and not 0 < value < np.inf:
             raise InputError(f"--{name} is {value}; expected above 0")
     chosen = _kernel(kernel)
@@ -237,7 +238,8 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
                 noise=others[len(others) // 2]._replace(noise_std_hu=np.nan), source="series")
         else:
             left_out.append(f"{each.name}: {measured.pop(each.name).noise}, and no other slice of "
-                            "its series shows its noise: --photons_per_ray and --kernel give it")
+                            "its series shows its noise: --full_dose_photons_per_ray and --kernel "
+                            "give it")
     return measured, left_out
 
 

@@ -8,7 +8,9 @@ import pytest
 import safetensors
 
 from configs import cnn10
-from dfgan_jax.cli import convert, setup
+from dfgan_jax.cli import convert
+from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.models.cnn10 import CNN10
 from dfgan_jax.porting.weights import read_weights
@@ -20,13 +22,12 @@ from tests.cli.untrained import untrained
 @pytest.mark.parametrize("variant", ["", "demo", "open"])
 def test_it_is_trained_without_an_adversary(variant):
     config = cnn10.get_config(variant)
-    setup.check(config)
-    networks = setup.build_networks(config)
+    networks = RunOptions.of(config).networks
     assert networks.discriminators == "none"
     assert networks.generator == CNN10(dtype="float32")
-    assert setup.model_name(config) == "CNN-10"
+    assert model_name(config) == "CNN-10"
     config.discriminators = "pair"
-    assert setup.model_name(config) == "CNN-10 GAN"
+    assert model_name(config) == "CNN-10 GAN"
 
 
 def test_there_is_no_published_variant():
@@ -44,7 +45,7 @@ def test_values_that_it_does_not_take_are_named(change, message):
     config = cnn10.get_config()
     config.update_from_flattened_dict(change)
     with pytest.raises(InputError, match=message):
-        setup.check(config)
+        RunOptions.of(config)
 
 
 def test_a_run_is_converted(tmp_path):
