@@ -275,6 +275,8 @@ def apply_demo(config: ml_collections.ConfigDict) -> None:
     # In so few epochs no slice is seen often: flips and turns only slow training down.
     config.data.augment = False
     config.optimizer.average_decay = 0.99
+    # A row for the weights that come with the package, beside the network that is trained.
+    config.evaluation.checkpoints = "attn_dfgan"
 
 
 def apply_open(config: ml_collections.ConfigDict) -> None:
