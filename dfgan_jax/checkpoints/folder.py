@@ -159,14 +159,16 @@ def checked_score(folder: pathlib.Path, meta: dict[str, Any]) -> float | None:
     Raises:
       InputError: the score is not the one that was saved.
     """
-    if meta.get("score") is None:
+    # The metadata of earlier versions say of no score whether there is one.
+    has_score = meta["score"] is not None if "score" in meta else (folder / METRICS).is_dir()
+    if not has_score:
         return None
     try:
         with alone(ocp.JsonCheckpointHandler(METRICS)) as checkpointer:
             score = checkpointer.restore(folder / METRICS)["score"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: its score cannot be read ({error!r})") from error
-    if score != meta["score"]:
+    if score != meta.get("score", score):
         raise InputError(f"{folder}: the checkpoint is damaged (its score has changed)")
     return score
 

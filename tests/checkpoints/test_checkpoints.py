@@ -1,5 +1,6 @@
 import errno
 import functools
+import json
 import os
 
 import jax
@@ -90,6 +91,17 @@ def test_locates_the_checkpoint_that_is_meant(tmp_path):
     assert locate(folder / "2") == folder / "2"
     assert workdir_of(folder / "2") == tmp_path
     assert read_meta(folder / "2")["step"] == 2
+
+
+def test_the_best_of_an_earlier_version_is_found(tmp_path):
+    """Its metadata have neither score nor digests; the score is in a file of its own."""
+    with Checkpoints(tmp_path) as kept:
+        for step, score in [(1, 0.5), (2, 0.9), (3, 0.7), (4, None)]:
+            save(kept, step, score)
+    for path in (tmp_path / "checkpoints").glob("*/meta/metadata"):
+        meta = json.loads(path.read_text())
+        path.write_text(json.dumps({name: meta[name] for name in ("step", "epoch", "config")}))
+    assert locate(tmp_path) == tmp_path / "checkpoints" / "2"
 
 
 def test_restores_a_generator_alone(tmp_path):
