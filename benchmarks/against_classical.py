@@ -115,7 +115,7 @@ def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str]
             add(baselines.BASELINES[name].name, images, {"parameters": parameters})
     for checkpoint in checkpoints:
         denoiser = Denoiser.load(checkpoint)
-        itself = physics.measure_slices(denoiser(ndct), ndct, ndct.copy(), pixel_spacing_mm=None)
+        itself = physics.measure_slices(denoiser(ndct), ndct, ndct, pixel_spacing_mm=None)
         assert itself.structure is not None
         add(checkpoint, dict.fromkeys((FULL_RANGE.name, _REDCNN.name), denoiser(qdct)), {
             "normal_dose": {

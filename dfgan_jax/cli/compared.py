@@ -9,6 +9,7 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.comparison import Comparison
 from dfgan_jax.evaluation.rows import Model
+from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.writers import read_history
 
 
@@ -36,3 +37,18 @@ def model_of(denoiser: Denoiser) -> Model:
     config = denoiser.meta["config"]
     return Model(denoiser=denoiser, name=model_name(config), seed=config.get("seed"),
                  shared=shared_by_seeds(config) if "seed" in config else None)
+
+
+def further_models(paths: Sequence[str]) -> list[Denoiser]:
+    """The models of `evaluation.checkpoints`, in every process.
+
+    Raises:
+      InputError: naming the field and the one that cannot be used.
+    """
+    denoisers = []
+    for path in paths:
+        try:
+            denoisers.append(Denoiser.load_in_all(path))
+        except InputError as error:
+            raise InputError(f"config.evaluation.checkpoints: {error}") from error
+    return denoisers

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from dfgan_jax.cli.compared import compare
+from dfgan_jax.cli.compared import compare, further_models
 from dfgan_jax.cli.identity import CONFIG_FILE
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.sources import check_same_in_all
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import agreement
-from dfgan_jax.evaluation.rows import further_models
 from dfgan_jax.support.errors import InputError
 
 

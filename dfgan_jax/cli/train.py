@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from dfgan_jax.cli.compared import compare
+from dfgan_jax.cli.compared import compare, further_models
 from dfgan_jax.cli.identity import check_workdir, claim_workdir, model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data import training_domain
@@ -18,7 +18,6 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.sources import check_same_in_all
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import agreement, parallel
-from dfgan_jax.evaluation.rows import further_models
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import locked
 from dfgan_jax.training import input_pipeline

@@ -12,7 +12,6 @@ from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import baselines, tables
 from dfgan_jax.scans import hounsfield
-from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.spacing import evenly_spaced
 
@@ -98,21 +97,6 @@ def model_rows(models: Sequence[Model]) -> dict[str, Row]:
         rows[name] = Row(table=tables.Row(kind="model", run=run, seed=model.seed),
                          denoise=_in_all(functools.partial(_denoise, model.denoiser)))
     return rows
-
-
-def further_models(paths: Sequence[str]) -> list[Denoiser]:
-    """The models of `evaluation.checkpoints`, in every process.
-
-    Raises:
-      InputError: naming the field and the one that cannot be used.
-    """
-    denoisers = []
-    for path in paths:
-        try:
-            denoisers.append(Denoiser.load_in_all(path))
-        except InputError as error:
-            raise InputError(f"config.evaluation.checkpoints: {error}") from error
-    return denoisers
 
 
 def _each_slice(denoise: Callable[[np.ndarray], np.ndarray], hu: np.ndarray, bar: Progress | None

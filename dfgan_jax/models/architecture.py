@@ -1,13 +1,11 @@
 """What every generator has in common, and what each one states of itself for others to read."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-
-from dfgan_jax.support.errors import InputError
 
 STAGE = "stage"
 """Name, for `jax.checkpoint`, of what each stage of a generator gives."""
@@ -92,23 +90,3 @@ def supervised(title: str) -> Callable[[Any, str | None], str]:
     """
     return lambda options, discriminators: (
         title if discriminators in ("none", None) else f"{title} GAN")
-
-
-def expect(is_right: bool, name: str, value: Any, expected: str) -> None:
-    """Refuses an option's value.
-
-    Raises:
-      InputError: it is not right; names the option, its value and what was expected.
-    """
-    if not is_right:
-        raise InputError(f"{name} is {value!r}; expected {expected}")
-
-
-def expect_one_of(choices: Iterable[Any], name: str, value: Any) -> None:
-    """Refuses an option's value that is none of those that there are.
-
-    Raises:
-      InputError: as of `expect`.
-    """
-    choices = tuple(choices)
-    expect(value in choices, name, value, f"one of {', '.join(map(str, choices))}")

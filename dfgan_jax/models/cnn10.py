@@ -11,10 +11,11 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from dfgan_jax.models.architecture import STAGE, Architecture, Generator, expect, supervised
+from dfgan_jax.models.architecture import STAGE, Architecture, Generator, supervised
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import uniform_fan
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.errors import InputError
 
 KERNEL_SIZES = (9, 3, 5)
 
@@ -39,8 +40,8 @@ class CNN10Options:
     width: int = PUBLISHED_WIDTH
 
     def __post_init__(self):
-        expect(self.width > 0 and self.width % 2 == 0, "width", self.width,
-               "an even number, more than 0")
+        if self.width <= 0 or self.width % 2:
+            raise InputError(f"width is {self.width}; expected an even number, more than 0")
 
 
 def features_of(width: int) -> tuple[int, int, int]:

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dfgan_jax.models.architecture import STAGE, Architecture, Generator, expect, supervised
+from dfgan_jax.models.architecture import STAGE, Architecture, Generator, supervised
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.checks import check_above_zero
 
 KERNEL_SIZE = 5
 
@@ -38,7 +39,7 @@ class REDCNNOptions:
     width: int = PUBLISHED_WIDTH
 
     def __post_init__(self):
-        expect(self.width > 0, "width", self.width, "more than 0")
+        check_above_zero(self, "width")
 
 
 def scaled(hu):

@@ -8,12 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dfgan_jax.models.architecture import STAGE, Architecture, Generator, expect, expect_one_of
+from dfgan_jax.models.architecture import STAGE, Architecture, Generator
 from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.cbam import CBAM
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform, uniform_fan
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.checks import (
+    check_above_zero,
+    check_below_one,
+    check_not_negative,
+    check_one_of,
+)
 
 Output = Literal["image", "difference"]
 """`image`: the network makes every pixel anew, as published. `difference`: it makes the
@@ -64,13 +70,13 @@ class UNetOptions:
     momentum: float = 0.9
 
     def __post_init__(self):
-        expect(self.width > 0, "width", self.width, "more than 0")
+        check_above_zero(self, "width")
         for name in ("attention", "add_image", "open_gates"):
-            expect_one_of((False, True), name, getattr(self, name))
-        expect_one_of(get_args(Output), "output", self.output)
-        expect(self.gate_window >= 0, "gate_window", self.gate_window, "0 or more")
-        expect_one_of(get_args(Normalization), "normalization", self.normalization)
-        expect(0 <= self.momentum < 1, "momentum", self.momentum, "0 or more, and below 1")
+            check_one_of(self, name, (False, True))
+        check_one_of(self, "output", get_args(Output))
+        check_not_negative(self, "gate_window")
+        check_one_of(self, "normalization", get_args(Normalization))
+        check_below_one(self, "momentum")
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:

@@ -12,7 +12,6 @@ from dfgan_jax.devices import parallel
 from dfgan_jax.performance import collectives, measuring, tpu_slices
 from dfgan_jax.training.state import TrainState
 from dfgan_jax.training.training import Training
-from dfgan_jax.training.validation import scoring_step
 
 GIB = 2**30
 
@@ -125,7 +124,7 @@ def step_on(planned: Planned, devices: Sequence[jax.Device], step: str, count: i
                                    remat=planned.remat or step == "train with remat")
     shared = parallel.Parallelism(planned.parallel, devices=devices,
                                   global_batch_size=count // planned.accumulate)
-    compiled = (shared.evaluate(scoring_step(training.networks, training.loss))
+    compiled = (shared.evaluate(training.validation_step)
                 if step == "evaluation" else shared.train(training.step))
     return compiled, training.state_shapes(), planned.images(count)
 
@@ -146,15 +145,15 @@ def compile_step(planned: Planned, devices: Sequence[jax.Device], step: str,
     except jax.errors.JaxRuntimeError as error:
         needed, _ = tpu_slices.needed_and_available(error)
         return Program(step=step, images_per_chip=images_per_chip, fits=False, collectives=[],
-                        seconds=time.monotonic() - start,
-                        memory={"total": round(needed / GIB, 3)})
+                       seconds=time.monotonic() - start,
+                       memory={"total": round(needed / GIB, 3)})
     seconds = time.monotonic() - start
     memory = _memory(program)
     found = collectives.of_program(program.as_text() or "")
     if step == "evaluation":  # which has no gradients: each device's scores go to all
         found = [dataclasses.replace(each, what="scores") for each in found]
     return Program(step=step, images_per_chip=images_per_chip, seconds=seconds, memory=memory,
-                    fits=memory["total"] <= limit, collectives=found)
+                   fits=memory["total"] <= limit, collectives=found)
 
 
 def _memory(program: Any) -> dict[str, float]:

@@ -15,7 +15,7 @@ from dfgan_jax.support.errors import InputError
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.input_pipeline import Sampling
 from dfgan_jax.training.training import Training
-from dfgan_jax.training.validation import Validation, scoring_step
+from dfgan_jax.training.validation import Validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def compile_steps(training: Training, data: Mapping[str, Pairs], *, sampling: Sa
     if resident:
         valid = devices.place(valid)
     devices.connect()
-    scoring = scoring_step(training.networks, training.loss)
+    scoring = training.validation_step
     batch_size = sampling.global_batch_size
     if resident:
         advance, waited_s = _advance_resident(training, data["train"], sampling, devices, most)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 
 from dfgan_jax.devices import parallel
-from dfgan_jax.training import steps
+from dfgan_jax.training import steps, validation
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
 
@@ -41,6 +41,12 @@ class Training:
     def batch_statistics_step(self) -> Callable:
         """(state, batch) → (state, metrics); see `steps.batch_statistics_step`."""
         return functools.partial(steps.batch_statistics_step, networks=self.networks,
+                                 loss=self.loss)
+
+    @property
+    def validation_step(self) -> Callable:
+        """(state, batch) → metrics; see `validation.validation_step`."""
+        return functools.partial(validation.validation_step, networks=self.networks,
                                  loss=self.loss)
 
     def initial_state(self, seed: int) -> TrainState:

@@ -1,7 +1,6 @@
 """Scores of the validation split, and which of them make a checkpoint the best."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,8 +90,3 @@ class Validation:
         for start in range(0, len(self.pairs["ndct"]), self.batch_size):
             part = slice(start, start + self.batch_size)
             yield {name: images[part] for name, images in self.pairs.items()}
-
-
-def scoring_step(networks: Networks, loss: LossOptions) -> Callable:
-    """(state, batch) → metrics; see `validation_step`."""
-    return functools.partial(validation_step, networks=networks, loss=loss)

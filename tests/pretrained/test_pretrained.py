@@ -7,11 +7,11 @@ from configs import redcnn
 from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.cli import convert, denoise
-from dfgan_jax.cli.compared import model_of
+from dfgan_jax.cli.compared import further_models, model_of
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.evaluation.rows import further_models, model_rows
+from dfgan_jax.evaluation.rows import model_rows
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import file_digest
 from tests.cli.untrained import untrained
