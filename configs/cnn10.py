@@ -20,26 +20,13 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    if variant not in ("", "demo", "open"):
-        raise ValueError(f"no variant {variant!r} of CNN-10: there are demo and open, or none for "
-                         "the paper scale")
-    config = base.get_config()
-    config.generator.architecture = "cnn10"
+    config = base.supervised_config("cnn10", title="CNN-10", variant=variant)
     config.generator.width = 64
-    config.discriminators = "none"
-    # What ldct-benchmark's search between 1e-5 and 1e-2 ended at, rounded (its configs/cnn10.yaml).
-    config.optimizer.generator_learning_rate = 1.6e-4
-    config.loss.intensity = "log_squared"
-    config.optimizer.schedule = "cosine"
-    config.data.augment = True
-    config.optimizer.average_decay = 0.999
-    config.name = f"cnn10_{variant}" if variant else "cnn10"
-    if variant == "demo":
-        base.apply_demo(config)
-    if variant == "open":
-        base.apply_open(config)
     if variant:
         # Not tuned: RED-CNN's in the same variants, since there are as few steps; six times the
-        # rate above, where RED-CNN's is ten times its own.
+        # rate below, where RED-CNN's is ten times its own.
         config.optimizer.generator_learning_rate = 1e-3
+    else:
+        # The result of ldct-benchmark's search between 1e-5 and 1e-2, rounded (configs/cnn10.yaml).
+        config.optimizer.generator_learning_rate = 1.6e-4
     return config

@@ -24,28 +24,13 @@ from configs import base
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    if variant not in ("", "demo", "open"):
-        raise ValueError(f"no variant {variant!r} of RED-CNN: there are demo and open, or none for "
-                         "the paper scale")
-    config = base.get_config()
-    config.generator.architecture = "redcnn"
-    config.generator.width = 96
-    config.discriminators = "none"
-    config.optimizer.generator_learning_rate = 1e-4
-    # 0.1 dB: the mean PSNR is the mean of logarithms.
-    config.loss.intensity = "log_squared"
-    config.optimizer.schedule = "cosine"
-    config.data.augment = True
-    config.optimizer.average_decay = 0.999
-    config.name = f"redcnn_{variant}" if variant else "redcnn"
-    if variant == "demo":
-        base.apply_demo(config)
+    config = base.supervised_config("redcnn", title="RED-CNN", variant=variant)
+    if variant:
+        # In the variant open: as many multiplications as the U-Net of width 16 with attention.
         config.generator.width = 16
-        # At twice this rate it learns nothing.
+        # At twice this rate the demo learns nothing.
         config.optimizer.generator_learning_rate = 1e-3
-    if variant == "open":
-        base.apply_open(config)
-        # As many multiplications as the U-Net of width 16 with attention.
-        config.generator.width = 16
-        config.optimizer.generator_learning_rate = 1e-3
+    else:
+        config.generator.width = 96
+        config.optimizer.generator_learning_rate = 1e-4
     return config
