@@ -1,20 +1,14 @@
 import pytest
 
-from configs import attn
 from dfgan_jax.cli import simulate
 from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.support.errors import InputError
+from tests.data.few_phantoms import few_phantoms
 
 
 @pytest.fixture
 def config(tmp_path):
-    config = attn.get_config("demo")
-    config.data.size = 32
-    config.simulation.train_slices = 3
-    config.simulation.valid_slices = 1
-    config.simulation.test_slices = 2
-    config.data.cache_dir = str(tmp_path / "cache")
-    return config
+    return few_phantoms(tmp_path / "cache")
 
 
 def test_writes_the_three_splits_in_the_published_format(config, tmp_path):

@@ -9,6 +9,7 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import read_pairs, write_pairs
 from dfgan_jax.data.sources import Sources
 from dfgan_jax.support.errors import InputError
+from tests.data.few_phantoms import few_phantoms
 
 
 def write(path, shape, seed):
@@ -145,13 +146,7 @@ def test_files_of_several_sizes_need_crops(config, tmp_path):
 
 @pytest.fixture
 def simulated(tmp_path):
-    config = attn.get_config("demo")
-    config.data.size = 32
-    config.simulation.train_slices = 3
-    config.simulation.valid_slices = 1
-    config.simulation.test_slices = 2
-    config.data.cache_dir = str(tmp_path / "cache")
-    return config
+    return few_phantoms(tmp_path / "cache")
 
 
 def test_cached_pairs_are_made_once_and_depend_on_what_is_asked_for(simulated):

@@ -10,6 +10,7 @@ import numpy as np
 from configs import dfgan
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.evaluation.protocols import PUBLISHED
+from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
@@ -52,6 +53,26 @@ def state_dict(variables: Any, layout: Layout, precision: Precision) -> Tensors:
         if leaf.dtype != precision:
             raise AssertionError(f"computed in {leaf.dtype}, expected {precision}")
     return torch_layout.to_state_dict(variables, layout)
+
+
+def plain_generator(network: Generator, layout: Layout, precision: Precision, prefix: str = ""
+                    ) -> Quantities:
+    """A generator that normalises nothing, and the gradients of Σ output·cotangent."""
+    @jax.jit
+    def run(variables, qdct, cotangent):
+        def objective(variables, qdct):
+            denoised = network.apply(variables, qdct, train=True)
+            return jnp.sum(denoised * cotangent), denoised
+
+        return jax.grad(objective, argnums=(0, 1), has_aux=True)(variables, qdct)
+
+    with in_precision(precision):
+        (gradients, qdct_gradient), denoised = run(
+            filled_variables(layout, precision, prefix),
+            *map(nhwc, cases.generator_inputs(precision)))
+    return {"output": {"": array(denoised, precision)},
+            "gradients of the parameters": state_dict(gradients, layout, precision),
+            "gradient of the input": {"": array(qdct_gradient, precision)}}
 
 
 def generator_layers(*, attention: bool) -> dict[str, str]:

@@ -6,8 +6,6 @@ import pytest
 pytest.importorskip(
     "torch", reason="PyTorch is not installed; make test installs it for Python 3.11")
 
-import jax
-import jax.numpy as jnp
 import torch
 
 from dfgan_jax.cli import convert
@@ -48,21 +46,7 @@ def ours(precision):
     network = cnn10.CNN10(width=WIDTH)
     layout = CNN10_LAYOUT.layout(cnn10.CNN10Options(width=WIDTH))
 
-    @jax.jit
-    def run(variables, qdct, cotangent):
-        def objective(variables, qdct):
-            denoised = network.apply(variables, qdct, train=True)
-            return jnp.sum(denoised * cotangent), denoised
-
-        return jax.grad(objective, argnums=(0, 1), has_aux=True)(variables, qdct)
-
-    with our_runs.in_precision(precision):
-        (gradients, qdct_gradient), denoised = run(
-            our_runs.filled_variables(layout, precision),
-            *map(our_runs.nhwc, cases.generator_inputs(precision)))
-    return {"output": {"": our_runs.array(denoised, precision)},
-            "gradients of the parameters": our_runs.state_dict(gradients, layout, precision),
-            "gradient of the input": {"": our_runs.array(qdct_gradient, precision)}}
+    return our_runs.plain_generator(network, layout, precision)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
