@@ -14,20 +14,22 @@ from dfgan_jax.training.writers import read_history
 
 
 def compare(options: RunOptions, *, workdir: pathlib.Path, denoisers: Sequence[Denoiser],
-            data: Mapping[str, Pairs]) -> None:
+            data: Mapping[str, Pairs], further: Sequence[Denoiser] = ()) -> None:
     """Compares checkpoints on the test split and writes the report into `workdir`.
 
     Args:
       options: name the data, and in `evaluation` what is measured.
       workdir: folder to write into.
-      denoisers: loaded from checkpoints, a row each, at least one.
+      denoisers: loaded from checkpoints, a row each, at least one. The report shows the training
+        of one alone.
       data: pairs in normalised HU: `test`, and where there are baselines `valid`.
+      further: more rows, which stand after those.
 
     Raises:
       InputError: the manifest of the test slices is wrong, or a row cannot be made.
     """
     comparison = Comparison(options.evaluation, sources=options.sources, data=data)
-    comparison.measure([model_of(denoiser) for denoiser in denoisers])
+    comparison.measure([model_of(denoiser) for denoiser in (*denoisers, *further)])
     comparison.write(workdir, history=(
         read_history(denoisers[0].home) if len(denoisers) == 1 else []))
 

@@ -26,8 +26,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
     options.check_same_in_all(checkpoint_paths)
-    denoisers = [*(Denoiser.load_in_all(path) for path in checkpoint_paths),
-                 *further_models(options.evaluation.checkpoints)]
+    denoisers = [Denoiser.load_in_all(path) for path in checkpoint_paths]
+    further = further_models(options.evaluation.checkpoints)
     data = agreement.main_first(lambda: options.sources.load(options.evaluation.splits))
     check_same_in_all(data)
-    compare(options, workdir=workdir, denoisers=denoisers, data=data)
+    compare(options, workdir=workdir, denoisers=denoisers, further=further, data=data)

@@ -65,8 +65,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             state, claim=functools.partial(claim_workdir, workdir, options))
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)
-        compare(options, workdir=workdir, data=data,
-                denoisers=[Denoiser.load_in_all(workdir), *further])
+        compare(options, workdir=workdir, data=data, further=further,
+                denoisers=[Denoiser.load_in_all(workdir)])
 
 
 def _devices(options: RunOptions) -> parallel.Parallelism:
