@@ -118,8 +118,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Weight of R1, the squared slope of the discriminators at the normal dose.
     config.loss.gradient_penalty = 0.0
 
-    # Adam; AdamW for a generator with weight decay.
     config.optimizer = ml_collections.ConfigDict()
+    # Optimizer of the generator: adam, or muon for its kernels between features and Adam for the
+    # rest. The discriminators take Adam.
+    config.optimizer.algorithm = "adam"
     # Learning rate of the generator.
     config.optimizer.generator_learning_rate = 2e-4
     # Learning rate of the discriminators.
