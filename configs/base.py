@@ -62,8 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.simulation.dose_fraction = 0.25
 
     config.generator = ml_collections.ConfigDict()
-    # One of ARCHITECTURES in dfgan_jax/models/generators.py. Each has a width; the fields below it
-    # are the U-Net's, and stay as published with the others.
+    # One of ARCHITECTURES in dfgan_jax/models/generators.py. Each has a width; the fields below it,
+    # but for the last, are the U-Net's, and stay as published with the others.
     config.generator.architecture = "unet"
     # Channels of the first stage or layer.
     config.generator.width = 32
@@ -83,6 +83,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.generator.normalization = "batch"
     # Share of its running statistics that batch normalisation keeps at each update.
     config.generator.momentum = 0.9
+    # NAFNet's blocks, separated by commas: of the encoder's stages, the middle, the decoder's.
+    config.generator.blocks = "2,2,4,8,12,2,2,2,2"
 
     # pair: one discriminator on the image, one on the difference map; joint: one on both, as two
     # channels (as published); none: supervised training.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dfgan_jax.models.architecture import Architecture, Generator
 from dfgan_jax.models.cnn10 import CNN10_ARCHITECTURE
+from dfgan_jax.models.nafnet import NAFNET_ARCHITECTURE
 from dfgan_jax.models.redcnn import REDCNN_ARCHITECTURE
 from dfgan_jax.models.unet import UNET
 from dfgan_jax.support.errors import InputError
@@ -17,6 +18,7 @@ ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (
     UNET,
     REDCNN_ARCHITECTURE,
     CNN10_ARCHITECTURE,
+    NAFNET_ARCHITECTURE,
 )}
 """Name → what the generator states of itself."""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dfgan_jax.porting.cnn10_layout import CNN10_LAYOUT
 from dfgan_jax.porting.layout import COUNTS, Entry, Layout, NetworkLayout, conv
+from dfgan_jax.porting.nafnet_layout import NAFNET_LAYOUT
 from dfgan_jax.porting.redcnn_layout import REDCNN_LAYOUT, redcnn_layout
 from dfgan_jax.porting.unet_layout import UNET_LAYOUT, generator_layout
 
@@ -22,6 +23,7 @@ LAYOUTS: dict[str, NetworkLayout] = {each.architecture.name: each for each in (
     UNET_LAYOUT,
     REDCNN_LAYOUT,
     CNN10_LAYOUT,
+    NAFNET_LAYOUT,
 )}
 """Name of the architecture → how it lies in files of PyTorch."""
 

@@ -2,7 +2,13 @@
 
 import dataclasses
 
-from dfgan_jax.models.generators import ARCHITECTURES, UNNAMED, build_generator, options_of
+from dfgan_jax.models.generators import (
+    ARCHITECTURES,
+    PUBLISHED_OPTIONS,
+    UNNAMED,
+    build_generator,
+    options_of,
+)
 from dfgan_jax.models.patch_discriminator import MIN_SIZE as DISCRIMINATOR_MIN_SIZE
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.support.checks import check_above_zero, check_one_of
@@ -24,6 +30,7 @@ class GeneratorOptions:
       gate_window: that CBAM's channel gates take maxima of [pixels]; 0: the whole image.
       normalization: of the U-Net's stages; see `unet.Normalization`.
       momentum: share of its running statistics that batch normalisation keeps, 0 to below 1.
+      blocks: of NAFNet's stages; see its options.
 
     Raises:
       InputError: a value is none of these.
@@ -38,6 +45,7 @@ class GeneratorOptions:
     gate_window: int = 0
     normalization: str = "batch"
     momentum: float = 0.9
+    blocks: str = PUBLISHED_OPTIONS["blocks"]
 
     def __post_init__(self) -> None:
         check_one_of(self, "architecture", tuple(ARCHITECTURES))
