@@ -111,7 +111,7 @@ MODES: dict[str, Mode] = {
             "report=FILE": "HTML file to write: slices before and after, what was removed, noise "
                            "and HU by tissue"}),
     "convert": Mode(
-        summary="converts weights between PyTorch's files, safetensors and checkpoints",
+        summary="converts weights between PyTorch's files, safetensors and checkpoints, and to ONNX",
         description=(
             "Converts weights, by the suffixes of the paths, and tells what becomes of each "
             "tensor. PyTorch is not needed."),
@@ -119,7 +119,7 @@ MODES: dict[str, Mode] = {
         needed={
             "input=PATH": "a workdir, the folder of a checkpoint, or a file of weights (.pth, .pt, "
                           ".pth.tar, .safetensors); again for each file of a discriminator",
-            "output=PATH": ".pth, .pt, .pth.tar or .safetensors to write, or the folder of a "
+            "output=PATH": ".pth, .pt, .pth.tar, .safetensors or .onnx to write, or the folder of a "
                            "checkpoint"},
         optional={
             "container=KEYS": "which generator, where a file has several: the keys that lead to "

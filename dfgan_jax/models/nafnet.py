@@ -27,7 +27,7 @@ PUBLISHED_BLOCKS = "2,2,4,8,12,2,2,2,2"
 MAX_STAGES, MAX_BLOCKS = 5, 30
 """Stages of the encoder, and blocks of a stage."""
 
-_EPSILON = 1e-6
+EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class Block(nn.Module):
         channels = x.shape[-1]
 
         def norm(name):
-            return nn.LayerNorm(epsilon=_EPSILON, use_fast_variance=False, dtype=self.dtype,
+            return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, dtype=self.dtype,
                                 name=name)
 
         def pointwise(features, fan_in, name):
