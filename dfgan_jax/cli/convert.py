@@ -149,8 +149,8 @@ def _verify_onnx(weights: Weights, path: pathlib.Path) -> None:
                                       protocol=low_dose.ScanProtocol())
     ours = Denoiser(build_generator(**weights.options), weights.generator_variables)(qdct)
     difference = float(np.abs(onnx_file.run_onnx(path, qdct) - ours).max())
-    print(f"\nONNX Runtime denoises a simulated slice, {VERIFY_SIZE}×{VERIFY_SIZE}, as this package "
-          f"does: the largest difference is {difference:.4f} HU.", flush=True)
+    print(f"\nONNX Runtime denoises a simulated slice, {VERIFY_SIZE}×{VERIFY_SIZE}, as this "
+          f"package does: the largest difference is {difference:.4f} HU.", flush=True)
     if not difference <= MAX_ONNX_DIFFERENCE_HU:
         raise InputError(f"{path}: ONNX Runtime's result differs by {difference:g} HU; expected at "
                          f"most {MAX_ONNX_DIFFERENCE_HU}")

@@ -111,7 +111,7 @@ MODES: dict[str, Mode] = {
             "report=FILE": "HTML file to write: slices before and after, what was removed, noise "
                            "and HU by tissue"}),
     "convert": Mode(
-        summary="converts weights between PyTorch's files, safetensors and checkpoints, and to ONNX",
+        summary="converts weights: PyTorch's files, safetensors, checkpoints, and to ONNX",
         description=(
             "Converts weights, by the suffixes of the paths, and tells what becomes of each "
             "tensor. PyTorch is not needed."),
@@ -119,8 +119,8 @@ MODES: dict[str, Mode] = {
         needed={
             "input=PATH": "a workdir, the folder of a checkpoint, or a file of weights (.pth, .pt, "
                           ".pth.tar, .safetensors); again for each file of a discriminator",
-            "output=PATH": ".pth, .pt, .pth.tar, .safetensors or .onnx to write, or the folder of a "
-                           "checkpoint"},
+            "output=PATH": ".pth, .pt, .pth.tar, .safetensors or .onnx to write, or the folder of "
+                           "a checkpoint"},
         optional={
             "container=KEYS": "which generator, where a file has several: the keys that lead to "
                               "it, joined by dots",

@@ -94,8 +94,8 @@ class _Graph:
                        kernel_shape=list(kernel.shape[2:]))
 
     def transposed_conv(self, x: str, key: str, *, stride: int = 1) -> str:
-        kernel = self[f"{key}.weight"]
-        return self.op("ConvTranspose", x, self.constant(kernel), self.constant(self[f"{key}.bias"]),
+        kernel, bias = self[f"{key}.weight"], self[f"{key}.bias"]
+        return self.op("ConvTranspose", x, self.constant(kernel), self.constant(bias),
                        strides=[stride] * 2, kernel_shape=list(kernel.shape[2:]))
 
     def dense(self, x: str, key: str) -> str:
@@ -276,7 +276,7 @@ def build_onnx(weights: Weights, *, name: str, metadata: Mapping[str, str]) -> o
     x = g.op("Slice", x, g.constant([0, 0], np.int64), sides, g.constant([2, 3], np.int64))
     g.nodes.append(helper.make_node("Where", [outside, INPUT, x], [OUTPUT]))
 
-    shape = ["batch", 1, "height", "width"]
+    shape: list[str | int | None] = ["batch", 1, "height", "width"]
     graph = helper.make_graph(
         g.nodes, name,
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],

@@ -353,7 +353,7 @@ def test_a_run_becomes_an_onnx_file_that_is_verified(tmp_path, capsys):
     assert f"Wrote {tmp_path / 'x.onnx'}" in out
     assert "as this package does: the largest difference is 0.00" in out
     assert files(tmp_path) == ["run", "x.onnx"]
-    with pytest.raises(InputError, match="float32 of a checkpoint's folder and of .onnx"):
+    with pytest.raises(InputError, match=r"float32 of a checkpoint's folder and of \.onnx"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "y.onnx", storage="float16")
     with pytest.raises(InputError, match=r"x\.onnx: exists already"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.onnx")
@@ -362,5 +362,5 @@ def test_a_run_becomes_an_onnx_file_that_is_verified(tmp_path, capsys):
 def test_an_onnx_file_that_denoises_otherwise_is_an_error(tmp_path, monkeypatch):
     untrained(tmp_path / "run", attn, step=40)
     monkeypatch.setattr(convert.onnx_file, "run_onnx", lambda path, hu: hu + 1)
-    with pytest.raises(InputError, match="ONNX Runtime's result differs by .* expected at most"):
+    with pytest.raises(InputError, match=r"ONNX Runtime's result differs by .* expected at most"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.onnx", verify=True)
