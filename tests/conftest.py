@@ -6,6 +6,9 @@ import shutil
 import tempfile
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.typechecking  # noqa: F401 -- the hook finds it by its name
 
 # Four CPU devices stand in for four accelerators.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
@@ -17,6 +20,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the fir
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # small ones are many
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+
+# Every call in the tests checks the annotated types, with the shapes of arrays.
+install_import_hook("dfgan_jax", "tests.typechecking.checked")
 
 
 def pytest_addoption(parser):
