@@ -7,7 +7,6 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from dfgan_jax.data.pairs_file import write_slices
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import check_writable, refuse_existing, written_whole
 from dfgan_jax.support.progress import progress
@@ -103,7 +103,7 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
     Raises:
       InputError: there are fewer patients than splits.
     """
-    names = sorted(set(patients), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    names = sorted(set(patients), key=text_digest)
     wanted = [index for index, share in enumerate(shares) if share > 0]
     if len(names) < len(wanted):
         raise InputError(f"split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "

@@ -1,6 +1,5 @@
 """What commands that make files of pairs from scans have in common."""
 
-import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.pairing import is_placeholder
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
+from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
 
 
@@ -28,7 +28,7 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
     """
     def study(header: SliceHeader) -> str:
         name = header.study_uid or header.series_uid
-        return f"study {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"study {text_digest(name)[:8]}"
 
     def folder(header: SliceHeader) -> str:
         root = next(root for root in roots if header.path.is_relative_to(root))

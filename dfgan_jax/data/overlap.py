@@ -1,16 +1,16 @@
 """Slices that stand in more than one split, found by their digests."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dfgan_jax.support.digests import array_digest
 from dfgan_jax.support.errors import InputError
 
 
 def slice_digests(slices: Iterable[np.ndarray]) -> list[str]:
     """The SHA-256 of each slice of (N, H, W), in hexadecimal digits."""
-    return [hashlib.sha256(np.ascontiguousarray(one).data).hexdigest() for one in slices]
+    return [array_digest(one) for one in slices]
 
 
 def check_no_overlap(splits: dict[str, Sequence[str]]) -> None:

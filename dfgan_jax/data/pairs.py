@@ -1,11 +1,12 @@
 """Pairs of slices of two doses, in memory or mapped into it."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from dfgan_jax.support.digests import array_digest, text_digest
 
 
 class SliceStack:
@@ -89,12 +90,9 @@ class Pairs:
     def fingerprint(self) -> str:
         """Names the pairs: their shape and every eighth pixel of every eighth row."""
         if len(self.parts) > 1:
-            return hashlib.sha256(" ".join(part.fingerprint() for part in self.parts).encode()
-                                  ).hexdigest()
-        digest = hashlib.sha256(str(self.ndct.shape).encode())
-        for slices in (self.ndct, self.qdct):
-            digest.update(np.ascontiguousarray(slices[:, ::8, ::8]).data)
-        return digest.hexdigest()
+            return text_digest(" ".join(part.fingerprint() for part in self.parts))
+        return array_digest(*(slices[:, ::8, ::8] for slices in (self.ndct, self.qdct)),
+                            heading=str(self.ndct.shape))
 
 
 def joined(parts: Sequence[Pairs]) -> Pairs:

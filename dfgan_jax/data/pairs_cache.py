@@ -19,8 +19,9 @@ from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import PairsFile, read_pairs
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.digests import file_digest, json_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import file_digest, json_digest, written_whole
+from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.safe_pickle import reason
 

@@ -10,8 +10,8 @@ import os
 import pathlib
 from typing import Any, Final
 
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import file_digest
 
 DEFAULT: Final = "attn_dfgan"
 """Taken where no checkpoint is named."""

@@ -13,7 +13,6 @@ docs/weights.md has the collections with licences and DOIs, and all that follows
 import collections
 import contextlib
 import csv
-import hashlib
 import importlib.resources
 import pathlib
 import shutil
@@ -25,6 +24,7 @@ from absl import app, flags
 from pydicom.errors import InvalidDicomError
 
 from dfgan_jax.scans import dicom_folder
+from dfgan_jax.support.digests import array_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing
 from dfgan_jax.support.progress import progress
@@ -75,7 +75,7 @@ def pixels_sha256(path: pathlib.Path) -> str:
         pixels = pydicom.dcmread(path).pixel_array
     except Exception as error:  # a broken file can raise anything
         raise InputError(f"{path}: cannot be decoded ({error})") from error
-    return hashlib.sha256(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()).hexdigest()
+    return array_digest(pixels.astype(pixels.dtype.newbyteorder("<")))
 
 
 def files_of_series(folder: pathlib.Path, series_uids: set[str]) -> dict[pathlib.Path, str]:

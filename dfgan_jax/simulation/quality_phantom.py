@@ -31,7 +31,7 @@ LESIONS = ((6.0, 28.0), (8.0, 19.0), (12.0, 11.0), (16.0, 7.5))
 """Diameters [mm], and contrasts [HU] at 256²; see `paint_lesions`."""
 
 LESION_RING_MM = 105.0
-MIN_SIZE = 128
+QUALITY_PHANTOM_MIN_SIZE = 128
 """Below, the smallest lesion has less than two pixels."""
 
 
@@ -139,7 +139,7 @@ def scan_repeats(*, size: int, seed: int, repeats: int = 16, protocol: ScanProto
     """Scans the three objects again and again, each time with new noise.
 
     Args:
-      size: image width and height in pixels, at least `MIN_SIZE`.
+      size: image width and height in pixels, at least `QUALITY_PHANTOM_MIN_SIZE`.
       seed: of the noise; 0 or more. A repeat is the same however many there are.
       repeats: K, at least 3: fewer have no measurable spread.
       threads: as many as the machine has cores by default.
@@ -148,8 +148,8 @@ def scan_repeats(*, size: int, seed: int, repeats: int = 16, protocol: ScanProto
     Returns:
       the normal dose and the low dose.
     """
-    if size < MIN_SIZE:
-        raise InputError(f"size is {size}, expected at least {MIN_SIZE}")
+    if size < QUALITY_PHANTOM_MIN_SIZE:
+        raise InputError(f"size is {size}, expected at least {QUALITY_PHANTOM_MIN_SIZE}")
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more")
     if repeats < 3:
