@@ -41,7 +41,8 @@ class Canvas:
         self.layers = np.zeros((3, size, size), np.float32)
         self.layers[0] = HU_AIR
 
-    def box(self, x: float, y: float, reach_x: float, reach_y: float) -> tuple[slice, slice]:
+    def box(self, x: float, y: float, reach_x: float | np.floating, reach_y: float | np.floating
+            ) -> tuple[slice, slice]:
         """The pixels within the given reaches of a point, and two more on each side."""
         margin = 2 * self.pixel_mm
         rows = np.searchsorted(self.y[:, 0], [y - reach_y - margin, y + reach_y + margin])
@@ -117,8 +118,9 @@ class Canvas:
         whole[shape.box] = self.coverage(shape.distance, shape.width)
         return whole
 
-    def paint(self, shape: Shape, tissue: Tissue, *, within: Float[np.ndarray, "size size"] | None = None,
-              inset: float = 0.0, opacity: float = 1.0) -> None:
+    def paint(self, shape: Shape, tissue: Tissue, *,
+              within: Float[np.ndarray, "size size"] | None = None, inset: float = 0.0,
+              opacity: float = 1.0) -> None:
         """Paints a tissue over the former ones.
 
         Args:

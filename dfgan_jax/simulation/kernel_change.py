@@ -50,6 +50,7 @@ def change_kernel(hu: Float[np.ndarray, "*shape"], *, pixel_spacing_mm: float, o
     # To the fast length with the edge's value: a jump would ring.
     padded = np.pad(padded, [(0, full - length) for full, length in
                              zip(shape, padded.shape, strict=True)], mode="edge")
-    filtered: np.ndarray = scipy.fft.irfft2(scipy.fft.rfft2(padded) * gain.astype(np.float32), shape)
+    filtered: np.ndarray = scipy.fft.irfft2(
+        scipy.fft.rfft2(padded) * gain.astype(np.float32), shape)
     height, width = hu.shape
     return filtered[_MARGIN:_MARGIN + height, _MARGIN:_MARGIN + width].astype(np.float32)

@@ -192,7 +192,8 @@ def thin_counts(rng: np.random.Generator, counts: Int64[np.ndarray, "*rays"], *,
     """
     if not 0 < dose_fraction < 1:
         raise InputError(f"dose_fraction is {dose_fraction}, expected above 0, below 1")
-    return rng.binomial(counts, dose_fraction)
+    thinned: np.ndarray = rng.binomial(counts, dose_fraction)
+    return thinned
 
 
 def log_transform(rng: np.random.Generator, counts: Int64[np.ndarray, "*rays"], *,
