@@ -15,7 +15,7 @@ import pathlib
 import pickle
 import pickletools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -191,9 +191,8 @@ def write_pairs(path: str | os.PathLike[str], pairs: Pairs) -> None:
                  shape=pairs.ndct.shape[1:])
 
 
-def write_slices(path: str | os.PathLike[str], slices: Iterable[
-        tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]], *,
-                 count: int, shape: tuple[int, ...]) -> None:
+def write_slices(path: str | os.PathLike[str], slices: Iterable[Sequence[Float[np.ndarray, "..."]]],
+                 *, count: int, shape: tuple[int, ...]) -> None:
     """Writes pairs in the published format one by one, whole or not at all.
 
     One pair is in memory at a time. `np.load(path, allow_pickle=True).item()` returns the

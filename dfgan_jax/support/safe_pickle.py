@@ -133,7 +133,7 @@ def _reconstruct(*_: object) -> PickledArray:
     return PickledArray()
 
 
-def _frombuffer(data: bytes, dtype: PickledDtype, shape: tuple[int, ...],
+def _frombuffer(data: object, dtype: PickledDtype, shape: tuple[int, ...],
                 order: Literal["C", "F"]) -> PickledArray:
     """`numpy.core.numeric._frombuffer`, which protocol 5 uses."""
     array = PickledArray()
@@ -141,7 +141,7 @@ def _frombuffer(data: bytes, dtype: PickledDtype, shape: tuple[int, ...],
     return array
 
 
-def _scalar(dtype: PickledDtype, data: bytes) -> object:
+def _scalar(dtype: PickledDtype, data: object) -> object:
     """`numpy.core.multiarray.scalar`."""
     array = dtype.array(data, (), "C")
     if not isinstance(array, np.ndarray):
