@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dfgan_jax.support.digests import json_digest, named_arrays_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import arrays_digest, json_digest
 
 Tree = TypeVar("Tree")
 
@@ -70,7 +70,7 @@ def step_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _digest(tree: Any) -> str:
-    return arrays_digest(sorted(_leaves(tree), key=lambda named: named[0]))
+    return named_arrays_digest(sorted(_leaves(tree), key=lambda named: named[0]))
 
 
 def signed(meta: dict[str, Any], state: Mapping[str, Any], *, score: float | None = None

@@ -16,8 +16,8 @@ from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.digests import named_arrays_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import arrays_digest
 from dfgan_jax.support.progress import Progress
 
 MAX_BATCH_PIXELS = 16 * 512 ** 2
@@ -123,7 +123,7 @@ class Denoiser:
     @functools.cached_property
     def weights_sha256(self) -> str:
         """Names the generator's parameters and running statistics, whatever file they are from."""
-        return arrays_digest((jax.tree_util.keystr(path), leaf) for path, leaf in
+        return named_arrays_digest((jax.tree_util.keystr(path), leaf) for path, leaf in
                              jax.tree_util.tree_leaves_with_path(self._variables))
 
     def __call__(self, qdct_hu: np.ndarray, *, batch_size: int | None = None,

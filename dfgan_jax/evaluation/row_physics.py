@@ -9,7 +9,11 @@ from dfgan_jax.evaluation.physics import measure_phantom, measure_slices
 from dfgan_jax.evaluation.rows import Row
 from dfgan_jax.evaluation.tables import REFERENCE_ROW
 from dfgan_jax.simulation.low_dose import ScanProtocol
-from dfgan_jax.simulation.quality_phantom import MIN_SIZE, QualityScans, scan_repeats
+from dfgan_jax.simulation.quality_phantom import (
+    QUALITY_PHANTOM_MIN_SIZE,
+    QualityScans,
+    scan_repeats,
+)
 from dfgan_jax.support.progress import progress
 
 REPEATS = 16
@@ -38,7 +42,7 @@ class RowPhysics:
         self._ndct, self._qdct = ndct, qdct
         self._pixel_spacing_mm = pixel_spacing_mm
         self._slice = len(ndct) // 2
-        size = max(min(ndct.shape[1:]), MIN_SIZE)
+        size = max(min(ndct.shape[1:]), QUALITY_PHANTOM_MIN_SIZE)
         with progress("scanning test objects", total=3 * REPEATS, unit="scans") as bar:
             normal_dose, self._low_dose = scan_repeats(
                 size=size, seed=_PHANTOM_SEED, repeats=REPEATS, protocol=protocol, progress=bar)

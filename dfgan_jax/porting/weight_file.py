@@ -1,6 +1,5 @@
 """Files of weights, PyTorch's or safetensors', told apart by their content."""
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -29,12 +28,6 @@ def has_suffix(path: str | os.PathLike) -> bool:
 def is_safetensors(path: str | os.PathLike) -> bool:
     """Whether a path ends like a safetensors file."""
     return str(path).lower().endswith(SAFETENSORS)
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """The checksum that names a file's content, in hexadecimal."""
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weight_file(path: str | os.PathLike) -> Any:

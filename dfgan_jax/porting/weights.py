@@ -19,7 +19,8 @@ from dfgan_jax.models.generators import (
 )
 from dfgan_jax.porting import recognition, torch_layout
 from dfgan_jax.porting.layout import Layout, NetworkLayout
-from dfgan_jax.porting.weight_file import read_metadata, read_weight_file, sha256
+from dfgan_jax.porting.weight_file import read_metadata, read_weight_file
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
 
@@ -174,7 +175,7 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
                        "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
                        "dtype": "float32"},
             "trained_on": _trained_on(generator.container.file),
-            "source": [{"file": pathlib.Path(path).name, "sha256": sha256(path)}
+            "source": [{"file": pathlib.Path(path).name, "sha256": file_digest(path)}
                        for path in trees]}
     return LoadedWeights(weights=weights, meta=meta, explanation=explanation)
 
