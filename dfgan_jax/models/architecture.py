@@ -11,6 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+_checkpoint_name: Callable[[Array, str], Array] = checkpoint_name
+
 STAGE = "stage"
 """Name, for `jax.checkpoint`, of the output of each stage of a generator."""
 
@@ -22,8 +24,7 @@ Image = TypeVar("Image", np.ndarray, jax.Array)
 
 def mark_stage(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Names an array `STAGE` for `jax.checkpoint`, and returns it."""
-    marked: Array = checkpoint_name(x, STAGE)  # type: ignore[no-untyped-call]
-    return marked
+    return _checkpoint_name(x, STAGE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

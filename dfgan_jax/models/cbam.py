@@ -27,8 +27,8 @@ def pooled_maximum(x: Float[Array, "n h w c"], *, window: int) -> Float[Array, "
     n, h, w, c = x.shape
     if not window or window >= max(h, w):
         return x.max((1, 2))
-    lowest = jnp.finfo(x.dtype).min  # type: ignore[no-untyped-call]
-    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)), constant_values=lowest)
+    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)),
+                constant_values=-jnp.inf)
     x = x.reshape(n, x.shape[1] // window, window, x.shape[2] // window, window, c)
     return x.max((2, 4)).mean((1, 2))
 

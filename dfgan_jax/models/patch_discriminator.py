@@ -74,7 +74,8 @@ def spectral_scale(kernel: Float[Array, "h w c features"]) -> Float[Array, ""]:
 
     def iterate(_: object, vector: jax.Array) -> jax.Array:
         vector = gram @ vector
-        return vector / (jnp.linalg.norm(vector) + 1e-12)
+        length: jax.Array = jnp.linalg.norm(vector)
+        return vector / (length + 1e-12)
 
     start = jnp.linspace(1.0, 2.0, kernel.shape[-1], dtype=kernel.dtype)
     right = jax.lax.stop_gradient(jax.lax.fori_loop(0, POWER_ITERATIONS, iterate, start))

@@ -82,7 +82,8 @@ class TransposedConv(nn.Module):
         x = jnp.pad(x, [(0, 0), around, around, (0, 0)])
         y = jax.lax.conv_general_dilated(
             x, kernel[::-1, ::-1], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return y + bias
+        shifted: Array = y + bias
+        return shifted
 
 
 class REDCNN(Generator):
