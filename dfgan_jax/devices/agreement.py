@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ FOR_EVER_MS = 10 * 365 * 24 * 3600 * 1000
 _SERIAL = itertools.count()  # equal in all processes, so that each key is used once, by all
 
 
+@runtime_checkable
 class Client(Protocol):
     """The client of JAX's coordination service, whose class is not public."""
 

@@ -148,7 +148,7 @@ def test_what_was_interrupted_goes_on_from_there(tmp_path, monkeypatch, capsys, 
         patched.setattr(dicom, "write_slice", interrupted)
         with pytest.raises(kind):
             run(tmp_path)
-    assert "slices stand in" in capsys.readouterr().err
+    assert "slices are in" in capsys.readouterr().err
     incomplete = tmp_path / "out.incomplete"
     before = files(incomplete)
     assert {"01.dcm", "02.dcm"} <= set(before) <= {f"0{i}.dcm" for i in (1, 2, 3, 5, 6, 7)}
