@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import IO, BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> object:
             raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
 
 
-def write_torch_file(file: BinaryIO, state_dict: Mapping[str, np.ndarray]) -> None:
+def write_torch_file(file: io.BufferedIOBase, state_dict: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict in the format of PyTorch 1.6, for `torch.load(weights_only=True)`.
 
     Equal arrays result in equal bytes.
