@@ -20,8 +20,10 @@ OTHER_MODEL = Derivation(model="AttnDFGAN", weights_sha256="cd" * 32, version="1
 SECOND_SERIES = f"{SERIES}.77"
 
 
-class FakeDenoiser:
-    """Adds 5 HU; remembers the shapes that it was given."""
+class FakeDenoiser(denoiser.Denoiser):
+    """Adds 5 HU, and records the shapes of its inputs."""
+
+    domain = None
 
     def __init__(self, domain=None):
         self.domain = domain
