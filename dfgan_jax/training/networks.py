@@ -9,8 +9,7 @@ from dfgan_jax.models.generators import (
     build_generator,
     options_of,
 )
-from dfgan_jax.models.patch_discriminator import MIN_SIZE as DISCRIMINATOR_MIN_SIZE
-from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.patch_discriminator import DISCRIMINATOR_MIN_SIZE, PatchDiscriminator
 from dfgan_jax.support.checks import check_above_zero, check_one_of
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.state import Discriminators, Networks
