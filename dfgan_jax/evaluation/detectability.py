@@ -98,7 +98,9 @@ def _squared_detectability(present: np.ndarray, absent: np.ndarray) -> float:
     freedom = 2 * places * (repeats - 1)
     difference = present.mean(axis=(0, 1)) - absent.mean(axis=(0, 1))
     squared = float(difference @ np.linalg.solve(residuals.T @ residuals / freedom, difference))
-    return (freedom - channels - 1) / freedom * squared - 2 * channels / (repeats * places)
+    unbiased: float = ((freedom - channels - 1) / freedom * squared
+                       - 2 * channels / (repeats * places))
+    return unbiased
 
 
 def hotelling(present: Float[np.ndarray, "..."], absent: Float[np.ndarray, "..."]

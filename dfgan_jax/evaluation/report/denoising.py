@@ -89,8 +89,9 @@ def tissue_table(before: Float[np.ndarray, "n h w"], after: Float[np.ndarray, "n
 def _fine(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(pixels,) of a tissue, minus the Gaussian mean of the tissue around each."""
     weight = scipy.ndimage.gaussian_filter(mask.astype(np.float64), _FINE)[mask]
-    mean: np.ndarray = scipy.ndimage.gaussian_filter(image * mask, _FINE)[mask] / weight
-    return image[mask] - mean
+    mean = scipy.ndimage.gaussian_filter(image * mask, _FINE)[mask] / weight
+    fine: np.ndarray = image[mask] - mean
+    return fine
 
 
 def _series_table(series: Sequence[JsonObject]) -> Table:

@@ -165,8 +165,8 @@ def body_mask(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     after = np.stack([np.maximum.accumulate(body, axis) for axis in (0, 1)])
     before = np.stack([np.flip(np.maximum.accumulate(np.flip(body, axis), axis), axis)
                        for axis in (0, 1)])
-    body = (after & before).all(0)
-    return body
+    filled: np.ndarray = (after & before).all(0)
+    return filled
 
 
 def _best_region(score: np.ndarray, side: int) -> Region:

@@ -42,7 +42,7 @@ def difference_levels(difference: Float[np.ndarray, "h w"], *, limit_hu: float
 
 def difference_limit_hu(noise: Float[np.ndarray, "..."], *, step: float = 10.0) -> float:
     """End of the difference scale [HU]: the multiple of `step` that includes 99 % of the noise."""
-    percentile = np.percentile(np.abs(np.nan_to_num(noise)), 99)
+    percentile = float(np.percentile(np.abs(np.nan_to_num(noise)), 99))
     return max(step, step * math.ceil(percentile / step))
 
 
