@@ -138,7 +138,7 @@ def as_text(results: JsonObject) -> str:
 _DIGITS = {"psnr": 3, "ssim": 4, "rmse_hu": 2, "vif": 4}
 
 
-def _cell(value: float, interval: tuple[float, float] | None, metric: str) -> str:
+def _cell(value: float, interval: Sequence[float] | None, metric: str) -> str:
     digits = _DIGITS[metric]
     if not np.isfinite(value):
         return "–"
