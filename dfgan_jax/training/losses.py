@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.scans.windows import SOFT_TISSUE
 from dfgan_jax.support.checks import check_above_zero, check_not_negative, check_one_of
 
 Intensity = Literal["squared", "charbonnier", "log_squared"]
@@ -23,9 +24,6 @@ CHARBONNIER_EPSILON = 1e-3
 
 LOWEST_SQUARED_ERROR = 1e-8
 """Added to a slice's mean squared error before its logarithm: 0.05 HU, squared."""
-
-SOFT_TISSUE_HU = (-160.0, 240.0)
-"""The abdominal window, which readers look at soft tissue in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class LossOptions:
       gradient_difference: weight of `gradient` of the difference map.
       adversarial: weight of the generator's adversarial term.
       intensity: see `Intensity`.
-      soft_tissue: weight of pixels whose normal dose is in `SOFT_TISSUE_HU`, beside 1 of
+      soft_tissue: weight of pixels whose normal dose is in `windows.SOFT_TISSUE`, beside 1 of
         all others.
       adversarial_from_step: updates before the adversarial term counts. The discriminators
         train from the first.
@@ -83,7 +81,7 @@ def intensity(denoised: jax.Array, ndct: jax.Array, *, form: Intensity = "square
     if form == "charbonnier":
         error = jnp.sqrt(error + CHARBONNIER_EPSILON**2)
     if soft_tissue != 1:
-        low, high = (hounsfield.normalise(limit) for limit in SOFT_TISSUE_HU)
+        low, high = (hounsfield.normalise(limit) for limit in SOFT_TISSUE)
         weight = jnp.where((ndct >= low) & (ndct <= high), soft_tissue, 1.0)
         error *= weight / weight.mean((-3, -2, -1), keepdims=True)
     if form == "log_squared":
