@@ -30,7 +30,7 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
     """
     configurations.define(values, explanation=modes.explain("config"), sys_argv=sys_argv)
     if not command.mode_first:
-        flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
+        flags.DEFINE_enum("mode", "train", list(MODES), "The mode.", flag_values=values)
     for name, text in {"workdir": None, "output": None, "report": None, "container": None,
                        "split": None, "dose_fraction": "0.25", "kernel": "auto", "refilter": None,
                        "coordinator": None, "topology": None}.items():
