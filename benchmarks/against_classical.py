@@ -1,19 +1,18 @@
-"""Checkpoints against classical denoisers whose parameters are chosen on the very slices scored.
+"""Checkpoints against classical denoisers that are tuned on the scored slices.
 
     python -m benchmarks.against_classical --pairs=L192.npy [--pairs=…] [--checkpoint=A,B] \
         [--methods=gaussian,nlm,tv] [--by=kernel,thickness_mm] [--json=against_classical.json]
 
 The evaluation of `main.py` tunes classical denoisers on validation slices, as a test must. Here
 they have an advantage that no user has: for each file of pairs, and for each protocol, the
-parameters with the highest mean PSNR on at most four of its own slices. A checkpoint that is
-ahead of them is ahead of what these methods can do, whatever they are tuned on. The checkpoints
-are taken as they are.
+parameters with the highest mean PSNR on at most four of its own slices. A better checkpoint is
+better than these methods with any tuning. The checkpoints are not tuned.
 
 For each file, native size, two tables: PSNR [dB] and SSIM under full_range and redcnn; the mean
 error in soft tissue [HU] and the anatomy in the removed map [HU, root mean square in the body] of
 the parameters for full_range. --by adds the PSNR under full_range of the slices that share columns
-of the manifest. For checkpoints a last line says how far they change the normal dose, when it is
-given to them as it is.
+of the manifest. For checkpoints a last line gives the change of the normal dose, when they denoise
+it.
 """
 
 import dataclasses
@@ -48,7 +47,7 @@ _REDCNN = PROTOCOLS["redcnn"]
 
 def _tuned(name: str, qdct: np.ndarray, ndct: np.ndarray, protocol: Protocol
            ) -> tuple[np.ndarray, dict[str, float]]:
-    """All slices denoised with the parameters that the protocol likes best, and these."""
+    """All slices, denoised with the best parameters under the protocol, and these parameters."""
     method = baselines.BASELINES[name]
     chosen = evenly_spaced(len(qdct), most=4)
     window = protocol.window_hu or (-np.inf, np.inf)
@@ -69,7 +68,7 @@ def _score(image: np.ndarray, ndct: np.ndarray, protocol: Protocol) -> dict[str,
 
 
 def _groups(path: str, count: int, columns: list[str]) -> dict[str, list[int]]:
-    """Name → slices that share columns of the manifest."""
+    """Name → slices with the same columns of the manifest."""
     if not columns:
         return {}
     rows = read_manifest(pathlib.Path(path), count)

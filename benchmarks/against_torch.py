@@ -3,11 +3,11 @@
     python -m benchmarks.against_torch --json=against_torch.json
 
 Trains AttnDFGAN with the joint discriminator and the published code's loss, and denoises
-slices. Each framework has a process of its own, and they take turns, in the order
-reversed each round; what is compared are times of the same round. Before anything is
-timed, both have to give the same images and losses. PyTorch runs the networks and the
-loop of `tests/parity/published`: `eager`, as published, and in forms as fast as PyTorch's
-users make them.
+slices. Each framework has its own process. They take turns, in the reverse order each
+round, and the times of the same round are compared. Before the timing, both must compute
+the same images and losses. PyTorch runs the networks and the loop of
+`tests/parity/published`: `eager`, as published, and with the usual optimisations of
+PyTorch.
 
 Ratios are PyTorch's time for an image over ours: above 1, ours is faster.
 """
@@ -94,8 +94,8 @@ def main(arguments: list[str]) -> None:
 
 
 def run() -> None:
-    """`app.run`, with what ends it early said in one line and no traceback."""
-    # Unwinds, so that the workers are ended.
+    """Runs `app.run`; errors are printed in one line, without a traceback."""
+    # `sys.exit` unwinds, so that the workers end.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app.run(main)

@@ -1,4 +1,4 @@
-"""Sides compared: whether they compute the same, and how long they take in turns."""
+"""Compares sides: their results, and their times in turns."""
 
 import dataclasses
 import statistics
@@ -30,20 +30,20 @@ _MIN_ROUNDS = 2
 
 
 def check_same(actual: Arrays, expected: Arrays, *, exact: bool, what: str) -> dict[str, float]:
-    """Compares what two sides give for the same input.
+    """Compares the results of two sides for the same input.
 
     Args:
       actual: losses by their names, or `denoised` images.
       expected: likewise.
-      exact: both are in float32; else one is narrower.
-      what: is compared, for the message.
+      exact: both are in float32; otherwise one has a narrower dtype.
+      what: the compared quantity, for the message.
 
     Returns:
       Name → difference: of losses relative, of images over the standard deviation, the
-      largest if `exact`, else the root mean square.
+      largest if `exact`, otherwise the root mean square.
 
     Raises:
-      WorkerError: they are not the same.
+      WorkerError: the results differ.
     """
     differences = {}
     for name, value in expected.items():
@@ -64,7 +64,7 @@ def check_exactly(workers: Workers, machine: Machine) -> dict[str, dict[str, flo
     """Compares eager PyTorch with ours in float32, without TF32, on small images.
 
     Raises:
-      WorkerError: they do not compute the same.
+      WorkerError: the results differ.
     """
     checks: dict[str, dict[str, float]] = {}
     tasks: tuple[Task, ...] = ("inference", "training")
@@ -87,10 +87,10 @@ def check_exactly(workers: Workers, machine: Machine) -> dict[str, dict[str, flo
 
 
 class Results(NamedTuple):
-    """What the jobs so far leave to the next ones.
+    """Results of past jobs that later jobs use.
 
     Attributes:
-      expected: task and batch → what the first side gave.
+      expected: task and batch → result of the first side.
       prepared: side of ours that its process keeps → its status.
     """
 
@@ -102,11 +102,11 @@ def run_job(job: Job, workers: Workers, machine: Machine, results: Results) -> d
     """Prepares the sides of a job, and measures them in turns.
 
     Returns:
-      Of each side a row, and of each pair of sides with the same batch the ratio.
+      A row for each side, and the ratio of each pair of sides with the same batch.
 
     Raises:
-      WorkerError: a process ended, two sides do not compute the same, or one that no
-        comparison can do without failed.
+      WorkerError: a process ended, the results of two sides differ, or an essential side
+        failed.
     """
     rows = {side: {**dataclasses.asdict(side), "name": side.name} for side in job.sides}
     ready: list[Side] = []
@@ -132,7 +132,7 @@ def run_job(job: Job, workers: Workers, machine: Machine, results: Results) -> d
 
 
 def _failed(side: Side, error: RefusedError) -> str:
-    """The status of a side that failed, if it may."""
+    """The status of a failed side, if it is not essential."""
     if side.essential:
         raise WorkerError(f"{side.name}, {side.task}, batch {side.batch}: {error}") from error
     return f"failed: {error}"
@@ -140,7 +140,7 @@ def _failed(side: Side, error: RefusedError) -> str:
 
 def _prepare(side: Side, ready: Sequence[Side], workers: Workers, machine: Machine,
              results: Results) -> dict[str, Any]:
-    """Builds a side, and compares its first result with that of the first side."""
+    """Builds a side, and compares its first result with the first side's."""
     left = machine.left()
     if left <= 0:
         return {"status": f"skipped: --gpu_budget={GPU_BUDGET.value:g} was spent"}
@@ -152,7 +152,7 @@ def _prepare(side: Side, ready: Sequence[Side], workers: Workers, machine: Machi
     except RefusedError as error:
         return {"status": _failed(side, error)}
     except TimeoutError:
-        # Nothing can stop a compiler but the end of its process, and of what it has prepared.
+        # Only the end of its process stops a compiler; the prepared sides end with it.
         workers.end(side.framework)
         for lost in ready:
             if lost.framework == side.framework:
@@ -167,11 +167,11 @@ def _prepare(side: Side, ready: Sequence[Side], workers: Workers, machine: Machi
 
 def measure_in_turns(sides: Sequence[Side], workers: Workers, machine: Machine
                      ) -> tuple[dict[Side, list[float]], dict[Side, str]]:
-    """Measures sides, one after the other, in the order reversed each round.
+    """Measures sides, one after the other, in the reverse order each round.
 
     Returns:
-      Side → seconds a step of each round, the median of its repetitions; and of the
-      sides that failed instead, the reason.
+      Side → seconds a step in each round, the median of its repetitions; and failed
+      side → reason.
     """
     rounds: dict[Side, list[float]] = {side: [] for side in sides}
     failed: dict[Side, str] = {}
@@ -195,5 +195,5 @@ def measure_in_turns(sides: Sequence[Side], workers: Workers, machine: Machine
 
 
 def say(text: str) -> None:
-    """Tells how far it is, on stderr."""
+    """Prints the progress on stderr."""
     print(text, file=sys.stderr, flush=True)

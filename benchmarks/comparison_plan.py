@@ -1,4 +1,4 @@
-"""What `benchmarks.against_torch` compares: sides of the same task, which take turns."""
+"""The jobs of `benchmarks.against_torch`: sides of the same task, which take turns."""
 
 import itertools
 import time
@@ -43,11 +43,11 @@ FLAGS = (_ROUNDS, _SECONDS, _TRAINING_SIZE, _TRAINING_BATCHES, _INFERENCE_SIZE, 
 
 
 class Machine(NamedTuple):
-    """The kind of machine decides what is run.
+    """The machine, on which the jobs depend.
 
     Attributes:
       is_gpu: both frameworks run on a GPU.
-      deadline: nothing new begins after it (`time.monotonic`).
+      deadline: no job begins after it (`time.monotonic`).
     """
 
     is_gpu: bool
@@ -63,7 +63,7 @@ class Machine(NamedTuple):
         return (0.3 if self.is_gpu else 1.0) if _SECONDS.value is None else _SECONDS.value
 
     def left(self) -> float:
-        """Seconds until nothing new begins."""
+        """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
 
@@ -75,7 +75,7 @@ class Job(NamedTuple):
 
 
 def plan(machine: Machine) -> list[Job]:
-    """All jobs, those first that no result can do without."""
+    """All jobs, essential ones first."""
     modes = (["default", "max-autotune-no-cudagraphs", "reduce-overhead"] if machine.is_gpu
              else ["default"])
     narrowest = "bfloat16" if machine.is_gpu else "float32"
@@ -103,7 +103,7 @@ def _batches(task: Task, machine: Machine) -> list[int]:
 
 def side_of(task: Task, framework: Any, variant: str, dtype: Any, *, batch: int, machine: Machine
             ) -> Side:
-    """A side of the sizes and widths that the flags, or else the machine, say."""
+    """A side with the sizes and widths of the flags, or the machine's defaults."""
     training_size = _TRAINING_SIZE.value or (256 if machine.is_gpu else 128)
     return Side(framework=framework, task=task, variant=variant, dtype=dtype, batch=batch,
                 size=training_size if task == "training" else _INFERENCE_SIZE.value,

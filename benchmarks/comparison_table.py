@@ -1,4 +1,4 @@
-"""What `benchmarks.against_torch` has measured, as lines of text."""
+"""The measurements of `benchmarks.against_torch` as text."""
 
 from typing import Any
 

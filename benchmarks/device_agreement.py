@@ -1,4 +1,4 @@
-"""Whether this machine's accelerator computes what its CPU computes.
+"""Compares the results of this machine's accelerator with its CPU's.
 
   python -m benchmarks.device_agreement --json=FILE
 
@@ -26,7 +26,7 @@ from dfgan_jax.training.state import Networks, Optimizers, create_state
 
 _JSON = flags.DEFINE_string("json", None, "File to write.", required=True)
 
-# What the accelerator may do: matrix units' float32 modes, and the dtype of the networks.
+# The accelerator's float32 modes of matrix units, and the dtype of the networks.
 _FORMS = {"float32, highest precision": ("highest", "float32"),
           "float32, default precision (TF32 on a GPU)": ("default", "float32"),
           "bfloat16": ("default", "bfloat16")}

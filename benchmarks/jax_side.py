@@ -30,7 +30,7 @@ from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
-# Those of the published code, as configs/attn.py:published has them.
+# The weights of the published code, as in configs/attn.py:published.
 WEIGHTS = LossOptions(image=1.0, difference=1.0, gradient_image=1.0, gradient_difference=1.0,
                       adversarial=0.05)
 GENERATOR_LEARNING_RATE, DISCRIMINATOR_LEARNING_RATE = 2e-4, 2e-5
@@ -48,7 +48,7 @@ def settings(side: Side) -> contextlib.AbstractContextManager:
 
 
 def rest() -> None:
-    """Between measurements there is nothing to do: JAX keeps its memory for the next one."""
+    """Does nothing between measurements: JAX keeps its memory for the next one."""
 
 
 def build(side: Side) -> Run:

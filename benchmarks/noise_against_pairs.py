@@ -1,4 +1,4 @@
-"""Simulated quarter-dose noise against that of real pairs, from their full-dose slices alone.
+"""Compares quarter-dose noise, simulated from full-dose slices, with the noise of real pairs.
 
     python -m benchmarks.noise_against_pairs --ndct=FULL --qdct=QUARTER [--ndct=… --qdct=…] \
         --json=noise_against_pairs.json --plot=noise_against_pairs.png [--images=slice.png]
@@ -6,13 +6,13 @@
 Each --ndct and --qdct is a folder with the DICOM slices of one series; the n-th --qdct
 belongs to the n-th --ndct, and slices pair by their position. `insert_noise` gets the
 full-dose slice and the pixel spacing, estimates photons and kernel itself, and its
-result is rounded and cut as the full dose is. What is compared, per slice, is the
-difference of low and full dose:
+result is rounded and clipped as the full dose is. These properties of the difference of
+low and full dose are compared, per slice:
 
 * its standard deviation within the body (8 pixels from the skin), and in the whole slice;
 * the mean frequency of its noise power spectrum, of 64² patches within the body;
-* where the noise is: of the body's central part over the rest, and the power at
-  horizontal over that at vertical frequencies (h/v), which horizontal streaks lower.
+* the distribution of the noise: in the body's central part over the rest, and the power at
+  horizontal over vertical frequencies (h/v), which horizontal streaks lower.
 
 Ratios are simulated over real.
 """
@@ -60,7 +60,7 @@ _REAL, _SIMULATED = "#0072b2", "#d55e00"
 
 
 class Slice(NamedTuple):
-    """A slice of a series at both doses: HU, what lies outside, file name, pixel pitch."""
+    """A slice of a series at both doses: HU, mask of the outside, file name, pixel pitch."""
 
     ndct_hu: np.ndarray
     qdct_hu: np.ndarray
@@ -70,7 +70,7 @@ class Slice(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """What is compared of one difference, real or simulated."""
+    """The compared properties of one difference, real or simulated."""
 
     std: float
     std_whole: float
@@ -80,7 +80,7 @@ class Noise(NamedTuple):
 
 
 def read_series(ndct_folder: str, qdct_folder: str) -> list[Slice]:
-    """The slices that two folders have in common, in the order of their positions."""
+    """The slices at the same positions in two folders, in the order of position."""
     matching = match_slices(*(DicomFolder(pathlib.Path(folder)).headers
                               for folder in (ndct_folder, qdct_folder)))
     for note in matching.notes:
@@ -96,7 +96,7 @@ def read_series(ndct_folder: str, qdct_folder: str) -> list[Slice]:
 def measure(noise: np.ndarray, body: np.ndarray, spectrum: np.ndarray,
             spacing_mm: float) -> Noise:
     vertical, horizontal = frequency_axes(len(spectrum), pixel_spacing_mm=spacing_mm)
-    # Of the body's area, the half that is farthest from the skin is the centre.
+    # The centre is the half of the body's area that is farthest from the skin.
     depth = scipy.ndimage.distance_transform_edt(body)
     centre = depth > np.median(depth[body])
     return Noise(
@@ -110,7 +110,7 @@ def measure(noise: np.ndarray, body: np.ndarray, spectrum: np.ndarray,
 
 
 class Compared(NamedTuple):
-    """One slice: images, what was estimated, and both noises with their spectra."""
+    """One slice: images, estimates, and both noises with their spectra."""
 
     slice: Slice
     simulated_hu: np.ndarray
@@ -207,7 +207,7 @@ def figure(all_series: dict[str, list[Compared]]) -> Figure:
 
 
 def images(all_series: dict[str, list[Compared]]) -> Figure:
-    """One slice of the first series: full dose, both low doses, and what was added."""
+    """One slice of the first series: full dose, both low doses, and the added noise."""
     result = Figure(figsize=(13.8, 9), layout="constrained")
     series = next(iter(all_series.values()))
     each = series[len(series) // 2]
@@ -230,7 +230,7 @@ def images(all_series: dict[str, list[Compared]]) -> Figure:
 
 
 def _series_names(folders: list[str]) -> list[str]:
-    """The folders' names, or their parents' where those are the same for all (`full`)."""
+    """The folders' names, or their parents' if all folders have the same name (`full`)."""
     paths = [pathlib.Path(folder).absolute() for folder in folders]
     same = len(paths) == 1 or len({path.name for path in paths}) < len(paths)
     return [path.parent.name if same else path.name for path in paths]

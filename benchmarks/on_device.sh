@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# All that waits for an accelerator. Where a call may take ten minutes, in several:
+# All measurements on an accelerator; in several calls if a call may take ten minutes:
 #
-#   benchmarks/on_device.sh agreement card    is it right, how fast is it: 4 minutes
+#   benchmarks/on_device.sh agreement card    correctness and speed: 4 minutes
 #   benchmarks/on_device.sh torch             against PyTorch: 8 minutes, most of them compiling
 #   benchmarks/on_device.sh train             simulation 4 minutes, training as below
 #   benchmarks/on_device.sh                   all of them
 #
-# Results go into $OUT (benchmarks/results by default), named by date and device. Training is
-# that of the publication: 2100 pairs, 200 epochs, 256². It ends after $TRAIN_SECONDS with a
-# checkpoint; called again where $WORKDIR is still there, it goes on.
+# Results go into $OUT (benchmarks/results by default), named by date and device. Training has the
+# size of the publication: 2100 pairs, 200 epochs, 256². It ends after $TRAIN_SECONDS with a
+# checkpoint; a further call with the same $WORKDIR continues it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -29,8 +29,8 @@ mkdir -p "$(dirname "$results")" "$workdir"
 
 wants() { [[ " $parts " == *" $1 "* ]]; }
 
-# Simulating takes a CPU minutes, which the accelerator is measured in meanwhile. One process a
-# split; only the split that each is named after is used.
+# Simulation takes minutes on a CPU, during which the accelerator is measured. One process for
+# each split, of whose files only this split is used.
 simulate() {
     rm -rf "$workdir/simulated_$1"
     $python main.py --mode=simulate --config=configs/attn.py --output="$workdir/simulated_$1" \

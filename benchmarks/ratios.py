@@ -15,7 +15,7 @@ class Ratio(NamedTuple):
       median: over the rounds.
       min: of the rounds.
       max: of the rounds.
-      of_least: each side's least time, over all rounds; far from the median where other
+      of_least: ratio of each side's least time over all rounds; far from the median if other
         processes were running.
     """
 
@@ -43,8 +43,8 @@ def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """PyTorch's time for an image over ours, of rows of one job.
 
     Returns:
-      One for each pair of the same batch size; and, where there are several sizes, one for
-      each pair of variants, each at its best, named `best`.
+      One for each pair of the same batch size; and, with several sizes, one for each pair of
+      variants, each at its best size, named `best`.
     """
     measured = [row for row in rows if "rounds_ms" in row]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -68,9 +68,9 @@ def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def summary(jobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The ratios that stand for all: against eager, and against PyTorch's fastest form.
+    """The main ratios: against eager, and against PyTorch's fastest variant.
 
-    In training they are of the first batch size, in inference of each side's best.
+    Training has the first batch size, inference each side's best.
 
     Raises:
       WorkerError: eager PyTorch has not been compared with ours.

@@ -1,17 +1,17 @@
-"""What each part of the recipe is worth: variants of a configuration over several seeds.
+"""Measures the effect of each part of the recipe: variants of a configuration, several seeds.
 
     python -m benchmarks.recipe --workdir=runs/recipe [--variants=recipe,output,…] [--seeds=0,1,2] \
         [--workers=2] [--json=recipe.json] [-- --config.epochs=5 --config.data.crop=64]
 
-Each variant changes the recipe in one thing and is trained by `main.py` as often as there are
-seeds, with as many steps as every other. What stands behind `--` is given to every run. A run
-that has ended is not run again, and one that was stopped goes on.
+Each variant changes one part of the recipe. `main.py` trains it once for each seed, with the same
+number of steps. Arguments after `--` go to every run. Finished runs are not repeated, and stopped
+runs continue.
 
-`configs/` has the recipe at present; docs/recipe.md names the commit of each table.
+`configs/` has the present recipe; docs/recipe.md names the commit of each table.
 
 The table gives PSNR and SSIM (protocol full_range) of the best checkpoint on *validation*
-phantoms: the recipe was chosen by them, and no test slice had a say. Beside each mean ± standard
-deviation over the seeds stand the difference from the recipe at the same seeds and its standard
+phantoms, since the recipe was chosen without the test slices. It has the mean ± standard
+deviation over the seeds, and the difference from the recipe at the same seeds with its standard
 deviation.
 """
 
@@ -45,7 +45,7 @@ _JSON = flags.DEFINE_string("json", None, "File to write.", allow_override=True)
 
 _ATTN, _DFGAN, _REDCNN = (f"configs/{name}.py:demo" for name in ("attn", "dfgan", "redcnn"))
 
-# More phantoms than the demo validates on, and nothing of the test but that it runs.
+# More validation phantoms than the demo, and the smallest possible test.
 _COMMON = {"simulation.valid_slices": 48, "simulation.test_slices": 1,
            "evaluation.protocols": "redcnn", "evaluation.baselines": "",
            "evaluation.physics": False}
@@ -55,9 +55,9 @@ class Variant(NamedTuple):
     """A change of the recipe.
 
     Attributes:
-      about: in words.
+      about: description.
       changes: field of the configuration → value.
-      config: the configuration that is changed.
+      config: the configuration to change.
     """
 
     about: str
@@ -125,7 +125,7 @@ def options(variant: Variant, *, seed: int, workdir: pathlib.Path, more: Sequenc
 
 
 def scores(workdir: pathlib.Path) -> dict[str, float]:
-    """Those of the best checkpoint of a finished run, on its validation slices."""
+    """The scores of a finished run's best checkpoint on the validation slices."""
     rows = [row for row in read_history(workdir) if row["kind"] == "valid"]
     best = max(rows, key=lambda row: row["psnr"])
     return {"psnr": best["psnr"], "ssim": best["ssim"], "steps": rows[-1]["step"]}
@@ -137,7 +137,7 @@ def _run(variant: Variant, *, seed: int, workdir: pathlib.Path, more: Sequence[s
         workdir.mkdir(parents=True, exist_ok=True)
         mine = cores.get()
         try:
-            # Beside the folder: a folder with a stranger's file is none of a run.
+            # Beside the folder: a run refuses a folder with other files.
             with workdir.with_suffix(".log").open("a") as log:
                 done = subprocess.run(
                     [sys.executable, "main.py",

@@ -37,9 +37,9 @@ def describe() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def settings(side: Side) -> Iterator[None]:
-    """Global switches: PyTorch's defaults for `eager`, all that make the others faster."""
+    """Global switches: PyTorch's defaults for `eager`, the fastest for the other variants."""
     as_published = side.variant == "eager"
-    # On a CPU, too, it may narrow float32: there, all variants are compared in float32.
+    # It may narrow float32 on a CPU as well, where all variants are compared in float32.
     narrow = DEVICE.type == "cuda" and not as_published
     torch.set_float32_matmul_precision("high" if narrow else "highest")
     torch.backends.cudnn.allow_tf32 = not side.exact
@@ -54,7 +54,7 @@ def rest() -> None:
 
 
 def release() -> None:
-    """Frees what sides that are no longer kept have compiled."""
+    """Frees the compiled programs of dropped sides."""
     torch._dynamo.reset()
     rest()
 
@@ -100,7 +100,7 @@ def _compiled(function: Callable, side: Side) -> Callable:
 
 
 def _fast_training(side: Side) -> Run:
-    """The published step without its waits for losses and its gradients that nothing uses."""
+    """The published step without its waits for losses and its unused gradients."""
     loop = _loop(side)
     generator_optimizer = torch.optim.Adam(
         loop.generator.parameters(), lr=GENERATOR_LEARNING_RATE, fused=True)
@@ -109,7 +109,7 @@ def _fast_training(side: Side) -> Run:
     host = [torch.from_numpy(images[:, None])
             for images in training_batch(side.batch, side.size)]
     if DEVICE.type == "cuda":
-        host = [images.pin_memory() for images in host]  # as a DataLoader does meanwhile
+        host = [images.pin_memory() for images in host]  # as a DataLoader does in the background
 
     def generator_objective(ndct, qdct):
         with _autocast(side):

@@ -1,10 +1,10 @@
-"""One framework in a process of its own: builds, times and drops what it is asked to.
+"""One framework in its own process: builds, times and drops sides on request.
 
     python -m benchmarks.worker torch|jax FILE_DESCRIPTOR
 
-The other end of the connection sends (name of a method, arguments), and gets back
-(True, what it returned) or (False, what was wrong, in one line). The process ends when
-the other end is closed.
+The other end of the connection sends (name of a method, arguments), and receives
+(True, result) or (False, error in one line). The process ends when the other end is
+closed.
 """
 
 import importlib
@@ -38,10 +38,10 @@ class Worker:
 
         Args:
           side: to build.
-          seconds: that a measurement may take, if it is not for `REPETITIONS` steps.
+          seconds: length of a measurement, of at least `REPETITIONS` steps.
 
         Returns:
-          How long it took [s], and what the first step gave.
+          The time to prepare [s], and the result of the first step.
         """
         with self._module.settings(side):
             start = time.perf_counter()
@@ -75,7 +75,7 @@ class Worker:
         return times
 
     def release(self) -> None:
-        """Drops all sides, of PyTorch alone: ours are kept for the jobs to come."""
+        """Drops all sides of PyTorch; ours are kept for later jobs."""
         self._runs.clear()
         self._module.release()
 
@@ -89,7 +89,7 @@ def serve(framework: str, connection: Connection) -> None:
             return
         try:
             answer = True, getattr(worker, method)(*arguments)
-        except Exception as error:  # compilers raise what they like; the other end decides
+        except Exception as error:  # compilers raise any type; the other end decides
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             answer = False, f"{type(error).__name__}: {lines[0] if lines else ''}"
         connection.send(answer)

@@ -1,4 +1,4 @@
-"""The processes of both frameworks, and the interpreters that they run in."""
+"""The processes of both frameworks, and their interpreters."""
 
 import contextlib
 import importlib.util
@@ -18,11 +18,11 @@ _ROOT = pathlib.Path(__file__).absolute().parent.parent
 
 
 class WorkerError(RuntimeError):
-    """A process ended, or a side that no comparison can do without failed."""
+    """A process ended, or an essential side failed."""
 
 
 class RefusedError(RuntimeError):
-    """A worker could not do what it was asked to."""
+    """A worker could not fulfil a request."""
 
 
 def find_torch(given: str | None, *, folder: pathlib.Path = _ROOT) -> str:
@@ -30,10 +30,10 @@ def find_torch(given: str | None, *, folder: pathlib.Path = _ROOT) -> str:
 
     Args:
       given: by the user.
-      folder: that holds the virtual environments of `make`.
+      folder: of the virtual environments of `make`.
 
     Raises:
-      InputError: there is none.
+      InputError: no interpreter has PyTorch.
     """
     if given is not None:
         return given
@@ -58,14 +58,14 @@ class WorkerProcess:
         self._name = f"the {framework} process ({python})"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._connection, end = Pipe()
-        # Relative to where the user is; a link stays, since it tells the virtual environment.
+        # Relative to the user's folder; links stay, since Python finds its environment by the link.
         path = os.path.abspath(python) if os.sep in python else python
         try:
             self._process = subprocess.Popen(
                 [path, "-m", "benchmarks.worker", framework, str(end.fileno())],
                 pass_fds=[end.fileno()], cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=self._log,
                 stderr=subprocess.STDOUT,
-                # A group of its own, to be ended together with the compilers that it starts.
+                # Its own process group, so that its compilers end with it.
                 start_new_session=True,
                 env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | (
                     # As main.py does for itself; PyTorch runs as its users start it.
@@ -80,9 +80,9 @@ class WorkerProcess:
         """Sends a request, and waits for the answer.
 
         Raises:
-          RefusedError: with the reason.
+          RefusedError: the worker could not fulfil the request.
           WorkerError: the process ended.
-          TimeoutError: there was no answer in time; the process is of no use any more.
+          TimeoutError: there was no answer in time; the process cannot be used any more.
         """
         self.send(*request)
         return self.receive(timeout_s=timeout_s)
@@ -111,7 +111,7 @@ class WorkerProcess:
         raise WorkerError(f"{self._name} ended with status {status}: {lines[-1]}")
 
     def close(self) -> None:
-        """Ends the process and those that it started."""
+        """Ends the process and its children."""
         self._connection.close()
         with contextlib.suppress(ProcessLookupError):  # all of them have ended
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -120,7 +120,7 @@ class WorkerProcess:
 
 
 class Workers:
-    """Both processes; each is started when it is needed. A context manager."""
+    """Both processes, each started on its first use; a context manager."""
 
     def __init__(self, pythons: dict[str, str]):
         self._pythons = pythons

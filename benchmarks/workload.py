@@ -1,8 +1,8 @@
-"""What both frameworks run in `benchmarks.against_torch`, and the numbers they run it on.
+"""The tasks of both frameworks in `benchmarks.against_torch`, and their data.
 
-Needs NumPy alone, so that PyTorch's interpreter and ours both import it. Weights and
-images are fills of `tests/reference`: both sides start from the same numbers without
-exchanging any.
+Imports NumPy alone, so that both PyTorch's interpreter and ours can import it. Weights and
+images are fills of `tests/reference`: both sides start from the same numbers without an
+exchange.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ COMPARED_SLICES = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """One framework's way to do one task.
+    """One task in one framework and variant.
 
     Attributes:
-      framework: whose.
-      task: what.
-      variant: `ours`; of PyTorch `eager`, as published; else `channels_last`, or a mode of
-        `torch.compile`, which are as fast as PyTorch's users make it.
+      framework: `torch` or `jax`.
+      task: the task.
+      variant: `ours`; of PyTorch `eager`, as published, or the usual optimisations
+        `channels_last` and modes of `torch.compile`.
       dtype: of the networks' computation; parameters are float32.
       batch: images at a time.
       size: their height and width [pixels].
       width: of the generator.
       discriminator_width: of the joint discriminator.
-      exact: float32 without TF32; else as the framework, or the variant, sets it.
+      exact: float32 without TF32; otherwise the precision of the framework or the variant.
     """
 
     framework: Literal["torch", "jax"]
@@ -56,7 +56,7 @@ class Side:
 
     @property
     def essential(self) -> bool:
-        """No comparison can do without it."""
+        """Whether every comparison needs it."""
         return self.variant in ("ours", "eager")
 
     @property
@@ -72,12 +72,12 @@ class Side:
 
 
 class Run(NamedTuple):
-    """A side, built.
+    """A built side.
 
     Attributes:
-      step: starts the task once; returns something to wait for.
-      wait: waits for it, and so for all steps before it.
-      result: of what `step` returned: the losses, or some denoised slices, (N, H, W).
+      step: starts the task once; returns a handle.
+      wait: waits for the handle's step, and so for all steps before it.
+      result: handle → the losses, or some denoised slices, (N, H, W).
     """
 
     step: Callable[[], Any]

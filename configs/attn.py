@@ -5,7 +5,7 @@ Source: the slides of DFGAN (2023-11-27) and its published PyTorch code.
   python main.py --config=configs/attn.py             the recipe (docs/recipe.md), paper scale
   python main.py --config=configs/attn.py:demo        minutes on two CPU cores
   python main.py --config=configs/attn.py:open        the pretrained weights (docs/weights.md)
-  python main.py --config=configs/attn.py:slides      as the slides have it
+  python main.py --config=configs/attn.py:slides      the training of the slides
   python main.py --config=configs/attn.py:published   joint discriminator, gradient loss, quirks
 
 The demo takes about 3 minutes on two CPU cores; on its 32 held-out phantoms, protocol

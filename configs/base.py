@@ -1,21 +1,21 @@
 """Every field of a configuration, with its unit and its value on the slides, at paper scale.
 
-The others in this folder start from this; it is not a configuration of its own.
+The configurations in this folder start from it; it is not a configuration of its own.
 Any field can be changed on the command line: `--config.batch_size=32`.
 """
 
 import ml_collections
 
 VARIANTS = ("demo", "open", "slides", "published")
-"""Of the GANs: `demo`: the recipe, small; `open`: that of the pretrained weights (docs/weights.md);
-`slides`: as the slides have it; `published`: as the published code has it. Without a variant: the
-recipe at paper scale."""
+"""Of the GANs: `demo`: the recipe, small; `open`: the training of the pretrained weights
+(docs/weights.md); `slides`: the training of the slides; `published`: that of the published code.
+Without a variant: the recipe at paper scale."""
 
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # Name of the run: the default workdir is runs/NAME, and the report bears it.
+    # Name of the run, in the default workdir runs/NAME and in the report.
     config.name = ""
     # Weights that training starts from, instead of random ones: a workdir, a checkpoint, or a
     # file (.pth, .pt, .pth.tar, .safetensors). Empty: random.
@@ -34,15 +34,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.train_shares = ""
     # Height and width after the bilinear resize [pixels]; 0: native. Multiple of 16.
     config.data.size = 256
-    # Height and width of the random crops that training takes [pixels], at the same place in
-    # both doses; 0: whole slices. Multiple of 16. Validation and test take whole slices.
+    # Height and width of the random crops in training [pixels], at the same place in both doses;
+    # 0: whole slices. Multiple of 16. Validation and test take whole slices.
     config.data.crop = 0
     # Random flips and quarter turns in training: one of eight orientations for each slice or crop.
     config.data.augment = False
     # Keep the pairs of training and validation in the device's memory: always, never, or auto: on
     # a GPU or TPU, where they take no more than a quarter of its memory.
     config.data.on_device = "auto"
-    # Folder that keeps simulated and preprocessed pairs; empty: ~/.cache/dfgan_jax, or
+    # Folder of simulated and preprocessed pairs; empty: ~/.cache/dfgan_jax, or
     # $XDG_CACHE_HOME/dfgan_jax.
     config.data.cache_dir = ""
 
@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.generator = ml_collections.ConfigDict()
     # One of ARCHITECTURES in dfgan_jax/models/generators.py. Each has a width; the fields below it,
-    # but for the last, are the U-Net's, and stay as published with the others.
+    # but for the last, are the U-Net's, and keep their published values with other architectures.
     config.generator.architecture = "unet"
     # Channels of the first stage or layer.
     config.generator.width = 32
@@ -207,7 +207,7 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
 
     Args:
       config: of `get_config`, for one of the GANs; changed in place.
-      variant: what stands behind the colon: empty, or one of `VARIANTS`.
+      variant: the text after the colon: empty, or one of `VARIANTS`.
       run_name: name of the paper-scale run.
 
     Raises:
@@ -228,7 +228,7 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
     if variant == "open":
         apply_open(config)
         config.generator.width = 16
-        # Batches mix doses, so that their statistics are those of no slice (docs/recipe.md).
+        # Batches mix doses, so that their statistics fit none of their slices (docs/recipe.md).
         config.generator.normalization = "none"
         config.discriminator.width = 16
         config.optimizer.generator_learning_rate = 1e-3
@@ -244,17 +244,17 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
 
 
 def apply_recipe(config: ml_collections.ConfigDict) -> None:
-    """Changes the slides' training of a GAN into the one that docs/recipe.md arrives at.
+    """Changes the slides' training of a GAN into the recipe of docs/recipe.md.
 
-    Gains in dB are its, on phantoms.
+    The gains below, in dB on phantoms, are from this page.
     """
     # Few slices are seen often in 200 epochs.
     config.data.augment = True
-    # 2.6: what need not change passes as it is.
+    # 2.6: the image passes unchanged where the difference is 0.
     config.generator.output = "difference"
-    # 0.2: the skips carry the image already.
+    # 0.2: the skip connections already carry the image.
     config.generator.add_image = False
-    # 0.1, where there is attention.
+    # 0.1, with attention.
     config.generator.open_gates = True
     # 0.07: the mean PSNR is the mean of logarithms.
     config.loss.intensity = "log_squared"
@@ -266,12 +266,12 @@ def apply_recipe(config: ml_collections.ConfigDict) -> None:
 
 
 def supervised_config(architecture: str, *, title: str, variant: str) -> ml_collections.ConfigDict:
-    """The training of a network without an adversary, with what of the recipe helps it.
+    """The training of a network without an adversary, with the applicable parts of the recipe.
 
     Args:
-      architecture: of the generator; names the run, too.
+      architecture: of the generator; also the name of the run.
       title: of the network, in messages.
-      variant: what stands behind the colon: empty, demo or open.
+      variant: the text after the colon: empty, demo or open.
 
     Raises:
       ValueError: there is no such variant.
@@ -301,7 +301,7 @@ def apply_demo(config: ml_collections.ConfigDict) -> None:
     config.simulation.train_slices = 320
     config.simulation.valid_slices = 16
     config.simulation.test_slices = 32
-    # A noisier scan than the calibrated one, so that minutes of training show.
+    # A noisier scan than the calibrated one, so that minutes of training have a visible effect.
     config.simulation.photons_per_ray = 4e5
     config.batch_size = 4
     config.epochs = 10
@@ -309,12 +309,12 @@ def apply_demo(config: ml_collections.ConfigDict) -> None:
     # In so few epochs no slice is seen often: flips and turns only slow training down.
     config.data.augment = False
     config.optimizer.average_decay = 0.99
-    # A row for the weights that come with the package, beside the network that is trained.
+    # A row for the pretrained weights of the package, beside the trained network.
     config.evaluation.checkpoints = "attn_dfgan"
 
 
 def apply_open(config: ml_collections.ConfigDict) -> None:
-    """The pairs and the length of the training that the pretrained weights come from.
+    """The pairs and the length of the training of the pretrained weights.
 
     docs/weights.md has the commands that make the pairs from openly licensed scans.
     """

@@ -1,4 +1,4 @@
-"""CNN-10, the first network for low-dose CT, trained as the others are but without an adversary.
+"""CNN-10, the first network for low-dose CT, trained like the GANs but without an adversary.
 
 Sources: Chen et al., "Low-dose CT via convolutional neural network", Biomedical Optics Express
 8(2), 2017; its layers and their name as in ldct-benchmark (Eulig et al., Medical Physics 2024).
@@ -8,10 +8,10 @@ Sources: Chen et al., "Low-dose CT via convolutional neural network", Biomedical
   python main.py --config=configs/cnn10.py:open    on the pairs of docs/weights.md
 
 The network is the published one in all variants, since it is small: it has half the
-multiplications of RED-CNN's demo. It is trained as the others here are, in all that helps
-them (docs/recipe.md): whole slices instead of patches, the logarithm of each slice's mean squared
-error instead of the error itself, a learning rate that goes down by a cosine to 0, and an average
-of the weights as the model. None of it has been tuned for this network.
+multiplications of RED-CNN's demo. It is trained by the recipe of the other networks
+(docs/recipe.md): whole slices instead of patches, the logarithm of each slice's mean squared
+error instead of the error itself, a learning rate that falls by a cosine to 0, and an average
+of the weights as the model. The recipe has not been tuned for this network.
 """
 
 import ml_collections
@@ -23,8 +23,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = base.supervised_config("cnn10", title="CNN-10", variant=variant)
     config.generator.width = 64
     if variant:
-        # Not tuned: RED-CNN's in the same variants, since there are as few steps; six times the
-        # rate below, where RED-CNN's is ten times its own.
+        # Not tuned: RED-CNN's rate in the same variants, which have few steps; it is six times the
+        # rate below, and ten times RED-CNN's own at paper scale.
         config.optimizer.generator_learning_rate = 1e-3
     else:
         # The result of ldct-benchmark's search between 1e-5 and 1e-2, rounded (configs/cnn10.yaml).

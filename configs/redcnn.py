@@ -1,4 +1,4 @@
-"""RED-CNN, the field's baseline, trained as the others are but without an adversary.
+"""RED-CNN, the field's baseline, trained like the GANs but without an adversary.
 
 Source: Chen et al., "Low-dose CT with a residual encoder-decoder convolutional neural
 network", IEEE TMI 36(12), 2017.
@@ -7,11 +7,11 @@ network", IEEE TMI 36(12), 2017.
   python main.py --config=configs/redcnn.py:demo    minutes on two CPU cores
   python main.py --config=configs/redcnn.py:open    beside the pretrained weights (docs/weights.md)
 
-The network is the paper's, and so are its initial weights and Adam's first learning rate. It is
-trained as the GANs here are, in all that helps it (docs/recipe.md): whole slices instead of
-patches of 55×55, the logarithm of each slice's mean squared error instead of the error itself,
-a learning rate that goes down by a cosine to 0, where the paper's slowly went to 1e-5, and an
-average of the weights as the model.
+The network, its initial weights and Adam's first learning rate are the paper's. It is trained by
+the applicable parts of the GANs' recipe (docs/recipe.md): whole slices instead of patches of
+55×55, the logarithm of each slice's mean squared error instead of the error itself, a learning
+rate that falls by a cosine to 0 instead of slowly to 1e-5, and an average of the weights as the
+model.
 
 The demo takes about 3 minutes on two CPU cores; on its 32 held-out phantoms, protocol
 full_range: 41.45 ± 0.16 dB / 0.9575 (three seeds), from 37.29 dB / 0.9028 of the input. At paper

@@ -1,6 +1,6 @@
 """DFGAN and AttnDFGAN: low-dose CT denoising in JAX and Flax."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dfgan_jax.denoising.denoiser import Denoiser
@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 __all__ = ["Denoiser"]
 
 
-def __getattr__(name: str) -> Any:
-    # On first use, since JAX takes longer to import than --help should take.
+def __getattr__(name: str) -> object:
+    # Imported on first use, since importing JAX takes longer than --help should.
     if name == "Denoiser":
         from dfgan_jax.denoising.denoiser import Denoiser
 

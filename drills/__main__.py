@@ -2,21 +2,21 @@
 
     python -m drills --json=failure_drills.json --markdown=docs/failure_drills.md
 
-Each drill disturbs a tiny training at random moments of its whole life, from the start of
-the process to its end, starts the same command again, and compares what the run leaves
-with an undisturbed one: the state saved at the last step, bit for bit, and
-`metrics.jsonl`, each row once.
+Each drill disturbs a tiny training at random moments, from the start of the process to its
+end, starts the same command again, and compares the results with an undisturbed run: the
+state saved at the last step, bit for bit, and `metrics.jsonl`, each row once.
 
 * `sigkill`: the process is killed.
 * `sigkill_one_of_two`: one of two processes is killed; the other must end by itself.
-* `sigterm`: must save, and end with status 143, within the grace period.
-* `sigterm_one_of_two`: both must do so.
-* `full_disk`: all free room of the workdir's disk is taken; must end with one line.
-* `damaged_checkpoint`: the latest checkpoint of a killed run has one bit flipped, or a file cut.
+* `sigterm`: the process must save, and end with status 143, within the grace period.
+* `sigterm_one_of_two`: both processes must do so.
+* `full_disk`: the workdir's disk is filled; the process must end with one line.
+* `damaged_checkpoint`: in the latest checkpoint of a killed run, one bit is flipped or a file is
+  cut.
 * `two_runs`: the command is started a second time; one of the two must be refused.
 
-Real processes of `main.py`, on CPUs. Full disks are file systems in memory, of a mount
-namespace that ends with the drills.
+The drills run processes of `main.py` on CPUs. Full disks are file systems in memory, in a
+mount namespace that ends with the drills.
 """
 
 import concurrent.futures
@@ -48,23 +48,24 @@ from drills.table import TABLE_BEGIN, TABLE_END, table, with_table
 from drills.workdir import Final
 from tests.cli.command import TINY, make_pairs
 
-_JSON = flags.DEFINE_string("json", None, "File to write; what failed is kept beside it.")
+_JSON = flags.DEFINE_string(
+    "json", None, "File to write; the folders of failed moments are kept beside it.")
 _MARKDOWN = flags.DEFINE_string(
-    "markdown", None, "File to write the table into, between the lines <!-- drills --> and "
-    "<!-- /drills --> where it exists.")
-_MOMENTS = flags.DEFINE_integer("moments", 50, "Of each drill.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of moments and damages.", lower_bound=0)
+    "markdown", None, "File to write the table into; in an existing file, between the lines "
+    "<!-- drills --> and <!-- /drills -->.")
+_MOMENTS = flags.DEFINE_integer("moments", 50, "Moments of each drill.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of moments and damages.", lower_bound=0)
 _JOBS = flags.DEFINE_integer("jobs", 2, "Moments tried at the same time.", lower_bound=1)
-_DRILLS = flags.DEFINE_list("drills", None, "Those to run, separated by commas; all by default.")
+_DRILLS = flags.DEFINE_list("drills", None, "Drills to run, separated by commas; all by default.")
 
 EPOCHS = 12
 
 _MOUNTS = "DFGAN_FAILURE_DRILLS_MOUNTS"
-"""Set in the environment of the process that may mount."""
+"""Environment variable of the process that may mount."""
 
 
 def _enter_mount_namespace() -> str:
-    """Starts this program again where it may mount; returns why it may not."""
+    """Restarts this program with the right to mount; returns the reason if that fails."""
     if _MOUNTS in os.environ:
         return ""
     reason = ""
@@ -86,7 +87,7 @@ def _enter_mount_namespace() -> str:
 def run_all(names: Sequence[str], bench: Bench, expected: Mapping[int, Final],
             life_s: Mapping[int, float], *, failures: pathlib.Path,
             rows: list[dict[str, Any]]) -> None:
-    """Tries all moments of some drills, and adds a row for each to `rows`, as they end."""
+    """Tries all moments of some drills, and adds the row of each to `rows` at its end."""
     cases = [draw(name, index, seed=bench.seed, life_s=life_s[DRILLS[name][1]],
                   folder=bench.folder) for name in names for index in range(_MOMENTS.value)]
     with (progress("failure drills", total=len(cases), unit="moments") as bar,
@@ -115,7 +116,7 @@ def _write(path: pathlib.Path, text: str) -> None:
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise InputError(f"unexpected argument {arguments[1]!r}; options start with --")
-    logging.set_verbosity(logging.ERROR)  # orbax tells of each step it takes
+    logging.set_verbosity(logging.ERROR)  # orbax logs its every step
     if not _JSON.value:
         raise InputError("--json=FILE is missing")
     names = list(DRILLS) if _DRILLS.value is None else _DRILLS.value
@@ -158,7 +159,7 @@ def main(arguments: list[str]) -> None:
                 expected[processes], life_s[processes], size = undisturbed(
                     bench, processes=processes, at_once=_JOBS.value)
                 report["life_s"][str(processes)] = life_s[processes]
-                # Room for what is written before the old is removed.
+                # Room for new files before the old ones are removed.
                 bench = bench._replace(last_step=expected[processes].step,
                                        disk_bytes=3 * size + 2**22)
             run_all(names, bench, expected, life_s, rows=report["moments"],
@@ -168,7 +169,7 @@ def main(arguments: list[str]) -> None:
             report["seconds"] = time.monotonic() - began
             report["moments"].sort(key=lambda row: (list(DRILLS).index(row["drill"]),
                                                     row["index"]))
-            if report["moments"]:  # also those of drills that are interrupted
+            if report["moments"]:  # also of interrupted drills
                 _write(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(table(report), flush=True)
     if markdown:
@@ -179,8 +180,8 @@ def main(arguments: list[str]) -> None:
 
 
 def run() -> None:
-    """`app.run`, with what ends it early said in one line and no traceback."""
-    # Unwinds, so that all processes are ended.
+    """Runs `app.run`; errors are printed in one line, without a traceback."""
+    # `sys.exit` unwinds, so that all processes end.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app.run(main)

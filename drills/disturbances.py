@@ -1,4 +1,4 @@
-"""The drills: what is done to a run at a moment, and the endings that are expected."""
+"""The drills: the disturbance of a run at a moment, and its expected endings."""
 
 import contextlib
 import dataclasses
@@ -28,9 +28,9 @@ from drills.workdir import (
 )
 
 PEER_LIMIT_S = 60.0
-"""Within which the other processes must have noticed that one is gone."""
+"""Time in which the other processes must notice a lost process."""
 GRACE_S = 30.0
-"""Between SIGTERM and SIGKILL: SLURM's KillWait, and Kubernetes' grace period."""
+"""Time between SIGTERM and SIGKILL: SLURM's KillWait, and Kubernetes' grace period."""
 _CUTS_OF_ONE_RUN = 5
 """Damages tried on copies of one killed run."""
 
@@ -41,12 +41,12 @@ class Case:
 
     Attributes:
       index: of the moment, from 0.
-      moment_s: after the start.
-      rng: for whatever else is random.
-      folder: of its own.
+      moment_s: time after the start.
+      rng: for all other random choices.
+      folder: the case's own folder.
       workdir: of the run.
-      phase: that the moment fell into.
-      saved: the latest checkpoint's step at the moment; None where there was none.
+      phase: of the run at the moment.
+      saved: step of the latest checkpoint at the moment; None without a checkpoint.
       details: of the damage.
     """
 
@@ -61,7 +61,7 @@ class Case:
     details: str = ""
 
     def start(self, bench: Bench, *, name: str = "disturbed", processes: int = 1) -> Run:
-        """Starts the run that is to be disturbed, and returns at the moment, observed."""
+        """Starts the run, and returns at the moment, with `phase` and `saved` observed."""
         run = bench.start(self.workdir, self.folder, name, processes=processes)
         run.sleep_until(self.moment_s)
         self.phase = phase(run, self.workdir, bench.last_step)
@@ -70,12 +70,12 @@ class Case:
 
 
 class Ending(NamedTuple):
-    """How the disturbed run ended, as the drill expects.
+    """An expected ending of the disturbed run.
 
     Attributes:
-      words: for the table, which counts those that are the same.
-      end_s: from the disturbance to the end; None where nothing had to end by itself.
-      finished: the training is through: the command need not be started again.
+      words: for the table, which counts equal words.
+      end_s: from the disturbance to the end; None if no process had to end by itself.
+      finished: the training is complete: the command need not be started again.
     """
 
     words: str
@@ -84,7 +84,7 @@ class Ending(NamedTuple):
 
 
 ENDED_BEFORE = Ending("had ended before", finished=True)
-"""Of a run that was quicker than the undisturbed one: nothing was disturbed."""
+"""The run was quicker than the undisturbed one, and ended before the disturbance."""
 
 
 def check_finished(run: Run, name: str = "the run") -> None:
@@ -95,7 +95,7 @@ def check_finished(run: Run, name: str = "the run") -> None:
 
 
 def check_error(run: Run, pattern: str, *, index: int = 0) -> None:
-    """Raises `FailedError` unless a process told one error, in one line that has `pattern`."""
+    """Raises `FailedError` unless a process printed one error, in one line with `pattern`."""
     text = run.text(index)
     errors = re.findall(r"^error: .*", text, re.MULTILINE)
     if "Traceback" in text:
@@ -157,7 +157,7 @@ def _terminate(case: Case, bench: Bench, *, processes: int) -> Ending:
     case.details = f"process {run.processes.index(signalled)} of {processes} signalled"
     signalled.terminate()
     began = time.monotonic()
-    # Outside the training, the others of several learn of it as they do of any that is gone.
+    # Outside the training, other processes notice the end as they notice any lost process.
     trains = case.phase in (COMPILING, TRAINING, SAVING)
     statuses = run.wait(GRACE_S if trains or processes == 1 else PEER_LIMIT_S)
     end_s = time.monotonic() - began
@@ -171,7 +171,7 @@ def _terminate(case: Case, bench: Bench, *, processes: int) -> Ending:
                               f"is of step {saved_step(case.workdir)}")
         case.saved = int(stopped.group(1))
         return Ending("saved, status 143", end_s)
-    # Between the observation and the signal the last step may have been made.
+    # The run may have made its last step between the observation and the signal.
     if trains and trained_steps(case.workdir) < bench.last_step:
         raise FailedError(f"ended with status {statuses} and saved nothing: {run.last_line()}")
     if "Traceback" in "".join(map(run.text, range(processes))):
@@ -251,14 +251,14 @@ def damaged_checkpoint(case: Case, bench: Bench) -> Ending:
 
 
 def _killed_run(case: Case, bench: Bench) -> pathlib.Path:
-    """The workdir of a run killed in the middle of training, which several moments share."""
+    """The workdir of a run killed during training, which several moments share."""
     number = case.index // _CUTS_OF_ONE_RUN
     folder = bench.folder / "killed" / str(number)
     workdir = folder / "run"
     with bench.lock:
         if not folder.exists():
             folder.mkdir(parents=True)
-            # So that there are two checkpoints.
+            # Late enough for two checkpoints.
             least = int(np.random.default_rng([bench.seed, number]).integers(
                 bench.last_step // 4, bench.last_step))
             run = bench.start(workdir, folder, "killed")
@@ -274,11 +274,11 @@ def _killed_run(case: Case, bench: Bench) -> pathlib.Path:
 def damage(folder: pathlib.Path, rng: np.random.Generator) -> str:
     """Flips one bit of a random file of a checkpoint, or cuts it at a random length.
 
-    Arrays, their index, metadata, metrics and the rest are equally likely, whatever
-    their sizes; among the files of a kind, the larger are the likelier.
+    Arrays, their index, metadata, metrics and the rest are equally likely, whatever their
+    sizes; among files of one kind, the probability is proportional to the size.
 
     Returns:
-      What was done, in words.
+      The damage, in words.
     """
     kinds: dict[str, list[pathlib.Path]] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

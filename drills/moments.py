@@ -22,13 +22,13 @@ from drills.workdir import Final, read_final, rows_problem, state_problem
 
 
 def draw(name: str, index: int, *, seed: int, life_s: float, folder: pathlib.Path) -> Case:
-    """The moment of a drill, the same whatever else is run beside it.
+    """Draws the moment of a drill, independent of other drills.
 
     Args:
       name: in `DRILLS`.
       index: from 0.
       seed: of all drills.
-      life_s: of the undisturbed run, within which the moment is.
+      life_s: length of the undisturbed run; the moment is within it.
       folder: of all drills.
     """
     rng = np.random.default_rng([seed, list(DRILLS).index(name), index])
@@ -43,10 +43,10 @@ def try_moment(case: Case, bench: Bench, expected: Final, *, failures: pathlib.P
     """Runs a drill at one moment, starts the command again, and compares.
 
     Args:
-      case: drawn.
-      bench: of all.
-      expected: what the undisturbed run has left.
-      failures: the folder of a case that failed is copied into it.
+      case: from `draw`.
+      bench: of all drills.
+      expected: results of the undisturbed run.
+      failures: the folders of failed cases are copied into it.
 
     Returns:
       The row of the JSON file.
@@ -90,7 +90,7 @@ def try_moment(case: Case, bench: Bench, expected: Final, *, failures: pathlib.P
 
 
 def start_again(case: Case, bench: Bench, processes: int) -> float:
-    """Starts the same command again; it must go on from what is saved, and end with 0.
+    """Starts the same command again; it must continue from the checkpoint, and end with 0.
 
     Returns:
       How long it took [s].
@@ -105,20 +105,20 @@ def start_again(case: Case, bench: Bench, processes: int) -> float:
 
 
 def undisturbed(bench: Bench, *, processes: int, at_once: int) -> tuple[Final, float, int]:
-    """Lets runs of their own do what the disturbed ones shall.
+    """Makes undisturbed runs.
 
-    The first of them leaves its compiled programs to all others.
+    The first run fills the cache of compiled programs for all others.
 
     Args:
-      bench: of all.
+      bench: of all drills.
       processes: of a run.
-      at_once: runs at the same time, as the disturbed ones will be.
+      at_once: runs at the same time, as in the drills.
 
     Returns:
-      What they left, the life of the slowest [s], and the size of a workdir in bytes.
+      Their results, the length of the slowest run [s], and the size of a workdir [bytes].
 
     Raises:
-      FailedError: they do not end with 0, or not all with the same.
+      FailedError: a run does not end with 0, or the results differ.
     """
     expected: Final | None = None
     life_s = 0.0

@@ -1,4 +1,4 @@
-"""Runs of the command: their processes are started, watched and ended."""
+"""Starts, watches and ends runs of the command."""
 
 import contextlib
 import os
@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 _ROOT = pathlib.Path(__file__).absolute().parent.parent
 
 _RUN_LIMIT_S = 300.0
-"""Longest a run may take on a busy machine; its life is a few seconds."""
+"""Longest time of a run on a busy machine; usually it takes a few seconds."""
 
 
 class FailedError(Exception):
-    """A run did not do what the drill expects of it."""
+    """A run did not behave as the drill expects."""
 
 
 class InterruptedDrillError(Exception):
-    """The drills are being ended."""
+    """The drills are ending."""
 
 
 class Launcher:
-    """Starts processes, and ends at once all that still run when the drills end."""
+    """Starts processes, and kills the remaining ones at the end of the drills."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen] = []
@@ -36,7 +36,7 @@ class Launcher:
 
     def start(self, command: Sequence[str], *, environment: Mapping[str, str],
               log: pathlib.Path) -> subprocess.Popen:
-        """Starts a command in a session of its own; what it prints goes into `log`."""
+        """Starts a command in its own session; its output goes into `log`."""
         with self._lock, log.open("w") as file:
             if self._ended:
                 raise InterruptedDrillError
@@ -54,7 +54,7 @@ class Launcher:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Kills a process and what it started, if it still runs."""
+    """Kills a process and its children, if it still runs."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -81,10 +81,10 @@ class Run:
         return time.monotonic() - self._began
 
     def wait(self, limit_s: float = _RUN_LIMIT_S) -> list[int]:
-        """The statuses of all processes; those that take longer are killed.
+        """Waits for the statuses of all processes, and kills them after `limit_s`.
 
         Raises:
-          FailedError: one took longer.
+          FailedError: a process took longer.
         """
         deadline = time.monotonic() + limit_s
         for process in self.processes:
@@ -100,7 +100,7 @@ class Run:
             end(process)
 
     def text(self, index: int = 0) -> str:
-        """What a process has printed so far, on stdout and stderr."""
+        """The output of a process so far, on stdout and stderr."""
         return self._logs[index].read_text(errors="replace")
 
     def last_line(self, index: int = 0) -> str:
@@ -108,7 +108,7 @@ class Run:
         return lines[-1] if lines else "(it printed nothing)"
 
     def went_on_from(self) -> int | None:
-        """The step that training went on from; None where it started anew."""
+        """The step from which training continued; None for a new training."""
         found = re.search(r"^Going on from step (\d+)", self.text(), re.MULTILINE)
         return int(found.group(1)) if found else None
 
@@ -120,17 +120,17 @@ def free_port() -> int:
 
 
 class Bench(NamedTuple):
-    """What all drills share.
+    """The shared settings of all drills.
 
     Attributes:
-      command: to start, without --workdir and what tells processes apart.
-      environment: of its processes.
-      folder: for whatever a drill leaves.
+      command: to start, without --workdir and the flags of several processes.
+      environment: of the command's processes.
+      folder: for the files of the drills.
       launcher: of all processes.
       last_step: of the training.
       disk_bytes: size of the disk of `full_disk`.
-      seed: of whatever is random.
-      lock: held by whoever makes, or reads, what only one may at a time.
+      seed: of all random choices.
+      lock: protects shared runs, and the reading of checkpoints.
     """
 
     command: tuple[str, ...]

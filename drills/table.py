@@ -1,4 +1,4 @@
-"""The content of the JSON file as a table in Markdown, and that table's place in a file."""
+"""The content of the JSON file as a table in Markdown, and its insertion into a file."""
 
 import collections
 import statistics
@@ -50,7 +50,7 @@ def _counts(words: Any) -> str:
 
 
 def with_table(text: str, new: str, *, name: str) -> str:
-    """The text of a Markdown file with another table between its two marks.
+    """The text of a Markdown file with a new table between its two marks.
 
     Raises:
       InputError: the marks are missing.

@@ -1,4 +1,4 @@
-"""What a run leaves in its workdir, and how that differs from what an undisturbed one leaves."""
+"""The results in a run's workdir, and their differences from an undisturbed run's."""
 
 import collections
 import json
@@ -19,17 +19,17 @@ STARTING, COMPILING, TRAINING, SAVING, EVALUATING, ENDING, ENDED = PHASES = (
 
 
 def saved_step(workdir: pathlib.Path) -> int | None:
-    """The step of the latest whole checkpoint; None where there is none."""
+    """The step of the latest whole checkpoint; None without a checkpoint."""
     folder = workdir / "checkpoints"
     return max((int(path.name) for path in (folder.iterdir() if folder.is_dir() else ())
                 if path.name.isdecimal()), default=None)
 
 
 class Final(NamedTuple):
-    """What an undisturbed run leaves at its end.
+    """The results of a run at its end.
 
     Attributes:
-      step: the last.
+      step: the last step.
       state: name of each leaf of the state → its array.
       rows: kind and step of each row of `metrics.jsonl`, in their order.
       scores: of the test split, from `results.json`.
@@ -42,7 +42,7 @@ class Final(NamedTuple):
 
 
 def read_final(workdir: pathlib.Path) -> Final:
-    """Reads what a run that ended has left.
+    """Reads the results of a run that has ended.
 
     Raises:
       InputError: there is no checkpoint, or it cannot be read.
@@ -61,7 +61,7 @@ def read_final(workdir: pathlib.Path) -> Final:
 
 
 def differing_leaves(state: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> list[str]:
-    """Names of the leaves that are not the same bit for bit."""
+    """Names of the leaves that differ in any bit."""
     def bits(array: np.ndarray) -> tuple:
         return array.dtype, array.shape, array.tobytes()
 
@@ -71,7 +71,7 @@ def differing_leaves(state: dict[str, np.ndarray], expected: dict[str, np.ndarra
 
 
 def state_problem(final: Final, expected: Final) -> str | None:
-    """What sets the last saved state apart from the undisturbed run's."""
+    """Describes a difference of the last saved state from the undisturbed run's."""
     if final.step != expected.step:
         return f"the last checkpoint is of step {final.step}; expected {expected.step}"
     differing = differing_leaves(final.state, expected.state)
@@ -82,7 +82,7 @@ def state_problem(final: Final, expected: Final) -> str | None:
 
 
 def rows_problem(rows: list[tuple[str, int]], expected: list[tuple[str, int]]) -> str | None:
-    """What sets the rows of `metrics.jsonl` apart from the undisturbed run's."""
+    """Describes a difference of the rows of `metrics.jsonl` from the undisturbed run's."""
     if rows == expected:
         return None
     there, wanted = collections.Counter(rows), collections.Counter(expected)
@@ -94,7 +94,7 @@ def rows_problem(rows: list[tuple[str, int]], expected: list[tuple[str, int]]) -
 
 
 def phase(run: Run, workdir: pathlib.Path, last_step: int) -> str:
-    """What a run is at, as far as its output and its workdir tell."""
+    """The phase of a run, judged by its output and its workdir."""
     text = run.text()
     if not run.is_alive():
         return ENDED
@@ -110,9 +110,9 @@ def phase(run: Run, workdir: pathlib.Path, last_step: int) -> str:
 
 
 def trained_steps(workdir: pathlib.Path) -> int:
-    """The latest step that `metrics.jsonl` tells of."""
+    """The latest step in `metrics.jsonl`."""
     path = workdir / "metrics.jsonl"
-    # The last line may be half there.
+    # The last line may be incomplete.
     return max((json.loads(line)["step"] for line in (
         path.read_text() if path.exists() else "").splitlines(keepends=True)
         if line.endswith("\n")), default=0)

@@ -1,4 +1,4 @@
-"""`--mode=benchmark`: a card of what this machine does with the networks of a configuration."""
+"""`--mode=benchmark`: measures the speed of a configuration's networks on this machine."""
 
 import json
 import pathlib
@@ -23,15 +23,15 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     Args:
       config: names the networks, the losses and the size of the training slices.
       workdir: folder to write into.
-      checkpoint_path: what `Denoiser.load` takes; the weights that bfloat16 and float32
-        are compared with. None: initial ones, untrained.
-      plan: what to measure; by default what suits the machine.
+      checkpoint_path: see `Denoiser.load`; the weights for the comparison of bfloat16 with
+        float32. None: initial weights, untrained.
+      plan: the measurements; by default those for the machine.
 
     Raises:
       InputError: the configuration or the checkpoint cannot be used.
     """
     subject = subject_of(RunOptions.of(config), checkpoint_path)
-    workdir.mkdir(parents=True, exist_ok=True)  # rather now than after minutes
+    workdir.mkdir(parents=True, exist_ok=True)  # fails now rather than after minutes
     card = speed_card.measure(subject, plan or Plan.for_machine())
     path = workdir / "benchmark.json"
     with written_whole(path) as temporary:
@@ -41,7 +41,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
 
 
 def subject_of(options: RunOptions, checkpoint_path: str | None = None) -> Subject:
-    """What is measured of a run.
+    """The networks of a run, for the measurement.
 
     Raises:
       InputError: the checkpoint cannot be used.

@@ -1,4 +1,4 @@
-"""The flags of the command line: defines and parses them, and refuses what a mode does not take."""
+"""Defines, parses and checks the flags of the command line."""
 
 import itertools
 import sys
@@ -24,13 +24,13 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
     """Defines every flag of every mode.
 
     Args:
-      values: to define them in.
-      command: as the program is called.
-      sys_argv: the arguments that will be parsed; those of the process by default.
+      values: receives the definitions.
+      command: spelling of the program's command.
+      sys_argv: the arguments to parse later; those of the process by default.
     """
     configurations.define(values, explanation=modes.explain("config"), sys_argv=sys_argv)
     if not command.mode_first:
-        flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
+        flags.DEFINE_enum("mode", "train", list(MODES), "The mode.", flag_values=values)
     for name, text in {"workdir": None, "output": None, "report": None, "container": None,
                        "split": None, "dose_fraction": "0.25", "kernel": "auto", "refilter": None,
                        "coordinator": None, "topology": None}.items():
@@ -54,27 +54,27 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
 
 def parse(arguments: Sequence[str], *, command: Command,
           values: flags.FlagValues = flags.FLAGS) -> str:
-    """Parses the flags, once they are defined.
+    """Parses the flags that `define` has defined.
 
     Args:
-      arguments: of the process, from the program's name on.
-      command: as the program is called.
-      values: that the flags are defined in, and get their values in.
+      arguments: of the process, including the program's name.
+      command: spelling of the program's command.
+      values: holds the definitions, and receives the values.
 
     Returns:
       The mode.
 
     Raises:
-      InputError: they cannot be used: what cannot be parsed, or the mode does not take, or is
-        missing.
-      SystemExit: with status 0, help was asked for, and has been printed.
+      InputError: a flag cannot be parsed, is not a flag of the mode, or is missing.
+      SystemExit: with status 0, after help was requested and printed.
     """
     wants_help = any(argument in _HELP for argument in arguments[1:])
     given = _given_mode(arguments, command)
     if given is not None and given not in MODES and (wants_help or command.mode_first):
         raise InputError(f"unknown mode {given!r}; there are {', '.join(MODES)}")
     if wants_help:
-        print(help_text.of_all(command) if given is None else help_text.of_mode(given, command))
+        print(help_text.of_all(command) if given is None else help_text.of_mode(given, command),
+              flush=True)
         sys.exit(0)
     if command.mode_first:
         if given is None:
@@ -93,7 +93,7 @@ def parse(arguments: Sequence[str], *, command: Command,
 
 
 def _given_mode(arguments: Sequence[str], command: Command) -> str | None:
-    """The mode as the arguments have it, before they are parsed; None where they have none."""
+    """The mode in the arguments, before they are parsed; None without a mode."""
     if command.mode_first:
         return next((each for each in arguments[1:2] if not each.startswith("-")), None)
     mode = None
@@ -106,13 +106,14 @@ def _given_mode(arguments: Sequence[str], command: Command) -> str | None:
 
 def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Command,
            mode: str | None) -> list[str]:
-    """Parses flags; what cannot be parsed is told in one line."""
+    """Parses flags; raises an `InputError` of one line if that fails."""
     try:
-        return values(arguments)
+        rest: list[str] = values(arguments)
+        return rest
     except (AttributeError, KeyError) as error:
         try:
             missing = configurations.missing_field(arguments)
-        except (AttributeError, KeyError):  # it is the file's own error, not a flag's
+        except (AttributeError, KeyError):  # an error of the file, not of a flag
             missing = None
         raise InputError(missing or f"--config: {type(error).__name__}: {error}") from error
     except (NameError, TypeError, ValueError, ImportError, SyntaxError) as error:
@@ -121,21 +122,21 @@ def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Comma
         name = error.flagname
         if name in _RENAMED:
             raise InputError(_RENAMED[name]) from error
-        if name.removeprefix("no").startswith("config."):  # known only where there is a --config
-            # An unknown mode is told before this.
+        if name.removeprefix("no").startswith("config."):  # defined only by --config
+            # An unknown mode was refused before.
             if "config" not in modes.names(MODES[mode or "train"].flags):
                 raise InputError(f"{command.mode(str(mode))} takes no --{name}") from error
             raise InputError(f"--{name} changes a configuration, and --config is missing"
                              ) from error
         raise InputError(str(error)) from error
     except flags.Error as error:
-        # The message holds the whole traceback of an error in a configuration file.
+        # For an error in a configuration file, the message has the whole traceback.
         *_, last = str(error).strip().splitlines()
         raise InputError(last.strip().removeprefix("ValueError: ")) from error
 
 
 def _refuse_unused(values: flags.FlagValues, *, mode: str, command: Command) -> None:
-    """Refuses flags that the mode would ignore."""
+    """Refuses flags that the mode does not use."""
     takes, spelled = modes.names(MODES[mode].flags), command.mode(mode)
     known = dict.fromkeys(name for each in MODES.values() for name in modes.names(each.flags)
                           if name in values)
@@ -154,10 +155,10 @@ def _refuse_unused(values: flags.FlagValues, *, mode: str, command: Command) -> 
 
 
 def _refuse_missing(values: flags.FlagValues, *, mode: str, command: Command) -> None:
-    """Refuses to go on without a flag that the mode needs."""
+    """Refuses a command without a flag that the mode needs."""
     needed = dict.fromkeys(MODES[mode].needed)
     if values["print_config"].value:
-        needed = {"config": None}  # nothing else is done with the others
+        needed = {"config": None}  # the mode does not run
     elif mode == "simulate" and not values["input"].value:
         needed = {"config": None, **needed}
     for flag in needed:

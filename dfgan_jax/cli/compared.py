@@ -1,15 +1,14 @@
-"""What `train` and `evaluate` end with: checkpoints beside each other in one table."""
+"""The comparison of checkpoints in one table, at the end of `train` and `evaluate`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from dfgan_jax.cli.identity import model_name, shared_by_seeds
-from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.cli.options import RunOptions, prefixed
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.comparison import Comparison
 from dfgan_jax.evaluation.rows import Model
-from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.writers import read_history
 
 
@@ -18,12 +17,12 @@ def compare(options: RunOptions, *, workdir: pathlib.Path, denoisers: Sequence[D
     """Compares checkpoints on the test split and writes the report into `workdir`.
 
     Args:
-      options: name the data, and in `evaluation` what is measured.
+      options: the options of the run; `evaluation` selects the measurements.
       workdir: folder to write into.
       denoisers: loaded from checkpoints, a row each, at least one. The report shows the training
-        of one alone.
-      data: pairs in normalised HU: `test`, and where there are baselines `valid`.
-      further: more rows, which stand after those.
+        curves if there is only one.
+      data: pairs in normalised HU: `test`, and for baselines `valid`.
+      further: models of further rows, after the others.
 
     Raises:
       InputError: the manifest of the test slices is wrong, or a row cannot be made.
@@ -35,22 +34,17 @@ def compare(options: RunOptions, *, workdir: pathlib.Path, denoisers: Sequence[D
 
 
 def model_of(denoiser: Denoiser) -> Model:
-    """A checkpoint as a row of the tables, by the configuration that it keeps."""
+    """A checkpoint as a row of the tables, named by its configuration."""
     config = denoiser.meta["config"]
     return Model(denoiser=denoiser, name=model_name(config), seed=config.get("seed"),
                  shared=shared_by_seeds(config) if "seed" in config else None)
 
 
 def further_models(paths: Sequence[str]) -> list[Denoiser]:
-    """The models of `evaluation.checkpoints`, in every process.
+    """Loads the models of `evaluation.checkpoints`, in every process.
 
     Raises:
-      InputError: naming the field and the one that cannot be used.
+      InputError: a model cannot be used; the message names it and the field.
     """
-    denoisers = []
-    for path in paths:
-        try:
-            denoisers.append(Denoiser.load_in_all(path))
-        except InputError as error:
-            raise InputError(f"config.evaluation.checkpoints: {error}") from error
-    return denoisers
+    with prefixed("config.evaluation.checkpoints: "):
+        return [Denoiser.load_in_all(path) for path in paths]

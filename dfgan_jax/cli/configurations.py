@@ -5,7 +5,6 @@ import pathlib
 import sys
 import types
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -28,14 +27,14 @@ def shipped() -> list[str]:
 
 
 def find(text: str) -> tuple[pathlib.Path, str]:
-    """The file of a configuration, and its variant with the colon, if there is one.
+    """The file of a configuration, and its variant with the colon; without a variant "".
 
     Args:
-      text: the path of a file, or, where there is none, a name of `shipped`; with a variant
-        after a colon.
+      text: the path of a file, or, if there is no such file, a name of `shipped`; with an optional
+        variant after a colon.
 
     Raises:
-      InputError: there is no such file, and none of this name comes with the program.
+      InputError: there is no such file, and no such name.
     """
     given, colon, variant = text.partition(":")
     path = pathlib.Path(given)
@@ -51,10 +50,10 @@ def find(text: str) -> tuple[pathlib.Path, str]:
 
 
 def _make_importable(folder: pathlib.Path) -> None:
-    """Lets `from configs import base` find what a configuration means by it.
+    """Makes `from configs import base` work in a configuration.
 
-    The files beside it, where its folder is named so, and else those that come with the program.
-    Where the program is installed, neither is on Python's path.
+    It finds the files in the configuration's folder, if this is named `configs`, and otherwise
+    those that come with the program. Neither folder is on the path of an installed program.
     """
     if "configs" not in sys.modules:
         package = types.ModuleType("configs")
@@ -64,10 +63,10 @@ def _make_importable(folder: pathlib.Path) -> None:
         importlib.invalidate_caches()
 
 
-class _Parser(flags.ArgumentParser):
-    """Reads the configuration that a path or a name stands for."""
+class _Parser(flags.ArgumentParser[object]):
+    """Reads a configuration by path or by name."""
 
-    def __init__(self, of_files: flags.ArgumentParser) -> None:
+    def __init__(self, of_files: flags.ArgumentParser[object]) -> None:
         super().__init__()
         self._of_files = of_files
 
@@ -85,9 +84,9 @@ def define(values: flags.FlagValues, *, explanation: str, sys_argv: Sequence[str
     """Defines `--config` and `--config.FIELD`.
 
     Args:
-      values: to define it in.
+      values: receives the definitions.
       explanation: for `--helpfull`.
-      sys_argv: arguments that name fields; those of the process by default.
+      sys_argv: arguments with fields; those of the process by default.
     """
     config_flags.DEFINE_config_file(
         "config", None, explanation, flag_values=values,
@@ -96,14 +95,13 @@ def define(values: flags.FlagValues, *, explanation: str, sys_argv: Sequence[str
 
 
 def missing_field(arguments: Sequence[str]) -> str | None:
-    """Names the first --config.FIELD that the configuration does not have, and those it has."""
+    """Describes the first --config.FIELD that the configuration lacks; None if it has all."""
     fields = [a.removeprefix("--config.").split("=")[0] for a in arguments
               if a.startswith("--config.")]
     arguments = [a for a in arguments if not a.startswith("--config.")]
-    values = flags.FlagValues()
+    values = flags.FlagValues()  # type: ignore[no-untyped-call]
     define(values, explanation="", sys_argv=arguments)
     values(arguments, known_only=True)
-    node: Any
     for field in fields:
         path, node = "config", values["config"].value
         for part in field.split("."):

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from dfgan_jax.porting.weights import Weights, file_metadata
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing
+from dfgan_jax.support.types import JsonObject
 
 VERIFY_SIZE = 256
 
@@ -26,17 +26,17 @@ STORAGES = ("float32", "float16")
 
 def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str | None = None,
         storage: str = "float32", verify: bool = False) -> None:
-    """Converts, telling what becomes of each tensor.
+    """Converts weights, and prints how each tensor is converted.
 
     Args:
       inputs: a checkpoint, or one or more files of weights.
-      output: a file of weights by its suffix, which takes the generator (discriminators
-        go into files beside it); an `.onnx`, which takes the generator alone; or the folder of a
+      output: a file of weights, by its suffix, for the generator (discriminators are written
+        into files beside it); an `.onnx` for the generator alone; or the folder of a
         checkpoint.
-      container: that the generator is in, where a file holds several.
+      container: the container of the generator, in a file with several.
       storage: type of the numbers in a file of weights: `float32`, or `float16`, which rounds
-        them to three digits and takes half the room.
-      verify: read back what was written, and denoise a simulated slice with it.
+        them to three digits and halves the file.
+      verify: read the output back, and denoise a simulated slice with it.
 
     Raises:
       InputError: an input cannot be used, the output exists, or a number is too large for
@@ -75,7 +75,7 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
 
 
 def _stored(array: np.ndarray, storage: str, *, name: str) -> np.ndarray:
-    """A tensor in the type that it is stored in; counts of batches keep theirs."""
+    """A tensor in the stored type; integers keep their type."""
     if array.dtype.kind != "f":
         return array
     with np.errstate(over="ignore"):
@@ -87,7 +87,7 @@ def _stored(array: np.ndarray, storage: str, *, name: str) -> np.ndarray:
 
 
 def _write_files(output: pathlib.Path, state_dicts: Mapping[str, dict[str, np.ndarray]],
-                 weights: Weights, meta: dict[str, Any]) -> list[pathlib.Path]:
+                 weights: Weights, meta: JsonObject) -> list[pathlib.Path]:
     """Writes the generator, and each discriminator into a file of its own."""
     length = max(len(suffix) for suffix in weight_file.SUFFIXES
                  if output.name.lower().endswith(suffix))
@@ -105,12 +105,12 @@ def _write_files(output: pathlib.Path, state_dicts: Mapping[str, dict[str, np.nd
 
 
 def _comparison(output: pathlib.Path) -> pathlib.Path:
-    """The file for comparing with PyTorch."""
+    """The path of the file for a comparison with PyTorch."""
     return output.with_name(f"{output.name}.verify.npz")
 
 
 def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) -> None:
-    """Reads back what was written, and shows what the generator does to a simulated slice."""
+    """Reads the output back, and prints the statistics of a denoised simulated slice."""
     state_dicts = weights.state_dicts()
     again = load_weights(written).weights.state_dicts()
     for name, tensors in state_dicts.items():

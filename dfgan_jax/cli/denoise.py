@@ -1,10 +1,10 @@
-"""`--mode=denoise`: denoises files and folders of HU, in the format that they came in."""
+"""`--mode=denoise`: denoises files and folders of HU, and writes the same format."""
 
 import pathlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -22,26 +22,25 @@ from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, release_pages, written_whole
-from dfgan_jax.support.progress import progress
+from dfgan_jax.support.progress import Progress, progress
 
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         strength: float = 1.0, report: pathlib.Path | None = None) -> None:
-    """Denoises what `source` names, a few slices at a time.
+    """Denoises a file or a folder, a few slices at a time.
 
     Args:
-      checkpoint_path: what `Denoiser.load` takes; of pretrained weights it is said what they
-        were trained on.
+      checkpoint_path: see `Denoiser.load`; a description of pretrained weights is printed.
       source: a folder of DICOM files; one DICOM file; `.npy` of (H, W) or (N, H, W) numbers,
         HU; `.npy` in the published format, whose quarter dose is denoised; or a volume of HU,
         `.nii` or `.nii.gz`.
-      output: to write, whole or not at all, in the same format; of arrays, float32.
+      output: file or folder to write, whole or not at all, in the same format; arrays are float32.
       strength: of the denoising; see `Denoiser`.
       report: HTML file to write: up to 30 slices before and after.
 
     Raises:
       InputError: the checkpoint or the input cannot be used, the output or the report exists, or
-        some slices of a folder are broken (the others are written all the same).
+        some slices of a folder are broken (all others are written).
       OSError: the output cannot be written.
     """
     refuse_existing(output)
@@ -107,7 +106,7 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
 
 def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.ndarray, float]]
           ) -> None:
-    """Tells where the model was trained on other scans than (H, W) HU of some pixel pitch."""
+    """Warns of slices, (H, W) HU and pixel pitch [mm], unlike those of the model's training."""
     if denoiser.domain is not None:
         scans = [domain.measure(hu, pixel_spacing_mm=spacing) for hu, spacing in slices]
         for line in denoised_series.warnings(scans, denoiser.domain):
@@ -181,7 +180,7 @@ def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
     return (f"{len(pairs)} slices in the published format: f_qd is denoised, f_nd as in {source}")
 
 
-def _bar(slices: int) -> Any:
+def _bar(slices: int) -> AbstractContextManager[Progress]:
     return progress("denoising", total=slices, unit="slices")
 
 
@@ -197,7 +196,7 @@ def _denoised(denoiser: Denoiser, stored: np.ndarray, to_hu: Callable[[np.ndarra
 
 
 def _check_finite(path: pathlib.Path, slices: np.ndarray) -> None:
-    """Refuses slices with a NaN or an infinity before anything is written, and names them."""
+    """Refuses slices with a NaN or an infinity, and names them, before anything is written."""
     if slices.dtype.kind != "f":
         return
     broken = []

@@ -1,4 +1,4 @@
-"""How the program is called, and what `--help` shows of it."""
+"""The spelling of the program's command, and the text of `--help`."""
 
 import textwrap
 from typing import NamedTuple
@@ -10,12 +10,12 @@ _INDENT = "      "
 
 
 class Command(NamedTuple):
-    """How the program is called.
+    """The spelling of the program's command.
 
     Attributes:
       program: the command without its arguments.
-      mode_first: the mode is the first argument, and no flag.
-      configuration: a configuration as its user names it, to be filled with its name.
+      mode_first: the mode is the first argument, not a flag.
+      configuration: format of a configuration's path, from its name.
     """
 
     program: str
@@ -23,11 +23,11 @@ class Command(NamedTuple):
     configuration: str
 
     def mode(self, mode: str) -> str:
-        """The mode as its user gives it."""
+        """The spelling of a mode."""
         return mode if self.mode_first else f"--mode={mode}"
 
     def config(self, name: str) -> str:
-        """A configuration of the program as its user gives it."""
+        """The spelling of a configuration that comes with the program."""
         return self.configuration.format(name)
 
 
@@ -36,7 +36,7 @@ DFGAN_JAX = Command("dfgan-jax", mode_first=True, configuration="{}")
 
 
 def of_all(command: Command) -> str:
-    """The modes, a line each, and how to get help for one."""
+    """The modes, a line each, and the command for the help on a mode."""
     width = max(map(len, MODES))
     modes = [f"  {name:{width}}  {mode.summary}" for name, mode in MODES.items()]
     default = [] if command.mode_first else ["", "Without --mode it is train."]
@@ -44,11 +44,11 @@ def of_all(command: Command) -> str:
         "DFGAN in JAX: low-dose CT denoising. Research software, not a medical device.", "",
         f"  {command.program} {command.mode('MODE')} [--FLAG=VALUE …]", "",
         "Modes:", *modes, *default, "",
-        f"What a mode takes: {command.program} {command.mode('denoise')} --help"])
+        f"The flags of a mode: {command.program} {command.mode('denoise')} --help"])
 
 
 def of_mode(mode: str, command: Command) -> str:
-    """What a mode does and takes, which of it it needs, and an example."""
+    """The description of a mode, its needed and optional flags, and an example."""
     each = MODES[mode]
     call = f"{command.program} {command.mode(mode)}"
     parts = [f"{call} {' '.join(f'--{flag}' for flag in each.needed)} [--FLAG=VALUE …]",
@@ -60,7 +60,7 @@ def of_mode(mode: str, command: Command) -> str:
 
 
 def _group(title: str, flags: Flags) -> list[str]:
-    """A title with the flags below it; nothing where there are none."""
+    """A title with the flags below it; nothing without flags."""
     lines = [line for flag, text in flags.items() for line in (
         f"  --{flag}", textwrap.fill(text, _WIDTH, initial_indent=_INDENT,
                                      subsequent_indent=_INDENT, break_on_hyphens=False,

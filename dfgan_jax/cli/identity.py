@@ -1,44 +1,42 @@
-"""Which run a workdir or a checkpoint is of, by the configuration that it keeps."""
+"""Identifies the run of a workdir or of a checkpoint, by its configuration."""
 
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
-from dfgan_jax.cli.options import RunOptions, flattened, meant
+from dfgan_jax.cli.options import Config, RunOptions, flattened, meant
 from dfgan_jax.models.generators import table_name
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.types import JsonObject
 
 CONFIG_FILE = "config.json"
 
 
-def model_name(config: Mapping[str, Any]) -> str:
+def model_name(config: Config) -> str:
     """The name of a table's row.
 
     Args:
-      config: of a run; or `generator` and `discriminators` of it, which may be None.
+      config: of a run, or only its `generator` and `discriminators`, which may be None.
     """
-    return table_name(config["generator"], config["discriminators"])
+    return table_name(dict(config["generator"]), config["discriminators"])
 
 
 def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
     """Refuses a folder that belongs to a run of another configuration.
 
-    `epochs` may differ where the learning rate is constant, so that a finished run can
-    go on for longer. Where pairs and when checkpoints are kept, how devices share a batch, what is
-    computed twice and what is evaluated may differ, since none of it changes training by more
-    than rounding.
+    `epochs` may differ if the learning rate is constant, so that a finished run can be
+    continued. Fields that change training by no more than rounding may differ: the places of
+    pairs, the times of checkpoints, the sharing of batches, `remat` and the evaluation.
 
     Raises:
-      InputError: naming the first field that differs.
+      InputError: the configurations differ; the message names the first field that does.
     """
     path = workdir / CONFIG_FILE
     if not path.exists():
         for name in ("checkpoints/*", "report.html", "results.json"):
             if any(workdir.glob(name)):
-                raise InputError(f"{workdir}: holds {name}, but no {CONFIG_FILE} that says of "
-                                 "which run; choose another --workdir")
+                raise InputError(f"{workdir}: holds {name}, but no {CONFIG_FILE} of the run; "
+                                 "choose another --workdir")
         return
     try:
         there = meant(json.loads(path.read_text()))
@@ -63,11 +61,11 @@ def claim_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
         temporary.write_text(json.dumps(options.as_json(), indent=2) + "\n")
 
 
-def shared_by_seeds(config: Mapping[str, Any]) -> str:
-    """Names what runs have in common that differ by their seed alone.
+def shared_by_seeds(config: JsonObject) -> str:
+    """A name that is the same for runs that differ only by their seed.
 
     Args:
-      config: that a checkpoint holds.
+      config: of a checkpoint.
     """
     return json.dumps({name: value for name, value in meant(config).items()
                        if name not in ("seed", "name", "log_every_steps",

@@ -1,11 +1,13 @@
-"""Starts the mode that the command line names, and tells what a user can mend in one line."""
+"""Runs the mode of the command line, and reports errors of the user's input in one line."""
 
 import functools
 import importlib
 import json
+import os
 import pathlib
+import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
@@ -16,6 +18,9 @@ from dfgan_jax.devices import tpu_chips
 from dfgan_jax.devices.huge_pages import use_huge_pages
 from dfgan_jax.support.errors import DivergenceError, InputError, ProcessError
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
 
 def dfgan_jax() -> None:
     """The command of an installation."""
@@ -24,45 +29,49 @@ def dfgan_jax() -> None:
 
 
 def run(command: Command) -> None:
-    """`app.run`, with what a user can mend said in one line and no traceback."""
+    """Runs `app.run`; errors of the user's input are printed in one line, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        # What a terminal's encoding lacks is escaped: an arrow must end no conversion.
+        # Characters outside the terminal's encoding are escaped, and do not end the program.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.unraisablehook = _tell_unraisable
     command_line.define(flags.FLAGS, command=command)
     try:
-        # The parser's result, the mode, is what app.run calls the first with.
+        # app.run passes the parser's result, the mode, to the first argument.
         app.run(functools.partial(_start, command=command),
                 flags_parser=functools.partial(command_line.parse, command=command))
     except ProcessError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.STATUS)
-    except (InputError, DivergenceError, OSError) as error:  # of a full disk, a wrong folder …
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
+        # Python flushes stdout once more at exit, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except (InputError, DivergenceError, OSError) as error:  # OSError: a full disk, a wrong folder
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _tell_unraisable(unraisable: Any) -> None:
-    """Leaves out what threads of a save that failed say, once for each array."""
+def _tell_unraisable(unraisable: "UnraisableHookArgs") -> None:
+    """Hides the messages of threads after a failed save, one for each array."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def _start(mode: str, *, command: Command) -> None:
-    """Runs a mode with the flags that were parsed."""
+    """Runs a mode with the parsed flags."""
     if not flags.FLAGS["verbosity"].present:
-        # orbax tells of each step it takes, and has pages on a full disk beside its exception.
+        # orbax logs its every step, and pages on a full disk besides its exception.
         logging.set_verbosity(logging.FATAL)
     given = flags.FLAGS
     if given.print_config:
-        print(json.dumps(json.loads(given.config.to_json()), indent=2))
+        print(json.dumps(json.loads(given.config.to_json()), indent=2), flush=True)
         return
     file = "simulate_scan" if mode == "simulate" and given.input else mode
-    # Imported now that the flags are right, since JAX takes a second.
+    # Imported after the checks of the flags, since importing JAX takes a second.
     if mode != "preflight":
         tpu_chips.hide_libtpu_without()
-    # Those that compute nothing with it, or measure how long compiling takes.
+    # Other modes do not compile, or measure the time to compile.
     if file not in ("pair", "simulate_scan", "preflight"):
         importlib.import_module("dfgan_jax.devices.parallel").keep_compiled()
     run = importlib.import_module(f"dfgan_jax.cli.{file}").run
@@ -106,11 +115,12 @@ def _start(mode: str, *, command: Command) -> None:
             if given.checkpoint else None))
 
 
-def _of_simulation(name: str, *, field: str | None = None) -> Any:
-    """A flag's value; where it is not given, that of the configuration, if there is one."""
+def _of_simulation(name: str, *, field: str | None = None) -> object:
+    """A flag's value; without the flag, the configuration's value, if there is one."""
+    value: object = flags.FLAGS[name].value
     if flags.FLAGS.config is not None and not flags.FLAGS[name].present:
-        return flags.FLAGS.config.simulation[field or name]
-    return flags.FLAGS[name].value
+        value = flags.FLAGS.config.simulation[field or name]
+    return value
 
 
 def _workdir(suffix: str = "") -> pathlib.Path:

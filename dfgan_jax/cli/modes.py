@@ -1,21 +1,21 @@
-"""What each mode does, which flags it takes, and which of them it needs."""
+"""The modes, with their descriptions and flags."""
 
 from typing import NamedTuple
 
 Flags = dict[str, str]
-"""What each flag is for, by the flag as help spells it: `output=PATH`."""
+"""Flag, spelled as in `output=PATH` → its purpose."""
 
 
 class Mode(NamedTuple):
-    """What a mode does and takes. A flag that stands nowhere in it is refused.
+    """A mode. A flag that is not in `flags` is an error.
 
     Attributes:
-      summary: what it does, in a line.
-      description: what it does, in a paragraph.
-      example: flags of a command; `{attn}` stands for the configuration of this name.
-      needed: flags without which the mode cannot run.
+      summary: description of a line.
+      description: description of a paragraph.
+      example: flags of a command; `{attn}` is replaced by the configuration of this name.
+      needed: flags that the mode needs.
       optional: flags that can be left out.
-      with_input: flags that say something only where `--input` is given.
+      with_input: optional flags that need `--input`.
     """
 
     summary: str
@@ -31,7 +31,7 @@ class Mode(NamedTuple):
 
 
 def name_of(flag: str) -> str:
-    """The name of a flag that is spelled with what it takes."""
+    """The name of a flag such as `output=PATH`."""
     return flag.split("=")[0]
 
 
@@ -41,8 +41,8 @@ def names(flags: Flags) -> tuple[str, ...]:
 
 _CONFIG = {
     "config=FILE[:VARIANT]":
-        "file of the configuration, with a variant after a colon: configs/attn.py:demo; where "
-        "there is no such file, the name of one that comes with the program: attn:demo"}
+        "file of the configuration, with a variant after a colon: configs/attn.py:demo; or the "
+        "name of a configuration that comes with the program: attn:demo"}
 _FIELDS = {
     "config.FIELD=VALUE":
         "changes a field of the configuration, such as --config.batch_size=32; configs/base.py "
@@ -50,18 +50,18 @@ _FIELDS = {
     "print_config": "prints the configuration with all its fields, as JSON, and ends"}
 _PROCESSES = {
     "coordinator=HOST:PORT":
-        "where process 0 listens, if there are several processes; not needed under SLURM, Open "
-        "MPI, Kubernetes (an indexed Job) and on TPU slices, which are recognised",
-    "num_processes=N": "how many processes there are; 1: this one alone, whatever started it",
-    "process_id=I": "which of them this is, from 0",
-    "join_timeout=SECONDS": "how long the processes wait for each other at the start; 300 by "
+        "address of process 0, for several processes; not needed under SLURM, Open MPI, Kubernetes "
+        "(an indexed Job) and on TPU slices, which are recognised",
+    "num_processes=N": "number of processes; 1 ignores SLURM and the others",
+    "process_id=I": "index of this process, from 0",
+    "join_timeout=SECONDS": "longest wait of the processes for each other at the start; 300 by "
                             "default"}
 _SPLIT = {
     "split=SHARES": "shares of the patients for train, valid and test, such as 0.7,0.1,0.2; "
                     "--output is then a folder",
     "patients=id|study|folder":
-        "what tells patients apart: the patient ID, which is the default (the study, where the ID "
-        "is a placeholder); the study; or the folder right below those given"}
+        "identity of a patient: the patient ID, the default (the study, if the ID is a "
+        "placeholder); the study; or the folder directly below those given"}
 _KINDS = (".npy of HU, (H, W) or (N, H, W), or of pairs in the published format; or .nii or "
           ".nii.gz")
 
@@ -69,10 +69,9 @@ MODES: dict[str, Mode] = {
     "train": Mode(
         summary="trains, scores the best checkpoint on the test split, writes a report",
         description=(
-            "Trains the networks of a configuration on its pairs, which are simulated where it "
-            "names no files, scores the best checkpoint on the test split and writes report.html "
-            "into the workdir. A run that was stopped goes on when the same command is given "
-            "again."),
+            "Trains the networks of a configuration on its pairs, which are simulated if it names "
+            "no files, scores the best checkpoint on the test split and writes report.html into "
+            "the workdir. The same command continues a stopped run."),
         example="--config={attn}:demo --config.seed=1 --workdir=runs/mine",
         needed=_CONFIG,
         optional={
@@ -88,7 +87,7 @@ MODES: dict[str, Mode] = {
         needed={
             **_CONFIG,
             "checkpoint=PATH[,PATH…]":
-                "what is scored, a row each: a workdir, the folder of a checkpoint, a file of "
+                "models to score, a row each: a workdir, the folder of a checkpoint, a file of "
                 "weights (.pth, .pt, .pth.tar, .safetensors), or the name of pretrained weights"},
         optional={
             "workdir=DIR": "folder to write into; runs/NAME_evaluation by default",
@@ -101,19 +100,19 @@ MODES: dict[str, Mode] = {
         example=("--checkpoint=runs/mine --input=quarter_dose/ --output=denoised/ "
                  "--report=denoised.html"),
         needed={
-            "input=PATH": f"what is denoised: a folder of DICOM files, or one; {_KINDS}",
+            "input=PATH": f"scan to denoise: a folder of DICOM files, or one; {_KINDS}",
             "output=PATH": "file or folder to write, of the input's kind"},
         optional={
             "checkpoint=PATH":
                 "a workdir, the folder of a checkpoint, a file of weights (.pth, .pt, .pth.tar, "
                 ".safetensors), or the name of pretrained weights; attn_dfgan by default",
             "strength=NUMBER": "input + strength · (denoised − input), 0 to 1.5; 1 by default",
-            "report=FILE": "HTML file to write: slices before and after, what was removed, noise "
+            "report=FILE": "HTML file to write: slices before and after, their difference, noise "
                            "and HU by tissue"}),
     "convert": Mode(
         summary="converts weights: PyTorch's files, safetensors, checkpoints, and to ONNX",
         description=(
-            "Converts weights, by the suffixes of the paths, and tells what becomes of each "
+            "Converts weights, by the suffixes of the paths, and prints the conversion of each "
             "tensor. PyTorch is not needed."),
         example="--input=gan_generator_best.pth --output=ported --verify",
         needed={
@@ -122,18 +121,17 @@ MODES: dict[str, Mode] = {
             "output=PATH": ".pth, .pt, .pth.tar, .safetensors or .onnx to write, or the folder of "
                            "a checkpoint"},
         optional={
-            "container=KEYS": "which generator, where a file has several: the keys that lead to "
-                              "it, joined by dots",
-            "storage=float32|float16": "type of the numbers in a file of weights; float16 takes "
-                                       "half the room of float32, the default",
-            "verify": "reads back what was written, and denoises a simulated slice with it"}),
+            "container=KEYS": "the generator in a file with several: its keys, joined by dots",
+            "storage=float32|float16": "type of the numbers in a file of weights; float16 halves "
+                                       "the file; float32 by default",
+            "verify": "reads the output back, and denoises a simulated slice with it"}),
     "simulate": Mode(
         summary="makes pairs from phantoms, or from full-dose scans",
         description=(
             "Writes pairs of normal and low dose in the published format. Without --input they "
             "are of phantoms, which the configuration describes. With --input they are of "
-            "full-dose scans, each slice with the noise of a lower dose inserted; a manifest "
-            "says what was measured in each."),
+            "full-dose scans, and the noise of a lower dose is inserted into each slice; a "
+            "manifest has the measurements of each."),
         example="--input=normal_dose/ --output=pairs/ --split=0.7,0.1,0.2 --dose_fraction=0.25",
         needed={
             "output=PATH": "of phantoms, the folder for train.npy, valid.npy and test.npy; of "
@@ -143,27 +141,27 @@ MODES: dict[str, Mode] = {
                           f"{_KINDS}; again for more",
             "config=FILE[:VARIANT]":
                 "configuration, such as configs/attn.py or attn; needed without --input; with it, "
-                "simulation.dose_fraction and simulation.seed count where no flag says otherwise",
+                "simulation.dose_fraction and simulation.seed replace the defaults of the flags",
             **_FIELDS},
         with_input={
-            "dose_fraction=SHARE": "lower dose over full dose, or a range of which each slice's is "
-                                   "drawn: 0.1..0.5; 0.25 by default",
-            "kernel=KERNEL": "kernel that the noise is reconstructed with: soft, medium, sharp, "
-                             "ramp, or its f50 in lp/cm; auto, the default: as measured",
-            "refilter=F50": "f50 in lp/cm of another kernel that both doses get, or a range of "
-                            "which each slice's is drawn: 2.8..6.5",
+            "dose_fraction=SHARE": "lower dose over full dose, or a range, from which a value is "
+                                   "drawn for each slice: 0.1..0.5; 0.25 by default",
+            "kernel=KERNEL": "reconstruction kernel of the noise: soft, medium, sharp, ramp, or "
+                             "its f50 in lp/cm; auto, the default, measures it",
+            "refilter=F50": "f50 in lp/cm of another kernel for both doses, or a range, from which "
+                            "a value is drawn for each slice: 2.8..6.5",
             "full_dose_photons_per_ray=NUMBER":
-                "photons of the full dose, instead of as measured; "
-                "dfgan_jax/simulation/noise_insertion.py says which",
-            "pixel_spacing=MM": "pixel pitch, for an .npy, which does not say it",
+                "photons of the full dose, instead of the measured number; "
+                "dfgan_jax/simulation/noise_insertion.py defines it",
+            "pixel_spacing=MM": "pixel pitch, for an .npy, which does not have it",
             "noise_seed=N": "of the noise; 0 by default",
             **_SPLIT}),
     "pair": Mode(
         summary="pairs the DICOM files of two doses for training",
         description=(
-            "Matches the slices of two trees of DICOM files, by where they lie and how they were "
-            "made, and writes them in the published format, with a manifest. What has no certain "
-            "counterpart is left out, counted and explained."),
+            "Matches the slices of two trees of DICOM files, by position and acquisition, and "
+            "writes them in the published format, with a manifest. Slices without a certain "
+            "counterpart are left out, counted and explained."),
         example="--ndct=normal_dose/ --qdct=quarter_dose/ --output=pairs/ --split=0.7,0.1,0.2",
         needed={
             "ndct=DIR": "folder of DICOM files at the normal dose; again for more",
@@ -171,35 +169,34 @@ MODES: dict[str, Mode] = {
             "output=PATH": ".npy to write; with --split, a folder"},
         optional=_SPLIT),
     "benchmark": Mode(
-        summary="measures what this machine does with the networks",
+        summary="measures the speed of the networks on this machine",
         description=(
             "Times training and denoising on one device, by batch size and type, in a few "
             "minutes, prints a table and writes benchmark.json into the workdir."),
         example="--config={attn}",
         needed=_CONFIG,
         optional={
-            "checkpoint=PATH": "weights that bfloat16 is compared with float32 on; untrained ones "
+            "checkpoint=PATH": "weights for the comparison of bfloat16 with float32; untrained "
                                "by default",
             "workdir=DIR": "folder to write into; runs/NAME_benchmark by default", **_FIELDS}),
     "preflight": Mode(
-        summary="compiles the steps for devices that one does not have",
+        summary="compiles the steps for devices that this machine lacks",
         description=(
             "Compiles the steps of a configuration for a slice of TPU chips, with libtpu and "
-            "without a TPU, and says whether they fit, what they exchange, and the largest batch; "
-            "writes preflight.json into the workdir. For GPUs steps are only lowered."),
+            "without a TPU, and reports whether they fit, their collectives, and the largest "
+            "batch; writes preflight.json into the workdir. For GPUs steps are only lowered."),
         example="--config={attn} --topology=v5e:16x16",
         needed=_CONFIG,
         optional={
-            "topology=KIND:SHAPE": "slice of TPU chips, such as v5e:16x16, v5p:4x4x4 or v6e:8x8, "
-                                   "needed for them; with --platform=cuda, the number of GPUs, 1 "
-                                   "by default",
-            "platform=tpu|cuda": "what to compile for; tpu by default",
+            "topology=KIND:SHAPE": "slice of TPU chips, such as v5e:16x16, v5p:4x4x4 or v6e:8x8; "
+                                   "with --platform=cuda, the number of GPUs, 1 by default",
+            "platform=tpu|cuda": "the kind of devices; tpu by default",
             "workdir=DIR": "folder to write into; runs/NAME_preflight by default", **_FIELDS}),
 }
 
 
 def explain(name: str) -> str:
-    """What a flag is for, in every mode that takes it."""
+    """The purpose of a flag, in every mode that has it."""
     texts: dict[str, list[str]] = {}
     for mode, each in MODES.items():
         for flag, text in each.flags.items():

@@ -1,13 +1,17 @@
 """All options of a run, read once from its configuration.
 
-Below here nothing sees a `ConfigDict`: each part of the package has the options that it uses.
+Lower layers have dataclasses of their own options instead of a `ConfigDict`, and name options in
+their errors without the path of the field: `prefixed` adds it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+import ml_collections
 
 from dfgan_jax.data.options import DataOptions, SimulationOptions
 from dfgan_jax.data.sources import Sources
@@ -16,6 +20,7 @@ from dfgan_jax.devices.parallel import Parallel
 from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.support.checks import check_one_of, check_seed
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training.input_pipeline import Sampling
 from dfgan_jax.training.loop import LoopOptions
 from dfgan_jax.training.losses import LossOptions
@@ -25,15 +30,27 @@ from dfgan_jax.training.state import CHANNELS, Discriminators, Networks
 from dfgan_jax.training.training import Training
 from dfgan_jax.training.validation import ValidationOptions
 
+Config: TypeAlias = ml_collections.ConfigDict | JsonObject
+
+
+@contextlib.contextmanager
+def prefixed(path: str) -> Iterator[None]:
+    """Puts the path of a field, or of its group, before the message of an `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}{error}") from error
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The options of a run, in the tree and by the names of `configs/base.py`, which tells of each.
+    """The options of a run, with the tree and the names of `configs/base.py`, which explains them.
 
-    What has a default is a field that older configurations lack; the default is what they meant.
+    Fields with a default are missing in older configurations; the default is the value that these
+    meant.
 
     Raises:
-      InputError: a value that no run could use, or two that contradict each other.
+      InputError: no run could use a value, or two values contradict each other.
     """
 
     name: str
@@ -64,12 +81,10 @@ class RunOptions:
         check_one_of(self, "dtype", ("float32", "bfloat16"))
         check_one_of(self, "remat", (False, True))
         check_seed(self)
-        _ = self.loop, self.networks  # check what they are made of
-        try:
+        _ = self.loop, self.networks  # check their options
+        with prefixed("data."):
             self.data.check_sizes(size_multiple=self.generator.size_multiple,
                                   min_size=self.generator.min_size)
-        except InputError as error:
-            raise InputError(f"data.{error}") from None
         if self.validation.statistics == "batch" and self.optimizer.average_decay:
             raise InputError("validation.statistics is 'batch'; expected 'running', since "
                              "config.optimizer.average_decay averages the running statistics")
@@ -81,25 +96,26 @@ class RunOptions:
                              "them")
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "RunOptions":
-        """The options of a configuration.
+    def of(cls, config: Config) -> "RunOptions":
+        """Reads the options of a configuration.
 
         Args:
-          config: a `ConfigDict`, or the JSON that `as_json` gave, of this version or an older one.
+          config: a `ConfigDict`, or the JSON of `as_json`, of this version or an older one.
 
         Raises:
-          InputError: a field is missing, unknown or wrong; with its name, value and what was
-            expected.
+          InputError: a field is missing, unknown or wrong; the message has its name, its value
+            and the expected value.
         """
         return _read(cls, config, "config")
 
-    def as_json(self) -> dict[str, Any]:
-        """The configuration that the options are read from: what checkpoints keep."""
-        return _as_json(self)
+    def as_json(self) -> JsonObject:
+        """The configuration of the options, as checkpoints hold it."""
+        config: JsonObject = _as_json(self)
+        return config
 
     @functools.cached_property
     def loop(self) -> LoopOptions:
-        """Those of the training loop."""
+        """The options of the training loop."""
         return LoopOptions(**{field.name: getattr(self, field.name)
                               for field in dataclasses.fields(LoopOptions)})
 
@@ -111,7 +127,7 @@ class RunOptions:
 
     @property
     def sources(self) -> Sources:
-        """Where the pairs come from."""
+        """The sources of the pairs."""
         return Sources(data=self.data, simulation=self.simulation,
                        size_multiple=self.generator.size_multiple,
                        min_size=self.generator.min_size)
@@ -123,24 +139,27 @@ class RunOptions:
                         augment=self.data.augment, shares=self.data.shares)
 
     def training(self, *, total_steps: int) -> Training:
-        """What a step is made of, in a run of so many updates."""
+        """The networks, optimizers and losses of a run of `total_steps` updates."""
         return Training(networks=self.networks, loss=self.loss, accumulate=self.accumulate,
                         optimizers=self.optimizer.build(total_steps=total_steps),
                         remat=self.remat)
 
     def check_same_in_all(self, checkpoint_paths: Sequence[str] = ()) -> None:
-        """Refuses processes of one run with several configurations or checkpoints."""
+        """Refuses processes of one run with different configurations or checkpoints."""
         here = [self.as_json(), list(checkpoint_paths)]
         if agreement.from_main(lambda: here) != here:
             raise InputError("the configuration, or --checkpoint, is not that of process 0; "
                              "expected the same command for every process")
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """The parts of a field that holds several.
+_T = typing.TypeVar("_T")
 
-    Configurations have them as one text, separated by commas: of a tuple, ml_collections takes
-    only Python's own notation on the command line, `--config.data.train="('a.npy','b.npy')"`,
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a field with several texts.
+
+    In a configuration, such a field is one text, separated by commas: for a tuple, the command
+    line of ml_collections takes only Python's notation, `--config.data.train="('a.npy','b.npy')"`,
     and no bare words.
     """
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -151,15 +170,15 @@ class _Field(typing.NamedTuple):
 
     Attributes:
       name: of the field.
-      group: the dataclass that it holds; None of a value.
-      is_list: whether it holds several texts, which a configuration separates by commas.
-      default: `dataclasses.MISSING` where it has none.
+      group: the dataclass of a group of fields; None for a value.
+      is_list: whether it has several texts, which a configuration separates by commas.
+      default: `dataclasses.MISSING` without a default.
     """
 
     name: str
-    group: Any
+    group: type | None
     is_list: bool
-    default: Any
+    default: object
 
 
 def _fields(kind: type) -> Iterator[_Field]:
@@ -170,9 +189,9 @@ def _fields(kind: type) -> Iterator[_Field]:
                      of == tuple[str, ...], field.default)
 
 
-def _read(kind: type, node: Mapping[str, Any], path: str) -> Any:
+def _read(kind: type[_T], node: Config, path: str) -> _T:
     """A dataclass of options from its part of a configuration, at a path."""
-    values = {}
+    values: dict[str, object] = {}
     for field in _fields(kind):
         if field.group is not None:
             values[field.name] = _read(field.group, node.get(field.name) or {},
@@ -186,22 +205,20 @@ def _read(kind: type, node: Mapping[str, Any], path: str) -> Any:
     if unknown:
         raise InputError(f"{path}.{unknown[0]}: there is no such field; there are "
                          f"{', '.join(field.name for field in _fields(kind))}")
-    try:
+    with prefixed(f"{path}."):
         return kind(**values)
-    except InputError as error:
-        raise InputError(f"{path}.{error}") from None
 
 
-def _as_json(options: Any) -> Any:
+def _as_json(options: object) -> Any:
     if dataclasses.is_dataclass(options):
         return {field.name: _as_json(getattr(options, field.name))
                 for field in dataclasses.fields(options)}
     return ",".join(options) if isinstance(options, tuple) else options
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(tree: Mapping[str, object], prefix: str = "") -> JsonObject:
     """Nested options as one level, by names joined by dots."""
-    flat: dict[str, Any] = {}
+    flat: JsonObject = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{name}.")
@@ -210,11 +227,11 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def meant(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stored configuration means, flattened, with the fields that it is too old to have.
+def meant(config: JsonObject) -> JsonObject:
+    """A stored configuration, flattened, with the defaults of fields that an older one lacks.
 
     Args:
-      config: JSON; of weights alone, no more than is known of them.
+      config: JSON; for files of weights, only the known part.
     """
     flat = _defaults(RunOptions) | flattened(config)
     for name in _lists(RunOptions):
@@ -223,9 +240,9 @@ def meant(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
-    """The fields that have a default, as JSON, flattened."""
-    flat: dict[str, Any] = {}
+def _defaults(kind: type, prefix: str = "") -> JsonObject:
+    """The fields with a default, as JSON, flattened."""
+    flat: JsonObject = {}
     for field in _fields(kind):
         if field.group is not None:
             flat |= _defaults(field.group, f"{prefix}{field.name}.")
@@ -235,7 +252,7 @@ def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
 
 
 def _lists(kind: type, prefix: str = "") -> Iterator[str]:
-    """The fields that hold several texts, by names joined by dots."""
+    """The fields with several texts, by names joined by dots."""
     for field in _fields(kind):
         if field.group is not None:
             yield from _lists(field.group, f"{prefix}{field.name}.")

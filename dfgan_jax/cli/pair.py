@@ -32,12 +32,12 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
       qdct: folders of the low dose.
       output: `.npy` file; with `split`, a folder.
       split: shares of train, valid and test, by patient.
-      patients: what tells patients apart: their `id` (where that is a placeholder, the study),
-        the `study`, or the `folder` right below those given.
+      patients: the identity of a patient: the `id` (the study, if the ID is a placeholder), the
+        `study`, or the `folder` directly below those given.
 
     Raises:
-      InputError: the folders cannot be paired, or some files are broken (the others are
-        written all the same).
+      InputError: the folders cannot be paired, or some files are broken (all other pairs are
+        written).
       OSError: a file cannot be written.
     """
     shares = None if split is None else dataset.parse_split(split)
@@ -79,7 +79,7 @@ def _existing(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str],
              notes: list[str]) -> tuple[list[Entry], list[str]]:
-    """Reads every pair once, to hash it and to know that it can be read."""
+    """Reads every pair once, to hash it and to check that it can be read."""
     entries, broken = [], []
     calls = (functools.partial(_entry, pair, patient_of(pair.ndct)) for pair in pairs)
     with (progress("checking pairs", total=len(pairs), unit="slices") as bar,
@@ -117,5 +117,5 @@ def _entry(pair: SlicePair, patient: str) -> Entry:
 
 
 def _roughness(hu: np.ndarray) -> float:
-    """Mean second difference along rows: noise far more than anatomy."""
+    """Mean absolute second difference along rows, dominated by noise rather than anatomy."""
     return float(np.abs(np.diff(hu, 2, axis=1)).mean())

@@ -1,10 +1,10 @@
-"""`--mode=preflight`: compiles a run's steps for devices that are not there, says if they fit."""
+"""`--mode=preflight`: compiles a run's steps for absent devices, and checks if they fit."""
 
 import contextlib
 import json
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
@@ -17,18 +17,21 @@ from dfgan_jax.performance.programs import Planned
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 
+# A typed name for an untyped function of JAX.
+_configure: Callable[[str, object], None] = jax.config.update
+
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: str | None,
         platform: str = "tpu", search_limit_s: float = SEARCH_LIMIT_S) -> None:
-    """Compiles the steps, prints what they take and writes `preflight.json` into `workdir`.
+    """Compiles the steps, prints their memory and writes `preflight.json` into `workdir`.
 
     Args:
       config: of the run.
       workdir: folder to write into.
       topology: of TPU chips, such as `v5e:16x16`; or the number of GPUs, 1 by default.
       platform: `tpu`; or `cuda`, for which steps are lowered and not compiled.
-      search_limit_s: no program that only serves to find the largest batch, or what does
-        fit, is begun that is expected to end later. What is known before is told before.
+      search_limit_s: the search for the largest batch starts no program that is expected to end
+        later. The report on the configured batch comes before the search.
 
     Raises:
       InputError: the configuration cannot be used, or there is no such topology.
@@ -40,8 +43,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: s
                          "since preflight reads no data")
     if platform == "tpu" and not topology:
         raise InputError("--mode=preflight needs --topology=KIND:SHAPE, such as v5e:16x16")
-    # What is compiled for is not there, and what is there need not be taken.
-    jax.config.update("jax_platforms", "cpu")
+    # The target devices are absent, and those of this machine stay free.
+    _configure("jax_platforms", "cpu")
     planned = planned_of(options)
     path = workdir / "preflight.json"
     with _interruptible():
@@ -57,7 +60,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: s
 
 
 def planned_of(options: RunOptions) -> Planned:
-    """What is compiled of a run."""
+    """The part of a run that is compiled."""
     return Planned(config=options.name, model=model_name(options.as_json()),
                    training=options.training(total_steps=1),  # a number in the program
                    batch_size=options.batch_size, size=options.sources.simulated_size,
@@ -66,9 +69,9 @@ def planned_of(options: RunOptions) -> Planned:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once; Python would wait for the compiler, for minutes."""
+    """Ctrl-C ends the process at once; Python would wait minutes for the compiler."""
     before = signal.getsignal(signal.SIGINT)
-    if before != signal.SIG_IGN:  # what a shell has set to be ignored stays so
+    if before != signal.SIG_IGN:  # a signal that a shell ignores stays ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield

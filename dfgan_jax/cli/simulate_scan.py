@@ -30,13 +30,13 @@ from dfgan_jax.support.threads import call_ahead
 
 
 class _Measurement(NamedTuple):
-    """What a full-dose slice showed when it was read first.
+    """The measurements of a full-dose slice, from its first reading.
 
     Attributes:
       digest: of its pixels.
       lowest, highest: HU.
-      noise: what its noise says, or why it says nothing.
-      source: where `noise` is from: the slice, another one of the series, or the command line.
+      noise: the scan's noise, or the error of its measurement.
+      source: origin of `noise`: `slice`, `series` (another slice of it) or `command line`.
     """
 
     digest: str
@@ -47,27 +47,29 @@ class _Measurement(NamedTuple):
 
 
 class _Range(NamedTuple):
-    """Of a quantity that each slice has its own of."""
+    """The range of a quantity that is drawn for each slice."""
 
     lowest: float
     highest: float
 
     def of_slice(self, *, seed: int, digits: str) -> float:
-        """The slice's own value, drawn evenly in the logarithm.
+        """Draws the slice's value, evenly in the logarithm.
 
-        By the pixels, as the noise is, so that it depends neither on names nor on an order.
+        The seed comes from the pixels, so that the value depends neither on names nor on an order.
 
         Args:
-          digits: 16, hexadecimal, of the digest of the slice's pixels.
+          seed: of the command.
+          digits: 16 hexadecimal digits of the digest of the slice's pixels.
         """
         if self.lowest == self.highest:
             return self.lowest
         random = np.random.default_rng([seed, int(digits, 16)])
-        return round(float(np.exp(random.uniform(*np.log(self)))), 6)
+        value = float(np.exp(random.uniform(*np.log(self))))
+        return round(value, 6)
 
 
 def _range(text: float | str, *, name: str, example: str, below: float) -> _Range:
-    """A number, or two with two dots between, above 0 and below a bound."""
+    """Parses a number, or two with two dots between, above 0 and below a bound."""
     low, dots, high = str(text).partition("..")
     try:
         lowest, highest = float(low), float(high if dots else low)
@@ -83,29 +85,30 @@ def _range(text: float | str, *, name: str, example: str, below: float) -> _Rang
 def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction: float | str,
         kernel: str, refilter: float | str | None, photons_per_ray: float | None,
         pixel_spacing_mm: float | None, seed: int, split: str | None, patients: str) -> None:
-    """Writes pairs of full-dose slices and what they would be at a lower dose, with a manifest.
+    """Writes pairs of full-dose slices and simulated low-dose slices, with a manifest.
 
-    See `noise_insertion`. As scanners do, a scan that nowhere leaves the 12 bits from −1024 to
-    3071 HU is cut to them at the lower dose, too, and one of whole HU is rounded.
+    See `noise_insertion`. As in scanners, the lower dose is clipped to the 12 bits from −1024 to
+    3071 HU if the whole scan is within them, and rounded if the scan has whole HU.
 
     Args:
       sources: folders of DICOM files, DICOM files, `.npy` of HU, or NIfTI files.
       output: `.npy` file; with `split`, a folder.
-      dose_fraction: lower dose over full dose, above 0 and below 1; of a range such as
-        `0.1..0.5`, each slice's is drawn, evenly in its logarithm. The manifest names it.
+      dose_fraction: lower dose over full dose, above 0 and below 1; from a range such as
+        `0.1..0.5`, a value is drawn for each slice, evenly in the logarithm. The manifest has it.
       kernel: `auto`, measured in the scan; a name in `projection.KERNELS`; or f50 [lp/cm].
-      refilter: f50 [lp/cm] of another kernel that both doses get, by `change_kernel`; of a range
-        such as `2.8..6.5`, each slice's is drawn, evenly in its logarithm; None, no other.
+      refilter: f50 [lp/cm] of another kernel for both doses, by `change_kernel`; from a range
+        such as `2.8..6.5`, a value is drawn for each slice, evenly in the logarithm; None keeps
+        the kernel.
       photons_per_ray: see `noise_estimation.ScanNoise`; None, measured in the scan.
-      pixel_spacing_mm: for files that do not say it; else None.
+      pixel_spacing_mm: for files without a pixel spacing; otherwise None.
       seed: of the noise.
       split: shares of train, valid and test, by patient.
-      patients: as for `--mode=pair`; an array or a volume is a patient of its own, or, with
-        `folder`, one of those in its folder.
+      patients: as for `--mode=pair`; an array or a volume is one patient, or, with `folder`,
+        belongs to the patient of its folder.
 
     Raises:
-      InputError: a source cannot be used, or some slices are broken or show no noise (the
-        others are written all the same).
+      InputError: a source cannot be used, or some slices are broken or show no noise (all others
+        are written).
       OSError: a file cannot be written.
     """
     doses = _range(dose_fraction, name="dose_fraction", example="0.25 or 0.1..0.5", below=1)
@@ -121,7 +124,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
     slices: list[tuple[str, ScanSlice]] = []
     left_out: list[str] = []
     with contextlib.ExitStack() as opened:
-        # Beside the output: where /tmp is in memory, unpacked volumes would be, too.
+        # Beside the output, since /tmp may be in memory.
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(opened.enter_context(
             tempfile.TemporaryDirectory(dir=output.parent, prefix=".simulate-")))
@@ -169,7 +172,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
 
 
 def _kernel(kernel: str) -> str | float:
-    """`--kernel` as `noise_insertion` takes it."""
+    """Parses `--kernel` for `noise_insertion`."""
     if kernel in ("auto", *KERNELS):
         return kernel
     try:
@@ -183,18 +186,18 @@ def _kernel(kernel: str) -> str | float:
 
 
 def _electronic_noise_std(each: ScanSlice) -> float:
-    """In photons, for the slice's thickness: readings of as many detector rows are summed."""
+    """In photons, for the slice's thickness: the readings of its detector rows are summed."""
     thickness = (each.header.thickness_mm if each.header else None) or 0.0
     if thickness <= 0:  # not stated
         thickness = REFERENCE_THICKNESS_MM
-    return ELECTRONIC_NOISE_STD * (thickness / REFERENCE_THICKNESS_MM) ** 0.5
+    return float(ELECTRONIC_NOISE_STD * (thickness / REFERENCE_THICKNESS_MM) ** 0.5)
 
 
 def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ray: float | None
              ) -> tuple[dict[str, _Measurement], list[str]]:
-    """What each slice shows of its scan, by its name; and which cannot be used, and why.
+    """The measurements of each slice, by its name; and the unusable slices, with reasons.
 
-    A slice with too little soft tissue to measure takes what the median one of its series says.
+    A slice with too little soft tissue takes the measurements of the median slice of its series.
     """
     def measure(each: ScanSlice) -> _Measurement:
         hu, outside = each.read()
@@ -232,7 +235,7 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
     for each in slices:
         if each.name not in measured or isinstance(measured[each.name].noise, ScanNoise):
             continue
-        # Photons and kernel of one slice, so that they belong together.
+        # Photons and kernel of the same slice, since they depend on each other.
         others = sorted(of_series.get(each.series, ()), key=lambda noise: noise.photons_per_ray)
         if others:
             measured[each.name] = measured[each.name]._replace(
@@ -259,7 +262,7 @@ def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: in
                                     old=noise.kernel, new=kernel)
             ndct = np.where(outside, ndct, cut_and_rounded_like(changed, ndct, limits=limits))
         qdct = insert_noise(
-            # By the pixels, so that the noise depends neither on names nor on an order.
+            # Seeded by the pixels, so that the noise depends neither on names nor on an order.
             np.random.default_rng([seed, int(digest[:16], 16)]), ndct,
             pixel_spacing_mm=each.pixel_spacing_mm, dose_fraction=dose_fraction,
             kernel=kernel, photons_per_ray=noise.photons_per_ray,

@@ -4,14 +4,13 @@ import contextlib
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import ml_collections
 
 from dfgan_jax.cli.compared import compare, further_models
 from dfgan_jax.cli.identity import check_workdir, claim_workdir, model_name
-from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.cli.options import RunOptions, prefixed
 from dfgan_jax.data import training_domain
 from dfgan_jax.data.dataset import SPLITS
 from dfgan_jax.data.pairs import Pairs
@@ -20,6 +19,7 @@ from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import agreement, parallel
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import locked
+from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.compiled import compile_steps, is_resident
 from dfgan_jax.training.run import Run
@@ -35,21 +35,23 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
       InputError: the configuration, the data or the workdir cannot be used.
       DivergenceError: training diverged.
       SystemExit: a signal ended it after a checkpoint, with status 128 + its number;
-        the same command goes on from there.
+        the same command continues from it.
     """
     options = RunOptions.of(config)
     devices = _devices(options)
     options.check_same_in_all()
-    # A broken one is told before hours of training.
+    # Loaded now, so that a broken model is an error before hours of training.
     further = further_models(options.evaluation.checkpoints)
     agreement.from_main(functools.partial(check_workdir, workdir, options))
     data = agreement.main_first(lambda: options.sources.load(SPLITS))
     total_steps = options.epochs * input_pipeline.steps_per_epoch(
         data["train"], global_batch_size=options.batch_size)
-    options.optimizer.check_length(total_steps)
+    with prefixed("config.optimizer."):
+        options.optimizer.check_length(total_steps)
     origin = _origin(options, data)
     training = options.training(total_steps=total_steps)
-    resident = is_resident(data, options.data.on_device, devices)
+    with prefixed("config.data."):
+        resident = is_resident(data, options.data.on_device, devices)
     steps = compile_steps(training, data, sampling=options.sampling, most=options.log_every_steps,
                           batch_statistics=options.validation.statistics == "batch",
                           devices=devices, resident=resident)
@@ -59,7 +61,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     with contextlib.ExitStack() as stack:
         if agreement.is_main():
             stack.enter_context(locked(workdir))
-            check_workdir(workdir, options)  # which another run may have made by now
+            check_workdir(workdir, options)  # again: another run may have claimed it
         stopped_by = Run(workdir=workdir, options=options.loop, data=data, origin=origin,
                          steps=steps, devices=devices).train(
             state, claim=functools.partial(claim_workdir, workdir, options))
@@ -73,14 +75,14 @@ def _devices(options: RunOptions) -> parallel.Parallelism:
     devices = parallel.Parallelism(
         options.parallel, global_batch_size=options.batch_size // options.accumulate)
     if (devices.name, options.dtype) == ("pmap", "bfloat16") and not parallel.has_accelerator():
-        # pmap takes none of the options that bfloat16 needs there.
+        # pmap does not take the compiler options of bfloat16 on CPUs.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
     return devices
 
 
-def _origin(options: RunOptions, data: Mapping[str, Pairs]) -> dict[str, Any]:
-    """What checkpoints keep of the run, beside step and epoch."""
-    origin: dict[str, Any] = {"config": options.as_json(), "data": check_same_in_all(data)}
+def _origin(options: RunOptions, data: Mapping[str, Pairs]) -> JsonObject:
+    """The metadata of every checkpoint, besides step and epoch."""
+    origin: JsonObject = {"config": options.as_json(), "data": check_same_in_all(data)}
     if agreement.is_main():
         domain = training_domain.measure(options.sources, data["train"])
         origin["trained_on"] = None if domain is None else domain.as_json()
@@ -88,12 +90,15 @@ def _origin(options: RunOptions, data: Mapping[str, Pairs]) -> dict[str, Any]:
 
 
 def _first_state(options: RunOptions, training: Training) -> TrainState:
-    """The state of a new run; its shapes in processes but the first, whose state comes later."""
+    """The state of a new run; its shapes outside process 0, which broadcasts the state later."""
     if not agreement.is_main():
         return training.state_shapes()
     state = training.initial_state(options.seed)
     path = options.initial_checkpoint
-    return start_from(path, state, options.generator) if path else state
+    if not path:
+        return state
+    with prefixed("config."):
+        return start_from(path, state, options.generator)
 
 
 def _announcement(options: RunOptions, workdir: pathlib.Path, data: Mapping[str, Pairs],

@@ -1,6 +1,6 @@
-"""What a compiled program says of its collectives: which, how many, how large, and what they carry.
+"""The collectives of a compiled program: their kind, number, size and content.
 
-Read from XLA's text of the program, whose instructions look like
+They are read from XLA's text of the program, whose instructions look like
 
   %all-reduce.7 = (f32[32]{0}, f32[32]{0}) all-reduce(%a, %b), …, metadata={op_name="…"}
 """
@@ -13,8 +13,8 @@ import re
 _OPS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
         "collective-permute", "collective-broadcast")
 
-# An asynchronous one is told by its end, whose result is that of the whole; a fused one and one
-# in a loop stand in computations of their own.
+# An asynchronous collective is recognised by its end, which has the final result. Fused
+# collectives, and collectives in a loop, are in computations of their own.
 _INSTRUCTION = re.compile(rf" = (.*?) ({'|'.join(_OPS)})(?:-done)?\(")
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _NAME = re.compile(r'op_name="([^"]*)"')
@@ -25,14 +25,14 @@ GRADIENTS = "gradients"
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Collectives of one program that are alike.
+    """Collectives of one program with the same operation and content.
 
     Attributes:
-      op: as XLA calls it, such as `all-reduce`.
-      what: what they carry, as far as their name and shapes tell: `gradients`, `gradients and
-        metrics`, `metrics`, `BatchNorm, forward`, `BatchNorm, backward`.
-      count: instructions; one in a loop counts once.
-      bytes: of their results on one device, together.
+      op: XLA's name, such as `all-reduce`.
+      what: their content, judged by name and shapes: `gradients`, `gradients and metrics`,
+        `metrics`, `BatchNorm, forward`, `BatchNorm, backward`.
+      count: instructions; an instruction in a loop counts once.
+      bytes: total size of their results on one device.
     """
 
     op: str
@@ -42,10 +42,10 @@ class Collective:
 
 
 def of_program(hlo: str) -> list[Collective]:
-    """The collectives of a compiled program, those with the most bytes first.
+    """The collectives of a compiled program, largest first.
 
     Args:
-      hlo: its text: `compiled.as_text()`.
+      hlo: text of the program: `compiled.as_text()`.
     """
     counts: dict[tuple[str, str], int] = collections.Counter()
     sizes: dict[tuple[str, str], int] = collections.Counter()
@@ -62,8 +62,8 @@ def of_program(hlo: str) -> list[Collective]:
 
 
 def _what(name: str, dims: list[str]) -> str:
-    """What is carried, by shapes and by the name that JAX gave."""
-    # One that was made of several may be named after any of them; statistics are vectors.
+    """The content, by shapes and by JAX's name."""
+    # Merged collectives have the name of any of their parts; statistics are vectors.
     if _NORM.search(name) and not any("," in each for each in dims):
         return f"BatchNorm, {'backward' if 'transpose(' in name else 'forward'}"
     if not any(dims):
@@ -72,7 +72,7 @@ def _what(name: str, dims: list[str]) -> str:
 
 
 def _size(array: tuple[str, str, str]) -> int:
-    """Bytes of what stands as `f32[3,4]`; of no number, as in `token[]`, none."""
+    """Bytes of an array such as `f32[3,4]`; 0 without numbers, as for `token[]`."""
     kind, bits, dims = array
     element = int(bits) / 8 if bits else float(kind == "pred")
     return math.ceil(element * math.prod(int(size) for size in dims.split(",") if size))

@@ -9,22 +9,25 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import PyTree
 
 from dfgan_jax.support.errors import InputError
 
 MIN_REPETITIONS = 3
 
 _QUEUED = 10
-"""Calls of a short program at a time, so that what it costs to start one is hidden."""
+"""Calls of a short program at a time, so that the time to start a call is hidden."""
 
-_CACHE_OPTIONS = {
+_T = TypeVar("_T")
+
+_CACHE_OPTIONS: dict[str, object] = {
     "jax_enable_compilation_cache": True,
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -32,39 +35,83 @@ _CACHE_OPTIONS = {
 }
 
 
-def time_calls(call: Callable[[], Any], *, seconds: float, queued: int = 1) -> dict[str, float]:
-    """Times calls after one to warm up, until there are enough and the time is over.
+# Typed names for untyped functions of JAX.
+_configure: Callable[[str, object], None] = jax.config.update
+_block_until_ready: Callable[[PyTree], PyTree] = jax.block_until_ready
+_clear_caches: Callable[[], None] = jax.clear_caches
+_struct: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+
+
+def setting(name: str) -> object:
+    """The value of a setting of JAX; older versions declare none as attributes."""
+    return getattr(jax.config, name)
+
+
+class Timing(TypedDict):
+    """Seconds of one call over all repetitions, and the number of repetitions."""
+
+    median_s: float
+    min_s: float
+    max_s: float
+    repetitions: int
+
+
+class Peak(Timing):
+    """Timing of a product of two square matrices, and 2·size³ operations over the median."""
+
+    size: int
+    flops_per_s: float
+
+
+class Bandwidth(Timing):
+    """Timing of a pass over an array, and the bytes read and written over the median."""
+
+    size_bytes: int
+    bytes_per_s: float
+
+
+class CompileTimes(TypedDict):
+    """Seconds of tracing, and of compiling after it with an empty and a filled cache."""
+
+    trace_s: float
+    cold_s: float
+    warm_s: float
+
+
+class Waiting(TypedDict):
+    """Number of steps, their seconds, and the share of the time before a batch was there."""
+
+    steps: int
+    seconds: float
+    waiting_share: float
+
+
+def time_calls(call: Callable[[], PyTree], *, seconds: float, queued: int = 1) -> Timing:
+    """Times calls after one warm-up call, for at least `MIN_REPETITIONS` repetitions.
 
     Args:
-      call: runs something and returns its arrays, which are waited for.
-      seconds: to go on for, after the first `MIN_REPETITIONS` repetitions.
-      queued: calls in one repetition; only the last one's arrays are waited for.
-
-    Returns:
-      `median_s`, `min_s` and `max_s` of one call over the repetitions, and how many
-      `repetitions` there were.
+      call: starts a computation and returns its arrays.
+      seconds: repetitions are made until this time has passed.
+      queued: calls in one repetition, which ends when the arrays of the last call are ready.
     """
-    jax.block_until_ready(call())
+    _block_until_ready(call())
     times: list[float] = []
     start = time.perf_counter()
     while len(times) < MIN_REPETITIONS or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         for _ in range(queued):
             result = call()
-        jax.block_until_ready(result)
+        _block_until_ready(result)
         times.append((time.perf_counter() - before) / queued)
     return {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times),
             "repetitions": len(times)}
 
 
-def matmul_peak(size: int, dtype: str, *, seconds: float) -> dict[str, Any]:
+def matmul_peak(size: int, dtype: str, *, seconds: float) -> Peak:
     """Times the product of two square matrices, at JAX's precision for the dtype.
 
-    On newer GPUs that of float32 is TensorFloat-32 unless `jax_default_matmul_precision`
-    says otherwise, for convolutions as well.
-
-    Returns:
-      What `time_calls` gives, `size`, and `flops_per_s`: 2·size³ over the median.
+    On newer GPUs float32 is computed in TensorFloat-32, in convolutions as well, unless
+    `jax_default_matmul_precision` is set.
     """
     a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(
         jax.random.key(0)))
@@ -73,20 +120,17 @@ def matmul_peak(size: int, dtype: str, *, seconds: float) -> dict[str, Any]:
     return {"size": size, "flops_per_s": 2 * size**3 / timing["median_s"], **timing}
 
 
-def memory_bandwidth(size_bytes: int, *, seconds: float) -> dict[str, Any]:
+def memory_bandwidth(size_bytes: int, *, seconds: float) -> Bandwidth:
     """Times a pass over a large array that reads and writes every element in place.
 
     Args:
-      size_bytes: of the array; many times what the caches hold.
-
-    Returns:
-      What `time_calls` gives, `size_bytes`, and `bytes_per_s`: bytes read and written
-      over the median.
+      size_bytes: of the array; many times the size of the caches.
+      seconds: see `time_calls`.
     """
     array = jax.random.normal(jax.random.key(0), (size_bytes // 4,), jnp.float32)
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    add: Callable[[jax.Array], jax.Array] = jax.jit(lambda x: x + 1, donate_argnums=0)
 
-    def call():
+    def call() -> jax.Array:
         nonlocal array
         array = add(array)
         return array
@@ -96,46 +140,52 @@ def memory_bandwidth(size_bytes: int, *, seconds: float) -> dict[str, Any]:
             **timing}
 
 
-def count_flops(function: Callable, *arguments: Any) -> float:
+def count_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
     """Floating-point operations of one call, by XLA's count of the optimised program.
 
-    A multiplication and an addition are two operations. What is computed twice counts
-    once, if XLA merges it; products with padding count nothing; transcendental functions
-    are left out. Always counted in the program for a CPU: for a GPU, convolutions have
-    become calls of a library, which XLA counts as nothing.
+    A multiplication and an addition are two operations. Repeated computations that XLA merges
+    count once; products with padding and transcendental functions do not count. The program
+    for a CPU is counted: in the program for a GPU, convolutions are calls of a library, which
+    XLA counts as 0.
 
     Args:
-      function: what `jax.jit` takes.
+      function: an argument of `jax.jit`.
       arguments: trees of arrays or of `jax.ShapeDtypeStruct`; only their shapes matter.
 
     Raises:
-      InputError: JAX was told to leave the CPU out.
+      InputError: JAX's platforms exclude the CPU.
     """
     try:
         cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     except RuntimeError as error:
-        settings: Any = jax.config  # older versions declare none of its attributes
         raise InputError("operations are counted in a program for the CPU, which JAX_PLATFORMS="
-                         f"{settings.jax_platforms} leaves out; append ',cpu'") from error
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cpu), arguments)
-    # It never runs, so that its machine code need not be good.
-    compiled: Any = jax.jit(
+                         f"{setting('jax_platforms')} leaves out; append ',cpu'") from error
+    shapes = jax.tree.map(lambda x: _struct(x.shape, x.dtype, sharding=cpu), arguments)
+    # The program never runs, so that its machine code need not be fast.
+    compiled = jax.jit(
         function, compiler_options={"xla_backend_optimization_level": 0}).lower(*shapes).compile()
-    return compiled.cost_analysis()["flops"]
+    return _costs(compiled)["flops"]
 
 
-def count_bytes(compiled: Any) -> float:
+def count_bytes(compiled: jax.stages.Compiled) -> float:
     """Bytes that the kernels of a compiled program read and write in one call.
 
-    XLA's count, and what it leaves out: operands and results of calls of libraries, such
-    as a GPU's convolutions, without their scratch space. It is an upper bound of the
-    traffic to memory: what a cache still holds counts in full, and within a fusion an
-    operand counts for each use.
+    XLA's count, and the operands and results of library calls, such as a GPU's convolutions,
+    which XLA leaves out, without their scratch space. The count is an upper bound of the
+    memory traffic: cached data count in full, and within a fusion an operand counts for each
+    use.
 
     Args:
-      compiled: as `jax.jit(…).lower(…).compile()` gives it.
+      compiled: from `jax.jit(…).lower(…).compile()`.
     """
-    return compiled.cost_analysis()["bytes accessed"] + _library_bytes(compiled.as_text())
+    return _costs(compiled)["bytes accessed"] + _library_bytes(compiled.as_text() or "")
+
+
+def _costs(compiled: jax.stages.Compiled) -> Mapping[str, float]:
+    """XLA's costs of a program; name → number."""
+    costs: Mapping[str, float] | None = compiled.cost_analysis()
+    assert costs is not None  # CPUs, GPUs and TPUs have them
+    return costs
 
 
 _INSTRUCTION = re.compile(r"^ *(?:ROOT )?%?(\S+) = (.*?) ([a-z][a-z0-9-]*)\(([^)]*)\)", re.M)
@@ -162,35 +212,38 @@ def _product(shape: str) -> int:
     return product
 
 
-def peak_memory(compiled: Any) -> int:
-    """Device memory [bytes] that one call takes at most, as the compiler planned it.
+def peak_memory(compiled: jax.stages.Compiled) -> int:
+    """Largest device memory of one call, as planned by the compiler [bytes].
 
-    Arguments, results and temporaries, without what results share with arguments. What
-    the device counts itself can only grow from one program to the next.
+    It is the size of arguments, results and temporaries; results in the memory of arguments
+    count once. The device's own count cannot be used: it never falls from one program to the
+    next.
     """
-    planned = compiled.memory_analysis()
-    return (planned.argument_size_in_bytes + planned.output_size_in_bytes
-            + planned.temp_size_in_bytes - planned.alias_size_in_bytes)
+    planned: PyTree = compiled.memory_analysis()
+    peak: int = (planned.argument_size_in_bytes + planned.output_size_in_bytes
+                 + planned.temp_size_in_bytes - planned.alias_size_in_bytes)
+    return peak
 
 
-def compile_times(lower: Callable[[], Any]) -> tuple[dict[str, float], Any]:
-    """Compiles a program with an empty persistent cache, then from what that left there.
+def compile_times(lower: Callable[[], jax.stages.Lowered]
+                  ) -> tuple[CompileTimes, jax.stages.Compiled]:
+    """Compiles a program with an empty persistent cache, then with the cache thus filled.
 
     Args:
-      lower: traces anew, as in `lambda: jax.jit(f).lower(x)`.
+      lower: traces the program at each call, as in `lambda: jax.jit(f).lower(x)`.
 
     Returns:
-      `trace_s`, of `lower`; `cold_s` and `warm_s`, of compiling after it; and the
-      compiled program.
+      The times, and the compiled program.
     """
     with _empty_compilation_cache():
         trace_s, cold_s, _ = _compile(lower)
-        jax.clear_caches()
+        _clear_caches()
         _, warm_s, compiled = _compile(lower)
     return {"trace_s": trace_s, "cold_s": cold_s, "warm_s": warm_s}, compiled
 
 
-def _compile(lower: Callable[[], Any]) -> tuple[float, float, Any]:
+def _compile(lower: Callable[[], jax.stages.Lowered]
+             ) -> tuple[float, float, jax.stages.Compiled]:
     start = time.perf_counter()
     lowered = lower()
     traced = time.perf_counter()
@@ -200,8 +253,8 @@ def _compile(lower: Callable[[], Any]) -> tuple[float, float, Any]:
 
 @contextlib.contextmanager
 def _empty_compilation_cache() -> Iterator[None]:
-    """Points JAX's persistent cache to an empty folder, and back."""
-    before = {name: getattr(jax.config, name) for name in _CACHE_OPTIONS}
+    """Moves JAX's persistent cache to an empty folder, and back."""
+    before = {name: setting(name) for name in _CACHE_OPTIONS}
     with tempfile.TemporaryDirectory() as folder:
         _set_cache({**_CACHE_OPTIONS, "jax_compilation_cache_dir": folder})
         try:
@@ -210,30 +263,26 @@ def _empty_compilation_cache() -> Iterator[None]:
             _set_cache(before)
 
 
-def _set_cache(options: dict[str, Any]) -> None:
+def _set_cache(options: Mapping[str, object]) -> None:
     for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()  # else JAX stays with the folder it began with
+        _configure(name, value)
+    compilation_cache.reset_cache()  # otherwise JAX keeps its first folder
 
 
-def waiting_share(batches: Iterator[Any], step: Callable[[Any], Any], *, seconds: float
-                  ) -> dict[str, float]:
-    """Steps as training does, and measures how long each waits for its batch.
+def waiting_share(batches: Iterator[_T], step: Callable[[_T], PyTree], *, seconds: float
+                  ) -> Waiting:
+    """Makes steps as training does, and measures how long each waits for its batch.
 
-    While the device computes, the next batch is fetched; the results of a step are
-    waited for when the one after it is under way.
+    The next batch is fetched while the device computes, and a step is waited for after the
+    start of the next step.
 
     Args:
       batches: without end.
       step: starts a step with a batch, and returns arrays that no later step donates.
-      seconds: to go on for, after the first `MIN_REPETITIONS` steps.
-
-    Returns:
-      `steps` made, `seconds` they took, and `waiting_share`: the part of it that passed
-      before a batch was there.
+      seconds: at least `MIN_REPETITIONS` steps are made, until this time has passed.
     """
     newest = step(next(batches))
-    jax.block_until_ready(newest)
+    _block_until_ready(newest)
     waited, steps = 0.0, 0
     start = time.perf_counter()
     while steps < MIN_REPETITIONS or time.perf_counter() - start < seconds:
@@ -241,8 +290,8 @@ def waiting_share(batches: Iterator[Any], step: Callable[[Any], Any], *, seconds
         batch = next(batches)
         waited += time.perf_counter() - before
         previous, newest = newest, step(batch)
-        jax.block_until_ready(previous)
+        _block_until_ready(previous)
         steps += 1
-    jax.block_until_ready(newest)
+    _block_until_ready(newest)
     taken = time.perf_counter() - start
     return {"steps": steps, "seconds": taken, "waiting_share": waited / taken}

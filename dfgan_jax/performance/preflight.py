@@ -1,15 +1,14 @@
-"""Whether a run's steps fit on devices that are not there.
+"""Compiles a run's steps for absent devices, and checks whether they fit.
 
-For a slice of TPU chips, libtpu compiles on a CPU what would run there: memory, collectives and
-time to compile are those of the program itself. For GPUs the steps are only lowered.
+For a slice of TPU chips, libtpu compiles the programs on a CPU: memory, collectives and time to
+compile are those of the real programs. For GPUs the steps are only lowered.
 """
 
 import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -17,25 +16,28 @@ from dfgan_jax.performance import collectives, tpu_slices
 from dfgan_jax.performance.programs import GIB, Batch, Planned, Program, compile_step, step_on
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import format_duration
+from dfgan_jax.support.types import JsonObject
 
 SEARCH_LIMIT_S = 1800.0
-"""Beyond it no program is begun that only serves to find a larger batch, or one that fits."""
+"""Time after which the search for a larger batch, or for a batch that fits, ends."""
 
-# A batch so many times as large takes up to 2.5 times as long to compile: a narrow step took
+# A typed name for an untyped function of JAX.
+_configure: Callable[[str, object], None] = jax.config.update
+
+# A batch of this many times the size takes up to 2.5 times as long to compile: a narrow step took
 # 114, 199 and 301 s of CPU time for 1, 8 and 64 images a chip.
 _LARGEST_GROWTH = 16
 _TIME_EXPONENT = 1 / 3
 
 
 def reports_for_tpu(planned: Planned, topology: str, *, search_limit_s: float
-                    ) -> Iterator[dict[str, Any]]:
-    """The report on the batch as it is, and where something larger or smaller was tried, that.
+                    ) -> Iterator[JsonObject]:
+    """Reports on the configured batch, and again after a search for the largest batch.
 
     Args:
       planned: the run.
       topology: of the chips, such as `v5e:16x16`.
-      search_limit_s: no program that only serves to find the largest batch, or what does fit, is
-        begun that is expected to end later.
+      search_limit_s: the search starts no program that is expected to end later.
 
     Raises:
       InputError: there is no such topology.
@@ -53,8 +55,9 @@ def reports_for_tpu(planned: Planned, topology: str, *, search_limit_s: float
         return program
 
     def in_time(images_per_chip: int) -> bool:
-        longest = max(program.seconds * max(images_per_chip / program.images_per_chip, 1)
-                      ** _TIME_EXPONENT for program in programs)
+        longest: float = max(
+            program.seconds * max(images_per_chip / program.images_per_chip, 1) ** _TIME_EXPONENT
+            for program in programs)
         return time.monotonic() - start + longest < search_limit_s
 
     trained = compiled("train", batch.per_device)
@@ -75,11 +78,11 @@ def reports_for_tpu(planned: Planned, topology: str, *, search_limit_s: float
         yield _tpu_report(planned, batch, programs, topology=topology, chip=devices[0], limit=limit)
 
 
-def report_for_gpus(planned: Planned, topology: str) -> dict[str, Any]:
+def report_for_gpus(planned: Planned, topology: str) -> JsonObject:
     """The report on a number of GPUs, for which steps are lowered and not compiled.
 
     Raises:
-      InputError: it is no number, or one of more devices than XLA has here.
+      InputError: `topology` is not a number, or XLA has fewer devices here.
     """
     if not topology.isdecimal() or int(topology) < 1:
         raise InputError(f"--topology is {topology!r}; expected a number of GPUs with "
@@ -90,7 +93,7 @@ def report_for_gpus(planned: Planned, topology: str) -> dict[str, Any]:
     for step in ("train", "evaluation"):
         compiled, state, images = step_on(planned, devices, step, batch.size)
         shapes = state, compiled.arrange_shapes(images)
-        # Of what pmap gives, the platform cannot be chosen.
+        # The result of pmap cannot be traced for another platform.
         traced = getattr(compiled.function, "trace", jax.jit(compiled.function).trace)(*shapes)
         lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
         operations[step] = {op: lowered.count(f"stablehlo.{op}") for op in (
@@ -99,7 +102,7 @@ def report_for_gpus(planned: Planned, topology: str) -> dict[str, Any]:
     return {
         **_common(planned, batch, platform="cuda", topology=topology),
         "fits": None, "memory_per_chip_gib": None, "largest_batch": None,
-        # Under jit it is the compiler that adds them, and in both forms it joins them.
+        # Under jit the compiler adds all-reduces; under jit and pmap it merges them.
         "all_reduces": operations["train"]["all_reduce"] if joined else None,
         "operations": operations,
         "advice": _advice(planned, batch, [], fits=True, largest=None),
@@ -108,9 +111,9 @@ def report_for_gpus(planned: Planned, topology: str) -> dict[str, Any]:
 
 
 def _stand_ins(count: int) -> list[jax.Device]:
-    """Devices of the host, in place of as many that are not there."""
-    with contextlib.suppress(RuntimeError):  # those in use are as many as they are
-        jax.config.update("jax_num_cpu_devices", count)
+    """Devices of the host, in place of absent ones."""
+    with contextlib.suppress(RuntimeError):  # the number of devices in use is fixed
+        _configure("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise InputError(f"--topology is {count}: expected at most {len(devices)}, the devices "
@@ -119,8 +122,8 @@ def _stand_ins(count: int) -> list[jax.Device]:
 
 
 def _tpu_report(planned: Planned, batch: Batch, programs: Sequence[Program], *,
-                topology: str, chip: jax.Device, limit: float) -> dict[str, Any]:
-    """Of the training step, the evaluation step, and what else was compiled."""
+                topology: str, chip: jax.Device, limit: float) -> JsonObject:
+    """The report on the training step, the evaluation step, and the programs of the search."""
     trained, evaluated = programs[:2]
     fits = trained.fits and evaluated.fits
     sizes = [each for each in programs if each.step == "train"]
@@ -149,7 +152,7 @@ def _tpu_report(planned: Planned, batch: Batch, programs: Sequence[Program], *,
 
 
 def _common(planned: Planned, batch: Batch, *, platform: str, topology: str
-            ) -> dict[str, Any]:
+            ) -> JsonObject:
     return {"config": planned.config, "model": planned.model, "platform": platform,
             "topology": topology, "chips": batch.devices, "batch_size": batch.configured,
             "batch_divides": batch.divides, "compiled_batch_size": batch.size,
@@ -160,22 +163,22 @@ def _common(planned: Planned, batch: Batch, *, platform: str, topology: str
 
 def next_size(sizes: Sequence[tuple[int, float, bool]], *, limit: float, step: int
               ) -> int | None:
-    """The number of images a chip that is worth compiling next, in the search for the most.
+    """The number of images a chip to compile next, in the search for the largest that fits.
 
-    Memory is a straight line over the number of images, but for what the compiler does to
-    fit a program in.
+    Memory is taken as a linear function of the number of images, from which the compiler departs
+    to make a program fit.
 
     Args:
-      sizes: (images, memory, whether it fits) of those compiled.
+      sizes: (images, memory, whether it fits) of the compiled programs.
       limit: memory of a chip.
-      step: numbers of images are multiples of it.
+      step: numbers of images must be multiples of this.
 
     Returns:
-      None where the most that fits has been found, as far as the line tells.
+      None if, by the line, the largest number that fits has been found.
     """
     fitting = sorted((images, memory) for images, memory, fits in sizes if fits)
     failing = sorted((images, memory) for images, memory, fits in sizes if not fits)
-    # Through the two nearest to the limit; of one alone, through zero, which is too steep a line.
+    # A line through the two points nearest to the limit; of one point, through zero: too steep.
     (lower, less), (upper, more) = [(0, 0.0), *fitting, *failing[:1]][-2:]
     line = (lower + (limit - less) * (upper - lower) / (more - less) if more > less else
             2.0 * upper)
@@ -189,7 +192,7 @@ def next_size(sizes: Sequence[tuple[int, float, bool]], *, limit: float, step: i
 
 def _advice(planned: Planned, batch: Batch, programs: Sequence[Program], *,
             fits: bool, largest: int | None) -> list[str]:
-    """What to change, in words; what was compiled first."""
+    """Advises changes of the configuration, compiled ones first."""
     advice = []
     if not batch.divides:
         among = f"{batch.devices} chips" + (

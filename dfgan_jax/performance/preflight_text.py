@@ -1,32 +1,31 @@
-"""What preflight found, as lines of text."""
-
-from typing import Any
+"""The report of preflight as text."""
 
 from dfgan_jax.support.progress import format_duration
+from dfgan_jax.support.types import JsonObject
 
 
-def text(report: dict[str, Any]) -> str:
-    """The content of `preflight.json` as lines."""
+def text(report: JsonObject) -> str:
+    """The content of `preflight.json` as lines of text."""
     among = f"{report['chips']} × {report.get('chip', 'GPU')}"
     lines = [f"\n{report['model']} ({report['config']}), {report['dtype']}, {report['size']}², on "
              f"{among}, by {report['parallel']}"]
     changed = ("" if report["batch_divides"] else
-               f" does NOT divide: what follows is of {report['compiled_batch_size']}")
+               f" does NOT divide: the rest is for {report['compiled_batch_size']}")
     lines.append(f"  batch:       {report['batch_size']}{changed}, {report['images_per_chip']} a "
                  "chip")
     if report["platform"] == "cuda":
         for step, found in report["operations"].items():
             lines.append(f"  {step + ':':<12} lowers: " + ", ".join(
                 f"{count} {op}" for op, count in found.items() if count))
-        lines.append("  memory, time to compile: not known without a GPU. That a step lowers says "
-                     "that each of its operations exists there; the compiler joins all_reduces"
+        lines.append("  memory, time to compile: not known without a GPU. A step lowers if each of "
+                     "its operations exists there; the compiler merges all_reduces"
                      + ("" if report["parallel"] == "pmap" else ", and adds those of jit"))
     else:
         lines += _tpu_lines(report)
     return "\n".join([*lines, *(f"  to change:   {each}" for each in report["advice"])])
 
 
-def _tpu_lines(report: dict[str, Any]) -> list[str]:
+def _tpu_lines(report: JsonObject) -> list[str]:
     verdict = "fits" if report["fits"] else "does NOT fit"
     lines = [f"  memory:      {report['memory_per_chip_gib']:.2f} of "
              f"{report['chip_memory_gib']:.2f} GiB a chip: {verdict}"]

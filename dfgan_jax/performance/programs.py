@@ -1,29 +1,33 @@
-"""The steps of a run that is planned, compiled for devices that are not there."""
+"""The steps of a planned run, compiled for absent devices."""
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from dfgan_jax.devices import parallel
 from dfgan_jax.performance import collectives, measuring, tpu_slices
+from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training.state import TrainState
 from dfgan_jax.training.training import Training
 
 GIB = 2**30
 
+# A typed name for an untyped function of JAX.
+_struct: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A run that is planned.
+    """A planned run.
 
     Attributes:
-      config: name of its configuration.
-      model: its name.
-      training: what a step is made of.
+      config: name of the configuration.
+      model: name of the model.
+      training: the networks, optimizers and losses.
       batch_size: images in one update.
       size: height and width of the images [pixels].
       parallel: how devices share a batch.
@@ -40,7 +44,7 @@ class Planned:
 
     @property
     def accumulate(self) -> int:
-        """Parts that a batch is taken in."""
+        """Number of parts of a batch, computed one after another."""
         return self.training.accumulate
 
     @property
@@ -49,13 +53,13 @@ class Planned:
         return self.training.remat
 
     def devices_name(self, devices: int) -> str:
-        """How so many devices share a batch."""
+        """How a number of devices share a batch: `jit` or `pmap`."""
         if self.parallel == "auto":
             return "pmap" if devices > 1 else "jit"
         return self.parallel
 
     def batch_among(self, devices: int) -> "Batch":
-        """The configuration's batch, or the nearest one that can be shared among devices."""
+        """The configuration's batch, or the nearest that divides among the devices."""
         least = devices * self.accumulate
         per_device = max(round(self.batch_size / least), 1) * self.accumulate
         return Batch(configured=self.batch_size, divides=self.batch_size % least == 0,
@@ -63,7 +67,7 @@ class Planned:
 
     def images(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch."""
-        shape = jax.ShapeDtypeStruct((count, self.size, self.size, 1), jnp.float32)
+        shape = _struct((count, self.size, self.size, 1), jnp.float32)
         return {"ndct": shape, "qdct": shape}
 
 
@@ -73,9 +77,9 @@ class Batch:
 
     Attributes:
       configured: images of the configuration's batch.
-      divides: whether it can be shared among the devices, in each of its parts.
-      per_device: images on each device, of the nearest batch that can.
-      devices: how many there are.
+      divides: whether each part of this batch divides among the devices.
+      per_device: images on each device, of the nearest batch that divides.
+      devices: number of devices.
     """
 
     configured: int
@@ -90,15 +94,15 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """What the compiler made of a step for one batch size.
+    """A step, compiled for one batch size.
 
     Attributes:
       step: `train`, `train with remat` or `evaluation`.
       images_per_chip: of the whole batch.
       seconds: to compile.
-      fits: into a chip's memory.
-      memory: part → GiB on each chip; of a program that does not fit, the total alone.
-      collectives: of one that fits.
+      fits: whether it fits in a chip's memory.
+      memory: part → GiB on each chip; only the total of a program that does not fit.
+      collectives: of a program that fits.
     """
 
     step: str
@@ -112,7 +116,7 @@ class Program:
     def total(self) -> float:
         return self.memory["total"]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         return {"step": self.step, "images_per_chip": self.images_per_chip, "fits": self.fits,
                 "seconds": round(self.seconds, 1), "memory_per_chip_gib": self.total}
 
@@ -150,15 +154,15 @@ def compile_step(planned: Planned, devices: Sequence[jax.Device], step: str,
     seconds = time.monotonic() - start
     memory = _memory(program)
     found = collectives.of_program(program.as_text() or "")
-    if step == "evaluation":  # which has no gradients: each device's scores go to all
+    if step == "evaluation":  # has no gradients: each device's scores go to all devices
         found = [dataclasses.replace(each, what="scores") for each in found]
     return Program(step=step, images_per_chip=images_per_chip, seconds=seconds, memory=memory,
                    fits=memory["total"] <= limit, collectives=found)
 
 
-def _memory(program: Any) -> dict[str, float]:
-    """Part → GiB on each chip, and their total; results in place of arguments take none."""
-    planned = program.memory_analysis()
+def _memory(program: jax.stages.Compiled) -> dict[str, float]:
+    """Part → GiB on each chip, and the total; results in place of arguments take no memory."""
+    planned: PyTree = program.memory_analysis()
     parts = {"arguments": planned.argument_size_in_bytes,
              "results": planned.output_size_in_bytes - planned.alias_size_in_bytes,
              "temporaries": planned.temp_size_in_bytes,

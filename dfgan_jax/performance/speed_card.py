@@ -1,7 +1,7 @@
-"""The card of what this machine does with some networks.
+"""The speed card of a machine: its speed and memory for some networks.
 
-Measured on one device. Steps and forward passes get batches that are on the device, so
-that they are timed alone; what the input pipeline adds is measured by itself.
+Measured on one device. The batches of steps and forward passes are on the device, so that these
+are timed alone; the input pipeline is measured separately.
 """
 
 import dataclasses
@@ -11,25 +11,27 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypedDict
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from dfgan_jax.data.options import SimulationOptions
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import parallel
 from dfgan_jax.evaluation.protocols import FULL_RANGE
-from dfgan_jax.models.generators import Generator
+from dfgan_jax.models.architecture import Generator
 from dfgan_jax.performance import measuring
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError, is_out_of_memory
 from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.state import TrainState
-from dfgan_jax.training.training import Training
+from dfgan_jax.training.training import Step, Training
 
 MEASURED = "measured"
 DOES_NOT_FIT = "does not fit"
@@ -38,16 +40,16 @@ OUT_OF_TIME = "not measured: the time was up"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured, and for how long.
+    """The measurements, and their duration.
 
     Attributes:
-      batch_sizes: dtype → batch sizes, in the order in which they are measured.
+      batch_sizes: dtype → batch sizes, in the order of measurement.
       inference_sizes: heights and widths of the slices that are denoised [pixels].
-      matmul_size: of the matrices whose product gives the peak.
-      copy_bytes: of the array whose traffic gives the bandwidth.
+      matmul_size: size of the matrices whose product gives the peak.
+      copy_bytes: size of the array whose traffic gives the bandwidth.
       seconds: for each measurement, beyond its first few repetitions.
-      time_limit_s: from the start; no row is begun after it.
-      slices: simulated ones, that bfloat16 and float32 are compared on.
+      time_limit_s: time from the start after which no row is begun.
+      slices: number of simulated slices for the comparison of bfloat16 with float32.
     """
 
     batch_sizes: dict[str, tuple[int, ...]]
@@ -60,30 +62,30 @@ class Plan:
 
     @classmethod
     def for_machine(cls) -> "Plan":
-        """Ends in a few minutes; on an accelerator those go into compiling."""
+        """A plan of a few minutes; on an accelerator, compiling takes most of them."""
         if parallel.has_accelerator():
-            # 64 before 32: where the time is up, the ends tell more than the middle.
+            # 64 before 32: if time runs out, the extremes are worth more than the middle.
             batch_sizes = (16, 64, 32, 128)
             return cls(batch_sizes={"float32": batch_sizes, "bfloat16": batch_sizes},
                        matmul_size=8192, copy_bytes=2**31, seconds=1.0, time_limit_s=150.0)
-        # bfloat16 is slow on most CPUs: its smallest batch tells enough.
+        # bfloat16 is slow on most CPUs: its smallest batch is enough.
         return cls(batch_sizes={"float32": (1, 4), "bfloat16": (1,)},
                    matmul_size=2048, copy_bytes=2**30, seconds=1.0, time_limit_s=240.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is measured.
+    """The networks to measure.
 
     Attributes:
-      model: its name.
-      training: what a step is made of.
-      state: initial weights, on the host: steps donate the state that they are given.
+      model: name of the model.
+      training: the networks, optimizers and losses.
+      state: initial state, on the host, since steps donate their state.
       size: height and width of the training slices [pixels].
-      simulation: of the slices that bfloat16 and float32 are compared on.
-      generator: that they are compared with.
-      variables: of that generator.
-      weights: where they are from, in words.
+      simulation: of the slices for the comparison of bfloat16 with float32.
+      generator: the generator of this comparison.
+      variables: its variables.
+      weights: the origin of the variables, in words.
     """
 
     model: str
@@ -92,12 +94,21 @@ class Subject:
     size: int
     simulation: SimulationOptions
     generator: Generator
-    variables: Any
+    variables: dict[str, PyTree]
     weights: str
 
 
-def measure(subject: Subject, plan: Plan) -> dict[str, Any]:
-    """The card: what `benchmark.json` holds."""
+class Row(TypedDict):
+    """The identity of a row: `training` or `inference`, height and width, dtype, batch size."""
+
+    kind: str
+    size: int
+    dtype: str
+    batch: int
+
+
+def measure(subject: Subject, plan: Plan) -> JsonObject:
+    """Measures the card, the content of `benchmark.json`."""
     rows = _rows_of(plan, subject.size)
     with progress("benchmark", total=len(rows) + 4, unit="measurements") as bar:
         card = _measure(subject, plan, rows, bar)
@@ -106,8 +117,8 @@ def measure(subject: Subject, plan: Plan) -> dict[str, Any]:
     return card
 
 
-def _rows_of(plan: Plan, training_size: int) -> list[dict[str, Any]]:
-    """What tells the rows apart, in the order in which they are measured."""
+def _rows_of(plan: Plan, training_size: int) -> list[Row]:
+    """The rows, in the order of measurement."""
     kinds = [("training", training_size), *(("inference", size) for size in plan.inference_sizes)]
     return [{"kind": kind, "size": size, "dtype": dtype, "batch": sizes[rank]}
             for rank in range(max(map(len, plan.batch_sizes.values())))
@@ -115,8 +126,8 @@ def _rows_of(plan: Plan, training_size: int) -> list[dict[str, Any]]:
             for kind, size in kinds]
 
 
-def words(row: dict[str, Any]) -> str:
-    """Tells a row from the others."""
+def words(row: Row | JsonObject) -> str:
+    """The identity of a row, in words."""
     return f"{row['kind']} at {row['size']}², {row['dtype']}, batch {row['batch']}"
 
 
@@ -125,50 +136,51 @@ class Program:
     """A step or a forward pass.
 
     Attributes:
-      function: (state, batch) → (state, results) for training, (variables, batch) →
+      function: (state, batch) → (state, results) for training, (variables, slices) →
         results for inference.
       first: state or variables, on the host.
-      batch: random arrays, on the host.
-      donate: arguments that a call uses up.
+      batch: random pairs or slices, on the host.
+      donate: donated arguments.
       dtype: of the networks' computation.
     """
 
-    function: Callable
-    first: Any
-    batch: Any
+    function: Step
+    first: PyTree
+    batch: PyTree
     donate: tuple[int, ...]
     dtype: str
 
     @functools.cached_property
-    def compiled(self) -> Any:
+    def compiled(self) -> jax.stages.Compiled:
         return self._lower().compile()
 
-    def compile_times(self) -> dict[str, float]:
-        """What `measuring.compile_times` gives."""
+    def compile_times(self) -> measuring.CompileTimes:
+        """Compiles the program; see `measuring.compile_times`."""
         times, self.compiled = measuring.compile_times(self._lower)
         return times
 
-    def _lower(self) -> Any:
-        jitted = (parallel.unshared(self.function, donate_argnums=self.donate) if self.donate else
-                  parallel.inference(self.function, dtype=self.dtype))
+    def _lower(self) -> jax.stages.Lowered:
+        jitted: jax.stages.Wrapped = (
+            parallel.unshared(self.function, donate_argnums=self.donate) if self.donate else
+            parallel.inference(self.function, dtype=self.dtype))
         return jitted.lower(self.first, self.batch)
 
-    def on_device(self) -> Callable[[Any], Any]:
-        """Runs the program on a batch; a step goes on from the one before."""
+    def on_device(self) -> Callable[[PyTree], PyTree]:
+        """Makes a function of a batch; each training step continues from the previous one."""
         first, compiled = jax.device_put(self.first), self.compiled
         if not self.donate:
             return lambda batch: compiled(first, batch)
 
-        def step(batch):
+        def step(batch: PyTree) -> PyTree:
             nonlocal first
             first, results = compiled(first, batch)
             return results
         return step
 
 
-def program_of(subject: Subject, row: dict[str, Any]) -> Program:
-    """The program that a row is about."""
-    # In parts a batch would take less memory than another of its size.
+def program_of(subject: Subject, row: Row | JsonObject) -> Program:
+    """The program of a row."""
+    # Without parts: they would save memory, and rows could not be compared by batch size.
     training = dataclasses.replace(subject.training, accumulate=1).in_dtype(row["dtype"])
     batch = input_pipeline.batch_of(_random_pairs(row["batch"], row["size"]))
     if row["kind"] == "inference":
@@ -183,34 +195,32 @@ def _random_pairs(count: int, size: int) -> Pairs:
     return Pairs(ndct, ndct + 0.1 * noise)
 
 
-def _measure(subject: Subject, plan: Plan, rows: list[dict[str, Any]], bar: Progress
-             ) -> dict[str, Any]:
-    """Everything of the card but the comparison of dtypes."""
+def _measure(subject: Subject, plan: Plan, rows: list[Row], bar: Progress) -> JsonObject:
+    """Measures the card without the comparison of dtypes."""
     deadline = time.monotonic() + plan.time_limit_s
-    # First, since a program compiles faster where another like it has been compiled.
+    # Compiled first, since a program compiles faster after a similar one.
     first = program_of(subject, rows[0])
     compiling = unless_too_large(first.compile_times)
     bar.advance(note="peaks")
-    settings: Any = jax.config  # older versions declare none of its attributes
-    peaks: dict[str, Any] = {
+    peaks: JsonObject = {
         "matmul": {dtype: measuring.matmul_peak(plan.matmul_size, dtype, seconds=plan.seconds)
                    for dtype in plan.batch_sizes},
-        "matmul_precision": settings.jax_default_matmul_precision or "default",
+        "matmul_precision": measuring.setting("jax_default_matmul_precision") or "default",
         "memory": measuring.memory_bandwidth(plan.copy_bytes, seconds=plan.seconds)}
     bar.advance(note="input")
     waiting = unless_too_large(functools.partial(_measure_input, first, seconds=plan.seconds))
     bar.advance()
 
     flops: dict[tuple[str, int], float] = {}
-    measured: dict[str, list[dict[str, Any]]] = {"training": [], "inference": []}
+    measured: dict[str, list[JsonObject]] = {"training": [], "inference": []}
     for row in rows:
         bar.advance(note=words(row))
         kind, size = row["kind"], row["size"]
         if time.monotonic() > deadline:
-            result = {"status": OUT_OF_TIME}
+            result: JsonObject = {"status": OUT_OF_TIME}
         else:
             program = first if row is rows[0] else program_of(subject, row)
-            if (kind, size) not in flops:  # the optimiser's share vanishes among the images'
+            if (kind, size) not in flops:  # the optimizer's share is negligible
                 flops[kind, size] = measuring.count_flops(
                     program.function, program.first, program.batch) / row["batch"]
             result = unless_too_large(functools.partial(
@@ -226,8 +236,8 @@ def _measure(subject: Subject, plan: Plan, rows: list[dict[str, Any]], bar: Prog
            for kind, each in measured.items()}}
 
 
-def unless_too_large(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `measure` gives, and a status that says whether there was enough memory for it."""
+def unless_too_large(measure: Callable[[], Mapping[str, object]]) -> JsonObject:
+    """The result of `measure` with the status `MEASURED`; without enough memory `DOES_NOT_FIT`."""
     try:
         return {"status": MEASURED, **measure()}
     except jax.errors.JaxRuntimeError as error:
@@ -237,7 +247,7 @@ def unless_too_large(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _measure_row(program: Program, *, flops: float, peak: float, bandwidth: float,
-                 seconds: float) -> dict[str, Any]:
+                 seconds: float) -> JsonObject:
     """Times a program, and compares it with the machine's peak and bandwidth."""
     call, batch = program.on_device(), jax.device_put(program.batch)
     timing = measuring.time_calls(lambda: call(batch), seconds=seconds)
@@ -250,8 +260,8 @@ def _measure_row(program: Program, *, flops: float, peak: float, bandwidth: floa
             "peak_memory_bytes": measuring.peak_memory(program.compiled)}
 
 
-def _measure_input(program: Program, *, seconds: float) -> dict[str, Any]:
-    """The input pipeline before a training step, and by itself."""
+def _measure_input(program: Program, *, seconds: float) -> JsonObject:
+    """Measures the input pipeline before a training step, and alone."""
     count, size = program.batch["ndct"].shape[:2]
     batches = input_pipeline.train_batches(
         _random_pairs(4 * count, size),
@@ -259,7 +269,7 @@ def _measure_input(program: Program, *, seconds: float) -> dict[str, Any]:
     waiting = measuring.waiting_share(input_pipeline.iterate_from(batches, 0),
                                       program.on_device(), seconds=seconds)
     alone = input_pipeline.iterate_from(batches, 0)
-    # Many at a time, so that those read ahead make no difference.
+    # Many at a time, so that batches read ahead make no difference.
     timing = measuring.time_calls(lambda: next(alone), seconds=seconds, queued=32)
     images_per_s = count / timing["median_s"]
     return {"pairs": "random, in the host's memory", **waiting, "pipeline": timing,
@@ -267,7 +277,7 @@ def _measure_input(program: Program, *, seconds: float) -> dict[str, Any]:
             "pipeline_over_step": images_per_s / (count * waiting["steps"] / waiting["seconds"])}
 
 
-def compare_dtypes(subject: Subject, plan: Plan) -> dict[str, Any]:
+def compare_dtypes(subject: Subject, plan: Plan) -> JsonObject:
     """Denoises the same simulated slices in float32 and in bfloat16."""
     ndct, qdct = low_dose.simulate_pairs(
         plan.slices, size=subject.size, seed=subject.simulation.seed, split="test",
@@ -277,7 +287,7 @@ def compare_dtypes(subject: Subject, plan: Plan) -> dict[str, Any]:
         try:
             images[dtype] = Denoiser(subject.generator.clone(dtype=dtype),
                                      subject.variables)(qdct)
-        except InputError as error:  # its output is not finite, which belongs on the card
+        except InputError as error:  # the output is not finite, which the card reports
             return {**common, "status": f"{dtype}: {error}"}
     scores = {dtype: FULL_RANGE.mean(FULL_RANGE.score(image, ndct))
               for dtype, image in images.items()}
@@ -289,7 +299,7 @@ def compare_dtypes(subject: Subject, plan: Plan) -> dict[str, Any]:
             "rmse_hu_between": rmse}
 
 
-def _machine(model: str) -> dict[str, Any]:
+def _machine(model: str) -> JsonObject:
     return {"devices": parallel.describe_devices(), "devices_measured": 1,
             "cpu_cores": os.cpu_count(), "python": platform.python_version(),
             "jax": importlib.metadata.version("jax"), "model": model,

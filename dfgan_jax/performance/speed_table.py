@@ -1,12 +1,12 @@
-"""The speed card as lines of text."""
+"""The speed card as text."""
 
 import itertools
-from typing import Any
 
 from dfgan_jax.performance.speed_card import MEASURED, words
+from dfgan_jax.support.types import JsonObject
 
 
-def table(card: dict[str, Any]) -> str:
+def table(card: JsonObject) -> str:
     """The content of `benchmark.json` as lines of text."""
     machine, peaks = card["machine"], card["peaks"]
     matmul = ", ".join(f"{dtype} {peak['flops_per_s'] / 1e12:.3g} TFLOP/s"
@@ -29,24 +29,24 @@ def table(card: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _compile_words(row: dict[str, Any]) -> str:
+def _compile_words(row: JsonObject) -> str:
     if row["status"] != MEASURED:
-        return row["status"]
+        return str(row["status"])
     return (f"{row['cold_s']:.1f} s, with a warm cache {row['warm_s']:.1f} s, after "
             f"{row['trace_s']:.1f} s of tracing ({words(row)})")
 
 
-def _input_words(row: dict[str, Any]) -> str:
+def _input_words(row: JsonObject) -> str:
     if row["status"] != MEASURED:
-        return row["status"]
+        return str(row["status"])
     return (f"{row['images_per_s']:.4g} images/s, {row['pipeline_over_step']:.3g} times as many as "
             f"the step takes; {row['waiting_share']:.1%} of the time waiting ({words(row)})")
 
 
-def comparison_words(comparison: dict[str, Any]) -> str:
-    """What the card says of bfloat16 against float32."""
+def comparison_words(comparison: JsonObject) -> str:
+    """The comparison of bfloat16 with float32, in words."""
     if comparison["status"] != MEASURED:
-        return comparison["status"]
+        return str(comparison["status"])
     difference = comparison["difference"]
     return (f"bfloat16 {difference['psnr']:+.4f} dB, SSIM {difference['ssim']:+.6f} against "
             f"float32, RMSE between both {comparison['rmse_hu_between']:.2f} HU "
@@ -54,10 +54,10 @@ def comparison_words(comparison: dict[str, Any]) -> str:
             f"weights, {comparison['protocol']}, {comparison['data_range']})")
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: JsonObject) -> str:
     start = f"  {row['dtype']:8}  {row['batch']:5}  "
     if row["status"] != MEASURED:
-        return start + row["status"]
+        return f"{start}{row['status']}"
     times = (f"{1e3 * row['median_s']:.4g} ({1e3 * row['min_s']:.4g} to "
              f"{1e3 * row['max_s']:.4g})")
     return (f"{start}{row['images_per_s']:8.2f}  {times:22} {row['flops'] / 1e9:7.0f}  "

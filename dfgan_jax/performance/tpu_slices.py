@@ -1,7 +1,7 @@
-"""Slices of TPU chips that are not there: programs are compiled for them on a CPU.
+"""Absent slices of TPU chips, for which programs are compiled on a CPU.
 
-The package libtpu holds the compiler, and needs no TPU. What a chip has is what this compiler
-says, rather than a table: of a v5e's 16 GB of HBM (https://cloud.google.com/tpu/docs/v5e) a
+The package libtpu contains the compiler, and needs no TPU. The memory of a chip comes from the
+compiler, not from a table: of a v5e's 16 GB of HBM (https://cloud.google.com/tpu/docs/v5e) a
 program may take 15.75 GiB, of a v6e's 32 GB 31.24 and of a v5p's 95 GB 95.73.
 """
 
@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +18,24 @@ from jax.experimental import topologies
 from dfgan_jax.support.errors import InputError, first_line, is_out_of_memory
 
 KINDS = ("v5e", "v5p", "v6e")
-"""Those whose chips JAX sees as one device each."""
+"""The kinds of TPU with one JAX device per chip."""
+
+# A typed name for an untyped function of JAX.
+_struct: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Either of two messages, by the pass of the compiler that finds it.
+# Two messages, from two passes of the compiler.
 _NEEDED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm|"
                      r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
 
-# libtpu looks for a TPU when it is loaded, even if it is to compile only, and complains of what
-# it does not find. Several processes may compile at once, since none of them takes a TPU.
+# libtpu looks for a TPU when it is loaded, even for compiling alone, and prints warnings if there
+# is none. Several processes may compile at once, since none of them takes a TPU.
 _QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_ID": "0",
           "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 def devices(topology: str) -> list[jax.Device]:
-    """The chips of a slice, which programs can be compiled for, but not run on.
+    """The chips of a slice; programs can be compiled for them, but not run.
 
     Args:
       topology: kind and shape, as in `v5e:16x16` or `v5p:4x4x4`.
@@ -55,12 +59,12 @@ def devices(topology: str) -> list[jax.Device]:
 
 
 def memory_bytes(device: jax.Device) -> int:
-    """What a program may take of a chip's memory, as the compiler says.
+    """The memory of a chip that a program may take, from the compiler [bytes].
 
-    It says so of a program that is too large for any.
+    The compiler states it in the error of a program that is too large.
     """
     sharding = jax.sharding.SingleDeviceSharding(device)
-    huge = jax.ShapeDtypeStruct((2**42,), jnp.int8, sharding=sharding)
+    huge = _struct((2**42,), jnp.int8, sharding=sharding)
     try:
         jax.jit(lambda x: x + 1).lower(huge).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -69,10 +73,13 @@ def memory_bytes(device: jax.Device) -> int:
 
 
 def needed_and_available(error: jax.errors.JaxRuntimeError) -> tuple[int, int]:
-    """What a program that does not fit would take, and what there is [bytes].
+    """The memory that a program needs, and the available memory [bytes].
+
+    Args:
+      error: from the compilation of a program that does not fit.
 
     Raises:
-      JaxRuntimeError: `error`, where it says nothing of the kind.
+      JaxRuntimeError: `error`, if it is of another kind.
     """
     found = _NEEDED.search(str(error))
     if not is_out_of_memory(error) or found is None:

@@ -3,34 +3,40 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.devices import parallel
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training import input_pipeline
-from dfgan_jax.training.input_pipeline import Sampling
-from dfgan_jax.training.training import Training
-from dfgan_jax.training.validation import Validation
+from dfgan_jax.training.input_pipeline import HostBatch, Sampling
+from dfgan_jax.training.state import TrainState
+from dfgan_jax.training.steps import Metrics
+from dfgan_jax.training.training import Step, Training
+from dfgan_jax.training.validation import Score, Validation
+
+Advance: TypeAlias = Callable[[TrainState, int, int], tuple[TrainState, Metrics, int]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompiledSteps:
-    """What a loop calls.
+    """The functions that a loop calls.
 
     Attributes:
       advance: (state, step, most) → (state, metrics, count): makes the `count` updates after
-        `step`, at least one and at most `most`; the metrics are of each, (count,) or longer.
+        `step`, at least one and at most `most`; the metrics of each update are (count,) or longer,
+        or scalars of one.
       validate: state → (state, mean scores of the validation split).
       waited_s: seconds that `advance` has waited for data so far.
     """
 
-    advance: Callable
-    validate: Callable
+    advance: Advance
+    validate: Callable[[TrainState], tuple[TrainState, dict[str, float]]]
     waited_s: Callable[[], float]
 
 
@@ -40,15 +46,15 @@ def is_resident(data: Mapping[str, Pairs], on_device: str, devices: parallel.Par
     Args:
       data: split → pairs.
       on_device: `auto`, `always` or `never`.
-      devices: that train.
+      devices: the devices that train.
 
     Raises:
-      InputError: they should, and their sizes differ.
+      InputError: `on_device` is `always`, and the training slices have several sizes.
     """
     if len(set(data["train"].sizes)) > 1:
         if on_device == "always":
-            raise InputError("config.data.on_device is 'always'; expected 'never' or 'auto', since "
-                             "the files of data.train have slices of several sizes")
+            raise InputError("on_device is 'always'; expected 'never' or 'auto', since the files "
+                             "of data.train have slices of several sizes")
         return False
     if on_device == "auto":
         return devices.fits(sum(2 * data[split].ndct.nbytes for split in ("train", "valid")))
@@ -58,18 +64,18 @@ def is_resident(data: Mapping[str, Pairs], on_device: str, devices: parallel.Par
 def compile_steps(training: Training, data: Mapping[str, Pairs], *, sampling: Sampling,
                   most: int, batch_statistics: bool, devices: parallel.Parallelism,
                   resident: bool) -> CompiledSteps:
-    """The steps of a run; each is compiled when it is called first.
+    """Makes the steps of a run; the first call of each compiles it.
 
     Args:
-      training: what a step is made of.
+      training: the networks, optimizers and losses.
       data: `train` and `valid`, in normalised HU.
       sampling: how training takes its batches.
-      most: updates that one call of `advance` may make.
+      most: largest number of updates in one call of `advance`.
       batch_statistics: whether validation normalises by each batch's statistics.
-      devices: that share a batch.
+      devices: the devices that share a batch.
       resident: whether pairs stay on the devices.
     """
-    valid = input_pipeline.batch_of(data["valid"])
+    valid: PyTree = input_pipeline.batch_of(data["valid"])
     if resident:
         valid = devices.place(valid)
     devices.connect()
@@ -88,14 +94,14 @@ def compile_steps(training: Training, data: Mapping[str, Pairs], *, sampling: Sa
 
 
 def _advance_streaming(training: Training, pairs: Pairs, sampling: Sampling,
-                       devices: parallel.Parallelism) -> tuple[Callable, Callable]:
-    """`CompiledSteps.advance`, one update a call, with batches of the host; and `waited_s`."""
+                       devices: parallel.Parallelism) -> tuple[Advance, Callable[[], float]]:
+    """`CompiledSteps.advance`, one update per call, with batches of the host; and `waited_s`."""
     update = devices.train(training.step)
     batches = input_pipeline.train_batches(pairs, sampling, share=devices.share)
-    iterator = None
+    iterator: Iterator[HostBatch] | None = None
     waited_s = 0.0
 
-    def advance(state, step, most):
+    def advance(state: TrainState, step: int, most: int) -> tuple[TrainState, Metrics, int]:
         nonlocal iterator, waited_s
         del most
         iterator = iterator or input_pipeline.iterate_from(batches, step)
@@ -108,8 +114,9 @@ def _advance_streaming(training: Training, pairs: Pairs, sampling: Sampling,
 
 
 def _advance_resident(training: Training, pairs: Pairs, sampling: Sampling,
-                      devices: parallel.Parallelism, most: int) -> tuple[Callable, Callable]:
-    """`CompiledSteps.advance`, `most` updates in one call, with pairs on the devices."""
+                      devices: parallel.Parallelism, most: int
+                      ) -> tuple[Advance, Callable[[], float]]:
+    """`CompiledSteps.advance`, up to `most` updates per call, with pairs on the devices."""
     update = devices.train_many(training.step, take=functools.partial(
         input_pipeline.take_views, sampling=sampling))
     views = input_pipeline.train_views(pairs, sampling)
@@ -117,8 +124,8 @@ def _advance_resident(training: Training, pairs: Pairs, sampling: Sampling,
     longest = min(most, input_pipeline.steps_per_epoch(
         pairs, global_batch_size=sampling.global_batch_size))
 
-    def advance(state, step, most):
-        # As many batches each time, used or not, so that one program is compiled.
+    def advance(state: TrainState, step: int, most: int) -> tuple[TrainState, Metrics, int]:
+        # A fixed number of batches, used or not, so that one program is compiled.
         batches = jax.tree.map(lambda *each: np.stack(each),
                                *[views[step + i] for i in range(longest)])
         count = min(most, longest)
@@ -127,12 +134,12 @@ def _advance_resident(training: Training, pairs: Pairs, sampling: Sampling,
     return advance, lambda: 0.0
 
 
-def _score_streaming(step: Callable, pairs: Pairs, batch_size: int,
-                     devices: parallel.Parallelism) -> Callable:
-    """`Validation.score`, a batch a call."""
+def _score_streaming(step: Step, pairs: Pairs, batch_size: int,
+                     devices: parallel.Parallelism) -> Score:
+    """`Validation.score`, one batch per call."""
     score = devices.evaluate(step)
 
-    def validate(state):
+    def validate(state: TrainState) -> dict[str, np.ndarray]:
         parts = [{name: np.asarray(values)[mask] for name, values in score(state, batch).items()}
                  for batch, mask in input_pipeline.evaluation_batches(
                      pairs, batch_size=batch_size, share=devices.share)]
@@ -140,14 +147,14 @@ def _score_streaming(step: Callable, pairs: Pairs, batch_size: int,
     return validate
 
 
-def _score_resident(step: Callable, placed: Any, batch_size: int,
-                    devices: parallel.Parallelism) -> Callable:
+def _score_resident(step: Step, placed: PyTree, batch_size: int,
+                    devices: parallel.Parallelism) -> Score:
     """`Validation.score`, all batches in one call, with pairs on the devices."""
     score = devices.evaluate_many(step)
     count = len(placed["ndct"])
     indices = input_pipeline.evaluation_indices(count, batch_size=batch_size)
 
-    def validate(state):
-        # What only fills the last batch comes last.
+    def validate(state: TrainState) -> dict[str, np.ndarray]:
+        # The pairs that only fill the last batch come last.
         return {name: values[:count] for name, values in score(state, placed, indices).items()}
     return validate

@@ -1,25 +1,33 @@
 """Batches of pairs for training and evaluation (grain).
 
-A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU. Of several
-processes, each reads its share of every batch: which pairs make a batch, and how each of them is
-cropped and turned, depends on the seed and the step alone, so that a run goes on with any number
-of processes.
+A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU. Each of several
+processes reads its share of every batch. The pairs of a batch, their crops and their orientations
+depend on the seed and the step alone, so that a run continues with any number of processes.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.support.errors import InputError
 
 ORIENTATIONS = 8
+
+HostBatch: TypeAlias = dict[str, Float[np.ndarray, "n h w 1"]]
+
+Share: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""An array with an entry for each pair of a batch → the entries of this process."""
+
+_Image = TypeVar("_Image", np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +39,10 @@ class Sampling:
       seed: of the order, of the crops and of their orientation.
       crop: height and width of the random crops, the same of both doses [pixels]; 0: whole
         slices.
-      augment: each slice or crop comes in one of its eight orientations, flips and quarter turns.
-      shares: of the files of the pairs in the batches, which add up to 1; None: each slice comes
-        as often as any other.
+      augment: each slice or crop has a random one of the eight orientations by flips and quarter
+        turns.
+      shares: shares of the files in the batches, which add up to 1; None: each slice is as
+        frequent as any other.
     """
 
     global_batch_size: int
@@ -44,54 +53,57 @@ class Sampling:
 
 
 class Views(NamedTuple):
-    """Which pairs make a batch, and how each is looked at; arrays of one shape, integers.
+    """The pairs of a batch, and the crop and orientation of each; arrays of one shape.
 
     Attributes:
-      rows: numbers of the pairs.
+      rows: indices of the pairs.
       tops: first row of each crop.
       lefts: first column of each crop.
       orientations: of each, 0 to 7: bit 0 flips rows, bit 1 columns, bit 2 transposes.
     """
 
-    rows: Any
-    tops: Any
-    lefts: Any
-    orientations: Any
+    rows: Int[Array | np.ndarray, "..."]
+    tops: Int[Array | np.ndarray, "..."]
+    lefts: Int[Array | np.ndarray, "..."]
+    orientations: Int[Array | np.ndarray, "..."]
 
 
-def batch_of(pairs: Pairs, index: Any = slice(None)) -> dict[str, Any]:
+def batch_of(pairs: Pairs, index: slice | Int[np.ndarray, " n"] = slice(None)) -> HostBatch:
     """Some pairs, or all of them, as a batch.
 
-    A slice gives views. An array of numbers gives copies, and so also reads what is mapped,
-    in the threads that read ahead.
+    A slice gives views. An array of indices gives copies; copies of mapped pairs are read from
+    the file in the threads that read ahead.
     """
     return {"ndct": pairs.ndct[index][..., None], "qdct": pairs.qdct[index][..., None]}
 
 
-def _oriented(image: Any, orientation: Any, xp: Any) -> Any:
+def _oriented(image: _Image, orientation: int | jax.Array, xp: ModuleType) -> _Image:
     """A square image (H, H, …) in one of its eight orientations; `xp` is NumPy or JAX's."""
     image = xp.where(orientation & 1, image[::-1], image)
     image = xp.where(orientation & 2, image[:, ::-1], image)
-    return xp.where(orientation & 4, xp.swapaxes(image, 0, 1), image)
+    turned: _Image = xp.where(orientation & 4, xp.swapaxes(image, 0, 1), image)
+    return turned
 
 
-def view_batch(pairs: Pairs, views: Views, sampling: Sampling) -> dict[str, np.ndarray]:
-    """The batch of some views, on the host; of each slice no more than its crop is read."""
-    def view(slices, row, top, left, orientation):
+def view_batch(pairs: Pairs, views: Views, sampling: Sampling) -> HostBatch:
+    """The batch of some views, on the host; reads no more of each slice than its crop."""
+    def view(slices: np.ndarray, row: int, top: int, left: int, orientation: int) -> np.ndarray:
         size = sampling.crop or None
         image = slices[row][top:size and top + size, left:size and left + size]
         return _oriented(image, orientation, np) if sampling.augment else image
 
     if not sampling.crop and not sampling.augment:
-        return batch_of(pairs, views.rows)
-    return {name: np.stack([view(slices, *each) for each in zip(*views, strict=True)])[..., None]
+        return batch_of(pairs, np.asarray(views.rows))
+    return {name: np.stack([view(slices, *map(int, each))
+                            for each in zip(*views, strict=True)])[..., None]
             for name, slices in (("ndct", pairs.ndct), ("qdct", pairs.qdct))}
 
 
-def take_views(pairs: Mapping[str, jax.Array], views: Views, *, sampling: Sampling
-               ) -> dict[str, jax.Array]:
+def take_views(pairs: Mapping[str, Float[Array, "m h w 1"]], views: Views, *, sampling: Sampling
+               ) -> dict[str, Float[Array, "n height width 1"]]:
     """The batch of some views of pairs that are on the device, each (M, H, W, 1)."""
-    def view(images, row, top, left, orientation):
+    def view(images: jax.Array, row: jax.Array, top: jax.Array, left: jax.Array,
+             orientation: jax.Array) -> jax.Array:
         image = images[row]
         if sampling.crop:
             image = jax.lax.dynamic_slice(image, (top, left, 0),
@@ -105,18 +117,19 @@ def take_views(pairs: Mapping[str, jax.Array], views: Views, *, sampling: Sampli
 
 
 def train_views(pairs: Pairs, sampling: Sampling) -> grain.MapDataset:
-    """The views that make each batch of training, without end: `ds[step]` is `Views` of (N,).
+    """The views of each batch of training, without end: `ds[step]` is `Views` of (N,).
 
-    Each epoch is shuffled anew, by the seed and the epoch; slices that do not fill
-    the last batch of an epoch wait for another. Of files with shares, each is gone through in an
-    order of its own, and begun again when it ends. Nothing depends on anything but seed and
-    step, so a run goes on from a step alone.
+    The order of an epoch depends on the seed and the epoch. Slices that do not fill the last
+    batch of an epoch are left out of it. With shares, each file has its own order, and begins
+    again when it ends. Every batch depends on the seed and the step alone, so that a run
+    continues from a step.
 
     Returns:
       A dataset whose first `steps_per_epoch` batches are the first epoch.
 
     Raises:
-      InputError: there are fewer pairs than one batch takes, or a crop is larger than a slice.
+      InputError: there are fewer pairs than one batch takes, a crop is larger than a slice, or
+        slices that are not square are to be turned.
     """
     steps_per_epoch(pairs, global_batch_size=sampling.global_batch_size)
     if sampling.crop:
@@ -142,7 +155,7 @@ def train_views(pairs: Pairs, sampling: Sampling) -> grain.MapDataset:
 
 
 def _rows(pairs: Pairs, sampling: Sampling) -> grain.MapDataset:
-    """Which pairs make each batch: (N,)."""
+    """The indices of the pairs of each batch, (N,)."""
     if sampling.shares is None:
         return (grain.MapDataset.range(len(pairs))
                 .shuffle(seed=sampling.seed)
@@ -159,38 +172,42 @@ def _all(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def train_batches(pairs: Pairs, sampling: Sampling, *,
-                  share: Callable[[np.ndarray], np.ndarray] = _all) -> grain.MapDataset:
-    """The batches that `train_views` names: `ds[step]` is the batch of that step.
+def train_batches(pairs: Pairs, sampling: Sampling, *, share: Share = _all) -> grain.MapDataset:
+    """The batches of `train_views`: `ds[step]` is the batch of that step.
 
     Args:
       pairs: normalised HU.
       sampling: how they are taken.
-      share: takes this process's part of a batch's numbers; all of them by default.
+      share: takes this process's part of a batch's indices; all of them by default.
     """
     return train_views(pairs, sampling).map(
         lambda views: view_batch(pairs, Views(*map(share, views)), sampling))
 
 
 def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:
-    """Batches in an epoch of `train_batches`; `InputError` where there is not even one."""
+    """Batches in an epoch of `train_batches`.
+
+    Raises:
+      InputError: there are fewer pairs than one batch takes.
+    """
     if len(pairs) < global_batch_size:
         raise InputError(f"data.train has {len(pairs)} slices; batch_size {global_batch_size} "
                          "takes at least as many")
     return len(pairs) // global_batch_size
 
 
-def iterate_from(batches: grain.MapDataset, step: int) -> Iterator[dict[str, np.ndarray]]:
+def iterate_from(batches: grain.MapDataset, step: int) -> Iterator[HostBatch]:
     """The batches of `step` and after, read ahead by threads."""
     # Slicing an endless dataset would make it finite, so the iterator is moved instead.
     iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2,
                                                               prefetch_buffer_size=4)))
     iterator.set_state({"next_index": step})
-    return iterator
+    moved: Iterator[HostBatch] = iterator
+    return moved
 
 
-def evaluation_indices(count: int, *, batch_size: int) -> np.ndarray:
-    """Which of `count` pairs make each batch of an evaluation, in file order.
+def evaluation_indices(count: int, *, batch_size: int) -> Int[np.ndarray, "batches batch_size"]:
+    """The indices of `count` pairs in the batches of an evaluation, in file order.
 
     Returns:
       (batches, batch_size) int32; the last batch repeats its first pair until it is full.
@@ -200,19 +217,18 @@ def evaluation_indices(count: int, *, batch_size: int) -> np.ndarray:
     return np.where(indices < count, indices, indices[:, :1])
 
 
-def evaluation_batches(pairs: Pairs, *, batch_size: int,
-                       share: Callable[[np.ndarray], np.ndarray] = _all
-                       ) -> Iterator[tuple[dict, np.ndarray]]:
+def evaluation_batches(pairs: Pairs, *, batch_size: int, share: Share = _all
+                       ) -> Iterator[tuple[HostBatch, Bool[np.ndarray, " batch_size"]]]:
     """Every pair once, in file order, in batches of one size.
 
     Args:
       pairs: normalised HU.
       batch_size: pairs in a batch, over all devices.
-      share: takes this process's part of a batch's numbers; all of them by default.
+      share: takes this process's part of a batch's indices; all of them by default.
 
     Yields:
-      This process's share of the batch, whose last repeats its first pair until it is full;
-      and `mask`, (batch_size,) bool, of the whole batch, False where a pair only fills it.
+      This process's share of a batch; the last batch repeats its first pair until it is full.
+      And `mask` of the whole batch, (batch_size,) bool, False for these repetitions.
     """
     rows = evaluation_indices(len(pairs), batch_size=batch_size)
     for start, indices in zip(range(0, len(pairs), batch_size), rows, strict=True):

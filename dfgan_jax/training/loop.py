@@ -1,13 +1,13 @@
-"""The loop over all updates of a run, which can be stopped after any of them."""
+"""The loop over all updates of a run; a signal stops it after any update."""
 
 import dataclasses
 import math
 import signal
-from typing import Any
 
 from dfgan_jax.support.checks import check_above_zero, check_not_negative
 from dfgan_jax.support.errors import DivergenceError, InputError
 from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training.compiled import CompiledSteps
 from dfgan_jax.training.metrics import Metrics
 from dfgan_jax.training.pace import Pace
@@ -19,19 +19,19 @@ from dfgan_jax.training.validation import ValidationOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """How long training goes on, and what it leaves on its way.
+    """The length of training, and how often it validates, saves and writes metrics.
 
     Attributes:
       batch_size: slices in one update, over all devices; a multiple of `accumulate`.
-      accumulate: parts that each batch is taken in.
-      epochs: how many.
-      validation: after each of them.
+      accumulate: number of parts of each batch, computed one after another.
+      epochs: number of epochs.
+      validation: the validation after each epoch.
       log_every_steps: steps between two rows of metrics.
       checkpoint_every_minutes: longest time without a checkpoint within an epoch.
-      checkpoint_after_seconds: that an epoch must end after the last checkpoint, to be saved.
+      checkpoint_after_seconds: shortest time between the checkpoints of two epochs.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a value is out of range.
     """
 
     batch_size: int
@@ -52,20 +52,21 @@ class LoopOptions:
 
 
 class Loop:
-    """Trains from a state to the end of the last epoch; saves after each and when stopped.
+    """Trains from a state to the end of the last epoch; saves after each epoch and when stopped.
 
     Args:
-      options: how long, and how often.
-      steps: that are called.
+      options: length of training, and times between checkpoints.
+      steps: the compiled steps.
       per_epoch: updates in an epoch.
-      origin: what checkpoints keep of the run, beside step and epoch.
-      saver: of checkpoints.
-      metrics: of each step.
-      stop: asks for an end before the last step.
+      origin: metadata of every checkpoint, besides step and epoch.
+      saver: saves checkpoints.
+      metrics: checks and writes the metrics of each step.
+      stop: requests an end before the last step.
     """
 
     def __init__(self, options: LoopOptions, *, steps: CompiledSteps, per_epoch: int,
-                 origin: dict[str, Any], saver: Saver, metrics: Metrics, stop: StopRequest):
+                 origin: JsonObject, saver: Saver, metrics: Metrics, stop: StopRequest
+                 ) -> None:
         self._options = options
         self._steps = steps
         self._per_epoch = per_epoch
@@ -76,10 +77,10 @@ class Loop:
         self._last = options.epochs * per_epoch
 
     def run(self, state: TrainState) -> int | None:
-        """Makes the updates after those that the state has seen.
+        """Makes the remaining updates of the run.
 
         Returns:
-          The signal that stopped it, the same in all processes; None at the end.
+          The signal that stopped the loop, the same in all processes; None at the end.
 
         Raises:
           DivergenceError: a loss or a score is not finite.
@@ -134,10 +135,10 @@ class Loop:
         return state
 
     def _epoch(self, step: int) -> int:
-        """That a step is of, from 1."""
+        """The epoch of a step, from 1."""
         return (step - 1) // self._per_epoch + 1
 
-    def _meta(self, step: int) -> dict[str, Any]:
+    def _meta(self, step: int) -> JsonObject:
         return {"step": step, "epoch": self._epoch(step), **self._origin}
 
 

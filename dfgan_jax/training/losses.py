@@ -1,19 +1,23 @@
 """The losses of DFGAN: pure functions of normalised images and of scores.
 
-Images are (..., H, W, C), normalised HU; scores are those of a patch
-discriminator, in (0, 1). Each function returns the mean over everything, a
-scalar.
+Images are (..., H, W, C), normalised HU; scores, in (0, 1), come from a patch
+discriminator. Each function returns the mean over all elements, a scalar.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.scans.windows import SOFT_TISSUE
 from dfgan_jax.support.checks import check_above_zero, check_not_negative, check_one_of
+
+Images: TypeAlias = Float[Array | np.ndarray, "*n h w c"]
+Scores: TypeAlias = Float[Array | np.ndarray, "..."]
 
 Intensity = Literal["squared", "charbonnier", "log_squared"]
 """`squared`: the mean squared error. `charbonnier`: the mean of √(error² + `CHARBONNIER_EPSILON`²)
@@ -28,7 +32,7 @@ LOWEST_SQUARED_ERROR = 1e-8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """Weights of the terms, and their forms; the defaults are those of the slides.
+    """Weights and forms of the terms; the defaults are those of the slides.
 
     Attributes:
       image: weight of `intensity` of the image.
@@ -38,11 +42,11 @@ class LossOptions:
       gradient_difference: weight of `gradient` of the difference map.
       adversarial: weight of the generator's adversarial term.
       intensity: see `Intensity`.
-      soft_tissue: weight of pixels whose normal dose is in `windows.SOFT_TISSUE`, beside 1 of
-        all others.
-      adversarial_from_step: updates before the adversarial term counts. The discriminators
-        train from the first.
-      real_label: score that the discriminators learn for the normal dose: 1, or a little
+      soft_tissue: weight of pixels whose normal dose is in `windows.SOFT_TISSUE`; all others have
+        weight 1.
+      adversarial_from_step: number of updates before the adversarial term is added. The
+        discriminators train from the first update.
+      real_label: target score of the normal dose for the discriminators: 1, or a little
         less (one-sided label smoothing; Salimans et al., NeurIPS 2016).
       gradient_penalty: weight γ of R1, ½γ‖∇D(real)‖² (Mescheder et al., ICML 2018).
 
@@ -67,9 +71,9 @@ class LossOptions:
         check_not_negative(self, "adversarial", "adversarial_from_step", "gradient_penalty")
 
 
-def intensity(denoised: jax.Array, ndct: jax.Array, *, form: Intensity = "squared",
-              soft_tissue: float = 1.0) -> jax.Array:
-    """How far the denoised images are from the normal dose, pixel by pixel.
+def intensity(denoised: Images, ndct: Images, *, form: Intensity = "squared",
+              soft_tissue: float = 1.0) -> Float[Array, ""]:
+    """The error of the denoised images, pixel by pixel.
 
     Args:
       denoised: (..., H, W, 1), normalised HU.
@@ -89,17 +93,17 @@ def intensity(denoised: jax.Array, ndct: jax.Array, *, form: Intensity = "square
     return jnp.mean(error)
 
 
-def _absolute_forward_difference(images: jax.Array, axis: int) -> jax.Array:
-    """|next − this| along an axis, with one zero beyond the last."""
+def _absolute_forward_difference(images: Images, axis: int) -> jax.Array:
+    """|next − this| along an axis, padded by one zero at its end."""
     padding = [(0, 0)] * images.ndim
     padding[axis] = (0, 1)
     return jnp.abs(jnp.diff(jnp.pad(images, padding), axis=axis))
 
 
-def gradient(denoised: jax.Array, ndct: jax.Array) -> jax.Array:
+def gradient(denoised: Images, ndct: Images) -> Float[Array, ""]:
     """Mean absolute difference of the absolute image gradients.
 
-    As the published code has it, the image is padded with one zero column on the
+    As in the published code, the image is padded with one zero column on the
     right and one zero row at the bottom before the forward differences.
     """
     along_y, along_x = (
@@ -109,13 +113,13 @@ def gradient(denoised: jax.Array, ndct: jax.Array) -> jax.Array:
     return jnp.mean(along_y + along_x)
 
 
-def adversarial_generator(scores_denoised: jax.Array) -> jax.Array:
+def adversarial_generator(scores_denoised: Scores) -> Float[Array, ""]:
     """The generator's least-squares loss, ½(D(denoised) − 1)² (Mao et al., ICCV 2017)."""
     return jnp.mean(0.5 * jnp.square(scores_denoised - 1))
 
 
-def adversarial_discriminator(scores_ndct: jax.Array, scores_denoised: jax.Array, *,
-                              real_label: float = 1.0) -> jax.Array:
+def adversarial_discriminator(scores_ndct: Scores, scores_denoised: Scores, *,
+                              real_label: float = 1.0) -> Float[Array, ""]:
     """The discriminator's least-squares loss, ½(D(ndct) − `real_label`)² + ½D(denoised)²."""
     return (jnp.mean(0.5 * jnp.square(scores_ndct - real_label))
             + jnp.mean(0.5 * jnp.square(scores_denoised)))

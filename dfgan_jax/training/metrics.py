@@ -6,34 +6,39 @@ import jax
 import numpy as np
 
 from dfgan_jax.support.errors import DivergenceError
+from dfgan_jax.training import steps
 from dfgan_jax.training.writers import MetricsWriter
 
 
 class Metrics:
     """Metrics of each step, checked to be finite and written row by row.
 
-    Those of the newest call stay on the device until the next one is under way, so
-    that the device is never idle for the check.
+    The metrics of the newest call stay on the device until the next call has started, so
+    that the device does not wait for the check.
 
     Args:
-      writer: of the process that writes; None in the others.
+      writer: in the process that writes; None in the others.
     """
 
     def __init__(self, writer: MetricsWriter | None) -> None:
         self._writer = writer
-        self._newest: tuple[dict[str, jax.Array], int, int, int, bool] | None = None
+        self._newest: tuple[steps.Metrics, int, int, int, bool] | None = None
         self._rows: list[dict[str, float]] = []
         self.latest: dict[str, float] = {}
-        """Of the newest step that was checked."""
+        """The metrics of the newest step that was checked."""
 
-    def add(self, metrics: dict[str, jax.Array], *, count: int, step: int, epoch: int,
+    def add(self, metrics: steps.Metrics, *, count: int, step: int, epoch: int,
             ends_row: bool) -> None:
-        """Takes the metrics of the `count` steps that end with `step`."""
+        """Takes the metrics of the `count` steps that end with `step`, scalars or (count,)."""
         self.settle()
         self._newest = metrics, count, step, epoch, ends_row
 
     def settle(self) -> None:
-        """Fetches, checks and writes what is still on the device."""
+        """Fetches, checks and writes the metrics that are still on the device.
+
+        Raises:
+          DivergenceError: a metric is not finite.
+        """
         if self._newest is None:
             return
         metrics, count, step, epoch, ends_row = self._newest
@@ -54,7 +59,7 @@ class Metrics:
             self._rows = []
 
     def write(self, kind: str, *, step: int, epoch: int, metrics: dict[str, float]) -> None:
-        """Writes a row, where this process does."""
+        """Writes a row, in the process that writes."""
         if self._writer is not None:
             self._writer.write(kind, step=step, epoch=epoch, metrics=metrics)
 

@@ -1,4 +1,4 @@
-"""The options of the networks, and the modules that they describe."""
+"""The options of the networks, and the modules made from them."""
 
 import dataclasses
 
@@ -10,40 +10,31 @@ from dfgan_jax.models.generators import (
     options_of,
 )
 from dfgan_jax.models.patch_discriminator import DISCRIMINATOR_MIN_SIZE, PatchDiscriminator
+from dfgan_jax.models.unet import UNetOptions
 from dfgan_jax.support.checks import check_above_zero, check_one_of
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.state import Discriminators, Networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GeneratorOptions:
-    """The generator; the defaults are those of the published network.
+class GeneratorOptions(UNetOptions):
+    """The generator: its architecture and its options; see also `UNetOptions`.
+
+    Other architectures take the options of the U-Net only with their published values.
 
     Attributes:
       architecture: one of `ARCHITECTURES`.
-      width: channels of the U-Net's first stage, or of every layer of RED-CNN.
+      width: channels of the U-Net's first stage, or of every layer of other architectures.
       attention: CBAM after every stage of the U-Net.
-      output: of the U-Net; see `unet.Output`.
-      add_image: the U-Net adds its input to all features after each up stage.
-      open_gates: CBAM's gates start open.
-      gate_window: that CBAM's channel gates take maxima of [pixels]; 0: the whole image.
-      normalization: of the U-Net's stages; see `unet.Normalization`.
-      momentum: share of its running statistics that batch normalisation keeps, 0 to below 1.
       blocks: of NAFNet's stages; see its options.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a value is out of range.
     """
 
     architecture: str = UNNAMED
-    width: int
-    attention: bool
-    output: str = "image"
-    add_image: bool = True
-    open_gates: bool = False
-    gate_window: int = 0
-    normalization: str = "batch"
-    momentum: float = 0.9
+    width: int = dataclasses.field()  # without a default: every configuration has these
+    attention: bool = dataclasses.field()
     blocks: str = PUBLISHED_OPTIONS["blocks"]
 
     def __post_init__(self) -> None:
@@ -59,25 +50,25 @@ class GeneratorOptions:
 
     @property
     def size_multiple(self) -> int:
-        """Heights and widths of training slices are multiples of this [pixels]."""
+        """Heights and widths of training slices must be multiples of this [pixels]."""
         return ARCHITECTURES[self.architecture].size_multiple
 
     @property
     def min_size(self) -> int:
-        """Smallest height and width of training slices, which discriminators take too [pixels]."""
+        """Smallest height and width that the generator and the discriminators take [pixels]."""
         return max(ARCHITECTURES[self.architecture].min_size, DISCRIMINATOR_MIN_SIZE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiscriminatorOptions:
-    """Each of the discriminators.
+    """The options that all discriminators share.
 
     Attributes:
       width: channels of the first layer, above 0.
-      spectral_norm: each kernel is divided by its largest singular value.
+      spectral_norm: divide each kernel by its largest singular value.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a value is out of range.
     """
 
     width: int
@@ -89,16 +80,16 @@ class DiscriminatorOptions:
 
 def build_networks(*, generator: GeneratorOptions, discriminator: DiscriminatorOptions,
                    discriminators: Discriminators, dtype: str) -> Networks:
-    """The modules.
+    """Makes the modules.
 
     Args:
-      generator: what `build_generator` takes.
-      discriminator: of all of them.
+      generator: options of the generator.
+      discriminator: options of every discriminator.
       discriminators: their layout.
-      dtype: of the computation.
+      dtype: dtype of the computation.
 
     Raises:
-      InputError: there is no such generator.
+      InputError: the generator has no such options.
     """
     return Networks(
         generator=build_generator(**dataclasses.asdict(generator), dtype=dtype),

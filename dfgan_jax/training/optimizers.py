@@ -19,7 +19,7 @@ from dfgan_jax.training.state import Optimizers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How the weights are updated; the defaults are those of the slides.
+    """The updates of the weights; the defaults are those of the slides.
 
     Attributes:
       algorithm: of the generator: `adam`, or `muon` (Jordan et al., 2024): the momentum of each
@@ -28,18 +28,18 @@ class OptimizerOptions:
         arXiv:2502.16982); NAdam updates all other parameters.
       generator_learning_rate: above 0.
       discriminator_learning_rate: above 0.
-      schedule: of both rates: `constant`, or `cosine`, down to 0 at the last update.
+      schedule: of both rates: `constant`, or `cosine`, which falls to 0 at the last update.
       b1: decay of Adam's first moment; Muon's momentum decays by 0.95.
       b2: decay of Adam's second moment.
       eps: Adam's ε.
       warm_up_steps: updates in which the generator's rate rises from 0.
       weight_decay: of the generator's weights, times the rate.
-      clip_norm: that the generator's gradient is scaled down to; 0: never.
-      average_decay: of the exponential moving average of the generator's weights, 0 to below 1;
-        0: none.
+      clip_norm: largest norm of the generator's gradient, which is scaled down to it; 0: no limit.
+      average_decay: decay of the exponential moving average of the generator's weights, 0 to
+        below 1; 0: no average.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a value is out of range.
     """
 
     algorithm: str = "adam"
@@ -62,17 +62,17 @@ class OptimizerOptions:
         check_below_one(self, "average_decay")
 
     def check_length(self, total_steps: int) -> None:
-        """Refuses a warm-up that takes all of a run's updates.
+        """Checks that the warm-up is shorter than a run of `total_steps` updates.
 
         Raises:
-          InputError: it does.
+          InputError: it is not.
         """
         if self.warm_up_steps >= total_steps:
-            raise InputError(f"config.optimizer.warm_up_steps is {self.warm_up_steps}; expected "
-                             f"fewer than the {total_steps} updates of the run")
+            raise InputError(f"warm_up_steps is {self.warm_up_steps}; expected fewer than the "
+                             f"{total_steps} updates of the run")
 
     def build(self, *, total_steps: int) -> Optimizers:
-        """The optimizers of a run of so many updates."""
+        """Makes the optimizers of a run of `total_steps` updates."""
         moments = {"b1": self.b1, "b2": self.b2, "eps": self.eps}
         rate = self._schedule(self.generator_learning_rate, total_steps=total_steps,
                               warm_up_steps=self.warm_up_steps)

@@ -1,4 +1,4 @@
-"""How fast training is, and how long all of it will take."""
+"""The pace of training, and the time until its end."""
 
 import time
 from collections.abc import Callable
@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dfgan_jax.devices import parallel
 from dfgan_jax.support.progress import Progress, format_duration
 
-# The first step compiles, and each is known to be done when the next one has started.
+# The first step compiles, and a step is known to be done once the next one has started.
 _WARM_UP_STEPS = 2
 _PACE_STEPS = 2
 _LONG_RUN_S = 3600.0
 
 
 class Pace:
-    """How fast training is, and which share of the time it waits for data.
+    """Measures the pace of training, and the share of the time that it waits for data.
 
-    Without its first steps, which compile.
+    The first steps, which compile, do not count.
 
     Args:
-      bar: that shows the steps.
-      waited_s: gives the seconds that training has waited for data so far.
+      bar: shows the steps.
+      waited_s: returns the seconds that training has waited for data so far.
     """
 
     def __init__(self, bar: Progress, waited_s: Callable[[], float]) -> None:
@@ -29,11 +29,11 @@ class Pace:
         self._start()
 
     def advance(self, count: int, *, epoch: int, latest: dict[str, float]) -> None:
-        """Moves the bar, and says once, where it matters, how long all of it will take.
+        """Advances the bar; without an accelerator, prints once how long training will take.
 
         Args:
-          count: steps that were made.
-          epoch: that they are of.
+          count: steps since the last call.
+          epoch: their epoch.
           latest: metrics of the newest step that was checked.
         """
         before, self._done = self._done, self._done + count
@@ -49,7 +49,7 @@ class Pace:
             self._tell_long_run(self._bar.seconds_left())
 
     def tell_summary(self, *, batch_size: int) -> None:
-        """Says in one line how fast the steps were."""
+        """Prints the pace of the steps in one line."""
         seconds = time.monotonic() - self._started
         steps = max(self._done - _WARM_UP_STEPS, 0)
         self._bar.message(
@@ -57,11 +57,11 @@ class Pace:
             f"with validation; waiting for data: {self._waiting_share():.2%} of the time")
 
     def _start(self) -> None:
-        """Measures from here on."""
+        """Restarts the measurement."""
         self._started, self._waited_before = time.monotonic(), self._waited_s()
 
     def _waiting_share(self) -> float:
-        """Of the time so far, 0 to 1."""
+        """The share of the time so far that training waited for data, 0 to 1."""
         return ((self._waited_s() - self._waited_before)
                 / max(time.monotonic() - self._started, 1e-9))
 

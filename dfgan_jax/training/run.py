@@ -5,7 +5,6 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from dfgan_jax.checkpoints.folder import read_meta, restore_state
 from dfgan_jax.checkpoints.run import Checkpoints, set_aside_damaged
@@ -13,6 +12,7 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.sources import check_fingerprints
 from dfgan_jax.devices import agreement, parallel
 from dfgan_jax.support.errors import DivergenceError
+from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.compiled import CompiledSteps
 from dfgan_jax.training.loop import Loop, LoopOptions
@@ -28,35 +28,35 @@ class Run:
     """A run.
 
     Attributes:
-      workdir: that no other process uses; process 0 alone writes.
+      workdir: a folder that no other run uses; process 0 alone writes.
       options: of the loop.
       data: split → pairs.
-      origin: what checkpoints keep of the run, beside step and epoch; `data` among it, the
-        fingerprint of each split.
-      steps: that the loop calls.
-      devices: that train.
+      origin: metadata of every checkpoint, besides step and epoch; `data` has the fingerprint of
+        each split.
+      steps: the compiled steps.
+      devices: the devices that train.
     """
 
     workdir: pathlib.Path
     options: LoopOptions
     data: Mapping[str, Pairs]
-    origin: dict[str, Any]
+    origin: JsonObject
     steps: CompiledSteps
     devices: parallel.Parallelism
 
     def train(self, state: TrainState, *, claim: Callable[[], None]) -> int | None:
-        """Trains from the latest sound checkpoint, or from a state where there is none.
+        """Trains from the latest sound checkpoint, or from a new state if there is none.
 
         Args:
-          state: of a new run; of processes but the first, its shapes do.
-          claim: makes the workdir that of this run, once it is known that it can go on.
+          state: of a new run; outside process 0 its shapes suffice.
+          claim: marks the workdir as this run's, once the run is known to be able to continue.
 
         Returns:
-          As `Loop.run`.
+          See `Loop.run`.
 
         Raises:
-          InputError: the workdir's run was of other data, or no checkpoint of it can be read.
-          DivergenceError: training diverged; what could be saved is.
+          InputError: the workdir's run had other data, or none of its checkpoints can be read.
+          DivergenceError: training diverged; the states before that are saved.
         """
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(StopRequest(self.devices.greatest))
@@ -70,12 +70,12 @@ class Run:
                 writer = stack.enter_context(MetricsWriter(self.workdir, step=int(state.step)))
             stopped_by = self._loop(kept, writer, stop, state)
             if kept is not None and kept.best() is None and stopped_by is None:
-                print("No epoch could be the best one (config.validation.first_epoch is "
+                print("No epoch could be the best one (first_epoch is "
                       f"{self.options.validation.first_epoch}): evaluating the last", flush=True)
         return stopped_by
 
     def _resumed(self, kept: Checkpoints, state: TrainState) -> TrainState:
-        """The state of the latest checkpoint; the one given, where there is none."""
+        """The state of the latest checkpoint; without a checkpoint, the given state."""
         latest = kept.latest()
         if latest is None:
             return state

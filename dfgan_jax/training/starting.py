@@ -1,4 +1,4 @@
-"""Starting a run from trained networks instead of random ones."""
+"""Starts a run from trained networks instead of random ones."""
 
 from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
@@ -11,24 +11,26 @@ def start_from(path: str, state: TrainState, generator: GeneratorOptions) -> Tra
     """The state of a new run, with the networks of a checkpoint.
 
     Args:
-      path: what `load_weights` takes.
+      path: the initial checkpoint; see `load_weights`.
       state: with random weights.
-      generator: of the run.
+      generator: options of the run's generator.
 
     Raises:
-      InputError: the weights cannot be used, or are those of another network.
+      InputError: the weights cannot be read, or belong to another network.
     """
-    weights = load_weights([path]).weights
+    try:
+        weights = load_weights([path]).weights
+    except InputError as error:
+        raise InputError(f"initial_checkpoint: {error}") from error
     for name in UNSEEN_OPTIONS:
         there = weights.unseen.get(name, PUBLISHED_OPTIONS[name])
         if getattr(generator, name) != there:
-            raise InputError(f"config.generator.{name} is {getattr(generator, name)!r}; expected "
-                             f"{there!r}, which config.initial_checkpoint ({path}) was trained "
-                             "with")
+            raise InputError(f"generator.{name} is {getattr(generator, name)!r}; expected "
+                             f"{there!r}, as in the training of initial_checkpoint ({path})")
     try:
         started = with_weights(state, weights)
     except InputError as error:
-        raise InputError(f"config.initial_checkpoint: {path}: {error}") from error
+        raise InputError(f"initial_checkpoint: {path}: {error}") from error
     taken = started.discriminators is not state.discriminators
     print(f"Starting from {path}: the generator"
           f"{' and the discriminators' if taken else ''}", flush=True)

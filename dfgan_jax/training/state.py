@@ -1,12 +1,13 @@
-"""Everything that training changes, and the networks and optimizers that change it."""
+"""The state of training, and the networks and optimizers that change it."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int, Key, PyTree, UInt32
 
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import initial_variables
@@ -30,8 +31,8 @@ class Networks(NamedTuple):
     """The modules; they hold no arrays.
 
     Attributes:
-      generator: maps (N, H, W, 1) normalised quarter-dose slices to denoised ones.
-      discriminator: the architecture that all discriminators of the layout share.
+      generator: maps (N, H, W, 1) normalised quarter-dose slices to denoised slices.
+      discriminator: the module that all discriminators of the layout share.
       discriminators: the layout.
     """
 
@@ -41,12 +42,13 @@ class Networks(NamedTuple):
 
 
 class Optimizers(NamedTuple):
-    """One for the generator, one for all discriminators together.
+    """One optimizer for the generator, one for all discriminators together.
 
     Attributes:
-      generator: of its parameters.
-      discriminator: of those of all discriminators.
-      average_decay: of the exponential moving average of the generator's weights; 0 for none.
+      generator: of the generator's parameters.
+      discriminator: of the parameters of all discriminators.
+      average_decay: decay of the exponential moving average of the generator's weights; 0: no
+        average.
     """
 
     generator: optax.GradientTransformation
@@ -56,35 +58,35 @@ class Optimizers(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run: what a checkpoint holds.
+    """The state of a run, as a checkpoint holds it.
 
     Attributes:
       step: () int32, updates made.
       key: (2,) uint32, raw data of the run's PRNG key.
-      generator: {"params": …, "batch_stats": …}; the second is empty for a generator that
-        normalises nothing.
+      generator: {"params": …, "batch_stats": …}; the second is empty for a generator without
+        normalisation.
       generator_opt_state: of the generator's optimizer.
       discriminators: name → {"params": …}.
       discriminator_opt_state: of the discriminators' optimizer.
-      average: the exponential moving average of `generator`, which is then the model that is
-        evaluated; empty where none is kept.
+      average: the exponential moving average of `generator`, which is then the evaluated model;
+        empty without an average.
     """
 
-    step: jax.Array
-    key: jax.Array
-    generator: Any
-    generator_opt_state: Any
-    discriminators: Any
-    discriminator_opt_state: Any
-    average: Any = dataclasses.field(default_factory=dict)
+    step: Int[Array, ""]
+    key: UInt32[Array, " 2"]
+    generator: dict[str, PyTree]
+    generator_opt_state: PyTree
+    discriminators: dict[str, PyTree]
+    discriminator_opt_state: PyTree
+    average: dict[str, PyTree] = dataclasses.field(default_factory=dict)
 
     @property
-    def model(self) -> Any:
-        """The generator's variables that are evaluated: their average, where one is kept."""
+    def model(self) -> dict[str, PyTree]:
+        """The variables that are evaluated: the average, or the generator without an average."""
         return self.average or self.generator
 
 
-def create_state(key: jax.Array, networks: Networks, optimizers: Optimizers) -> TrainState:
+def create_state(key: Key[Array, ""], networks: Networks, optimizers: Optimizers) -> TrainState:
     """Initial weights and optimizer states, a function of the key alone."""
     generator_key, discriminator_key, run_key = jax.random.split(key, 3)
     generator = initial_variables(networks.generator, generator_key)
@@ -104,15 +106,14 @@ def create_state(key: jax.Array, networks: Networks, optimizers: Optimizers) -> 
 
 
 def with_weights(state: TrainState, weights: Weights) -> TrainState:
-    """A new run's state that starts from trained networks.
+    """The state of a new run that starts from trained networks.
 
-    The discriminators are taken over where they are of the same layout and width; else
-    they stay as they were.
+    The discriminators are replaced if their layout and width are the same.
 
     Raises:
-      InputError: the generator is another.
+      InputError: the generator has another architecture or width.
     """
-    def shapes(tree):
+    def shapes(tree: PyTree) -> PyTree:
         return jax.tree.map(jnp.shape, tree)
 
     generator = weights.generator_variables

@@ -1,65 +1,71 @@
 """One training step and one evaluation step, as pure functions of state and batch.
 
-They know nothing of devices but `axis_name`; `parallel.py` runs them under jit or
+They are independent of devices but for `axis_name`; `parallel.py` runs them under jit or
 pmap. A batch is {"ndct": …, "qdct": …}, each (N, H, W, 1) float32, normalised HU.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, PyTree
 
 from dfgan_jax.models.architecture import STAGE
 from dfgan_jax.training import losses
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState
 
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
+Batch: TypeAlias = Mapping[str, Float[Array, "n h w 1"]]
+Metrics: TypeAlias = dict[str, Float[Array, "..."]]
+
+# Typed names for untyped functions of JAX.
+_pmean: Callable[[PyTree, str], PyTree] = jax.lax.pmean
 
 
-def _scores(networks: Networks, discriminators: Mapping[str, Any], image: jax.Array,
-            qdct: jax.Array) -> dict[str, Any]:
+def _scores(networks: Networks, discriminators: Mapping[str, PyTree], image: jax.Array,
+            qdct: jax.Array) -> dict[str, jax.Array]:
     """Each discriminator's scores of an image and of its difference map."""
     difference = image - qdct
     inputs = {"image": image, "difference": difference}
     if "joint" in discriminators:
         inputs["joint"] = jnp.concatenate([image, difference], axis=-1)
+    scores: dict[str, PyTree] = {name: networks.discriminator.apply(variables, inputs[name])
+                                 for name, variables in discriminators.items()}
     # The losses square differences of scores: bfloat16 would keep two digits of them.
-    scores: dict[str, Any] = {name: networks.discriminator.apply(variables, inputs[name])
-                              for name, variables in discriminators.items()}
     return {name: each.astype(image.dtype) for name, each in scores.items()}
 
 
-def _squared_slope(networks: Networks, discriminators: Mapping[str, Any], ndct: jax.Array,
+def _squared_slope(networks: Networks, discriminators: Mapping[str, PyTree], ndct: jax.Array,
                    qdct: jax.Array) -> jax.Array:
-    """R1's ‖∇D‖² at the normal dose, of each image's mean score; the mean over both."""
-    def mean_scores(image):
-        return sum(scores.mean((1, 2, 3)).sum() for scores in
-                   _scores(networks, discriminators, image, qdct).values())
+    """R1's ‖∇D‖² of each image's mean score at the normal dose; mean over images and D."""
+    def mean_scores(image: jax.Array) -> jax.Array:
+        scores = _scores(networks, discriminators, image, qdct)
+        return sum((each.mean((1, 2, 3)).sum() for each in scores.values()), start=jnp.zeros(()))
 
     slope = jax.grad(mean_scores)(ndct)
     return jnp.square(slope).sum((1, 2, 3)).mean() / len(discriminators)
 
 
-def generator_terms(denoised: jax.Array, batch: Batch, scores: Mapping[str, jax.Array],
-                    loss: LossOptions, step: jax.Array | int | None = None) -> Metrics:
+def generator_terms(denoised: Float[Array, "*n h w 1"],
+                    batch: Mapping[str, Float[Array, "*n h w 1"]],
+                    scores: Mapping[str, Float[Array, "..."]], loss: LossOptions,
+                    step: Int[Array, ""] | int | None = None) -> Metrics:
     """The generator's loss and its parts.
 
     Args:
       denoised: (..., H, W, 1), normalised HU.
       batch: `ndct` and `qdct` of the same shape.
       scores: of the denoised images, by discriminator.
-      loss: weights and forms of the terms; those that weigh nothing are not computed.
-      step: updates made; None for all that there will be.
+      loss: weights and forms of the terms; gradient terms of weight 0 are left out.
+      step: updates made; None adds the adversarial term in any case.
 
     Returns:
-      name → scalar; `generator_loss` is the weighted sum of the others, whose
-      adversarial part is the mean over the discriminators.
+      name → scalar; `generator_loss` is the weighted sum of the others. The adversarial
+      part is the mean over the discriminators.
     """
     ndct, qdct = batch["ndct"], batch["qdct"]
     terms = {"intensity_loss": losses.intensity(denoised, ndct, form=loss.intensity,
@@ -81,11 +87,11 @@ def generator_terms(denoised: jax.Array, batch: Batch, scores: Mapping[str, jax.
 
 
 class _Gradients(NamedTuple):
-    """What a batch, or a part of one, says of the next update."""
+    """Gradients, new running statistics and metrics of a batch, or of a part of it."""
 
-    generator: Any
-    discriminators: Any
-    batch_stats: Any
+    generator: PyTree
+    discriminators: PyTree
+    batch_stats: PyTree
     metrics: Metrics
 
 
@@ -95,7 +101,7 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: Los
     generator = networks.generator.clone(axis_name=axis_name)
     ndct, qdct = batch["ndct"], batch["qdct"]
 
-    def denoise(params):
+    def denoise(params: PyTree) -> PyTree:
         return generator.apply({**state.generator, "params": params}, qdct, train=True,
                                mutable=["batch_stats"])
 
@@ -103,7 +109,7 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: Los
         denoise = jax.checkpoint(
             denoise, policy=jax.checkpoint_policies.save_only_these_names(STAGE))
 
-    def generator_objective(params):
+    def generator_objective(params: PyTree) -> tuple[jax.Array, PyTree]:
         denoised, updates = denoise(params)
         denoised = denoised.astype(ndct.dtype)
         scores = _scores(networks, state.discriminators, denoised, qdct)
@@ -114,9 +120,9 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: Los
         generator_objective, has_aux=True)(state.generator["params"])
     denoised = jax.lax.stop_gradient(denoised)
 
-    def discriminator_objective(discriminators):
-        # The scores of the denoised batch are those of the generator's objective:
-        # same inputs, same parameters, so XLA computes the forward pass once.
+    def discriminator_objective(discriminators: PyTree) -> jax.Array:
+        # The generator's objective has the same scores of the denoised batch, from the same
+        # inputs and parameters, so that XLA computes the forward pass once.
         real = _scores(networks, discriminators, ndct, qdct)
         fake = _scores(networks, discriminators, denoised, qdct)
         terms = [losses.adversarial_discriminator(real[name], fake[name],
@@ -128,7 +134,7 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: Los
                 networks, discriminators, ndct, qdct)
         return objective
 
-    discriminator_gradients: Any = {}
+    discriminator_gradients: PyTree = {}
     if state.discriminators:
         metrics["discriminator_loss"], discriminator_gradients = jax.value_and_grad(
             discriminator_objective)(state.discriminators)
@@ -137,19 +143,20 @@ def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: Los
 
 def _mean_over_parts(gradients_of: Callable[[Batch], _Gradients], batch: Batch, count: int
                      ) -> _Gradients:
-    """The mean of what equal parts of a batch say, one after another."""
-    def split(x):
+    """The mean over equal parts of a batch, computed one after another."""
+    def split(x: jax.Array) -> jax.Array:
         # Every `count`-th image, so that each device has its share of each part.
         return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
 
-    def add(total, part):
+    def add(total: _Gradients, part: Batch) -> tuple[_Gradients, None]:
         return jax.tree.map(jnp.add, total, gradients_of(part)), None
 
     parts = {name: split(x) for name, x in batch.items()}
     shapes = jax.eval_shape(gradients_of, {name: x[0] for name, x in parts.items()})
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add, nothing, parts)
-    return jax.tree.map(lambda x: x / count, total)
+    mean: _Gradients = jax.tree.map(lambda x: x / count, total)
+    return mean
 
 
 def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizers: Optimizers,
@@ -157,8 +164,8 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
                axis_name: str | None = None) -> tuple[TrainState, Metrics]:
     """Updates the generator and every discriminator once.
 
-    Both updates use the same prediction, made before either; the discriminators
-    see it with the gradient stopped.
+    Both updates use the same prediction, from before the step; its gradient is stopped for the
+    discriminators.
 
     Args:
       state: before the step.
@@ -166,13 +173,13 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
       networks: the modules and the layout of the discriminators.
       optimizers: of the generator and of the discriminators.
       loss: weights and forms of the loss terms.
-      accumulate: parts that the batch is taken in, one after another, for less memory.
-        Gradients, metrics and running statistics are their mean. Each part is normalised
-        by its own statistics, as a smaller batch would be.
-      remat: keep only what the generator's stages give, and compute the rest again for the
+      accumulate: number of parts of the batch, computed one after another to save memory.
+        Gradients, metrics and running statistics are the means over the parts. The generator
+        normalises each part by its own statistics.
+      remat: store only the outputs of the generator's stages, and compute the rest again for the
         gradient: less memory, more time, the same numbers.
       axis_name: mapped axis over which gradients, metrics and batch statistics
-        are averaged; None when the whole batch is at hand.
+        are averaged; None for the whole batch.
 
     Returns:
       The state after the step, and scalar metrics: the losses and the global
@@ -184,7 +191,7 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
              _mean_over_parts(gradients_of, batch, accumulate))
     gradients, discriminator_gradients, batch_stats, metrics = found
     if axis_name is not None:
-        gradients, discriminator_gradients, metrics = jax.lax.pmean(
+        gradients, discriminator_gradients, metrics = _pmean(
             (gradients, discriminator_gradients, metrics), axis_name)
     metrics["generator_gradient_norm"] = optax.tree.norm(gradients)
     if state.discriminators:
@@ -206,29 +213,31 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
         discriminator_opt_state=discriminator_opt_state), metrics
 
 
-def _moved_average(state: TrainState, generator: Any, *, decay: float) -> Any:
+def _moved_average(state: TrainState, generator: dict[str, PyTree], *, decay: float
+                   ) -> dict[str, PyTree]:
     """The average of the weights and running statistics after an update.
 
-    At first it forgets faster, so that the random initial weights do not stay in it: the
-    decay is at most (1 + step) / (10 + step), as TensorFlow's average has it.
+    The decay is at most (1 + step) / (10 + step), as in TensorFlow's average, so that the random
+    initial weights are soon forgotten.
     """
     if not decay:
         return {}
     step = state.step.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda average, new: keep * average + (1 - keep) * new,
-                        state.average, generator)
+    average: dict[str, PyTree] = jax.tree.map(
+        lambda average, new: keep * average + (1 - keep) * new, state.average, generator)
+    return average
 
 
 def evaluation_step(state: TrainState, batch: Batch, *, networks: Networks,
-                    loss: LossOptions) -> tuple[jax.Array, Metrics]:
+                    loss: LossOptions) -> tuple[Float[Array, "n h w 1"], Metrics]:
     """Denoises a batch with the running statistics.
 
     Returns:
       The denoised images, (N, H, W, 1) float32, and each loss *per image*, (N,),
-      so that images that only pad a batch can be left out of a mean.
+      so that a mean can leave out the images that fill a batch.
     """
-    denoised: Any = networks.generator.apply(state.model, batch["qdct"], train=False)
+    denoised: PyTree = networks.generator.apply(state.model, batch["qdct"], train=False)
     denoised = denoised.astype(jnp.float32)
     scores = _scores(networks, state.discriminators, denoised, batch["qdct"])
     terms = jax.vmap(functools.partial(generator_terms, loss=loss))(
@@ -240,11 +249,11 @@ def batch_statistics_step(state: TrainState, batch: Batch, *, networks: Networks
                           loss: LossOptions) -> tuple[TrainState, Metrics]:
     """Validates a batch as the published code did: a quirk kept for parity.
 
-    It normalises by the batch's own statistics, and moves the running ones. For states
+    It normalises by the batch's own statistics, and updates the running statistics. For states
     without an average of the weights.
 
     Returns:
-      The state with its running statistics moved, and the batch's losses.
+      The state with its new running statistics, and the batch's losses.
     """
     denoised, updates = networks.generator.apply(
         state.generator, batch["qdct"], train=True, mutable=["batch_stats"])

@@ -1,58 +1,63 @@
-"""Stopping a run by a signal, after a step and a checkpoint, in all its processes alike."""
+"""Stops all processes of a run by a signal, after the same step and a checkpoint."""
 
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
+from typing import TypeAlias
+
+from jaxtyping import Array, Int
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+_Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
 class StopRequest:
     """Remembers the first signal, so that the loop can save before it ends; a context manager.
 
-    A second signal acts as if this were not here.
+    A second signal has its usual effect.
 
     Args:
-      greatest: the greatest of the processes' values, at once or as an array that soon
-        holds it.
+      greatest: value of this process → the greatest value of all processes, as a number or as an
+        array that is computed in the background.
     """
 
-    def __init__(self, greatest: Callable[[int], Any]) -> None:
+    def __init__(self, greatest: Callable[[int], int | Int[Array, ""]]) -> None:
         self.number: int | None = None
         self._greatest = greatest
-        self._asked: Any = None
+        self._asked: int | Array | None = None
         self._heeded = False
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, _Handler] = {}
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
-            # What nohup or a shell has set to be ignored stays so.
+            # Signals that nohup or a shell ignores stay ignored.
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
         self._restore()
-        # It came too late for `agreed`; but what an error says is worth more.
+        # A signal too late for `agreed` acts now, unless an error ends the run.
         if error is None and self.number is not None and not self._heeded:
             signal.raise_signal(self.number)
 
     def _remember(self, number: int, _frame: object) -> None:
         self.number = number
         self._restore()
-        # Not `print`: a write to stderr may be what the signal has interrupted.
+        # Not `print`: the signal may have interrupted a write to stderr.
         os.write(2, f"{signal.Signals(number).name}: saving first; once more ends it at once\n"
                  .encode())
 
     def agreed(self, *, at_last: bool = False) -> int | None:
-        """The signal that the processes stop for, the same in all; None without one.
+        """The signal that the processes stop for, the same in all; None without a signal.
 
-        Called by each after the same steps. Of several processes, what they asked for after
-        the step before counts, which is known without waiting for the devices.
+        Every process calls this after the same steps. With several processes, the signals before
+        the previous call count, which are known without waiting for the devices.
 
         Args:
-          at_last: that no step comes any more, so that it is worth waiting.
+          at_last: there is no further step, so that the newest signals count, after a wait.
         """
         asked = self._greatest(self.number or 0)
         if not (isinstance(asked, int) or at_last):

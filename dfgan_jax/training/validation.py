@@ -1,11 +1,12 @@
-"""Scores of the validation split, and which of them make a checkpoint the best."""
+"""Scores of the validation split, and the choice of the best checkpoint by them."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from dfgan_jax.evaluation.metrics import all_metrics
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
@@ -15,20 +16,21 @@ from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, TrainState
 
+Score: TypeAlias = Callable[[TrainState], dict[str, np.ndarray]]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """How the validation split is scored after each epoch.
+    """The validation after each epoch.
 
     Attributes:
-      statistics: of batch normalisation: `running`, as at test time; or `batch`, those of each
-        batch, which also move the running ones, as the published code did.
-      select_by: what the best checkpoint has the highest `psnr` of, or the lowest
-        `generator_loss`.
-      first_epoch: that may be the best, from 1.
+      statistics: of batch normalisation: `running`, as at test time; or `batch`, the statistics of
+        each batch, which also update the running statistics, as in the published code.
+      select_by: the best checkpoint has the highest `psnr`, or the lowest `generator_loss`.
+      first_epoch: first epoch whose checkpoint may be the best, from 1.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a value is out of range.
     """
 
     statistics: str
@@ -41,7 +43,7 @@ class ValidationOptions:
         check_above_zero(self, "first_epoch")
 
     def score(self, scores: dict[str, float], *, epoch: int) -> float | None:
-        """What the best checkpoint has the most of; None of an epoch that cannot be the best."""
+        """The score of an epoch, highest for the best; None if the epoch cannot be the best."""
         if epoch < self.first_epoch:
             return None
         return -scores["generator_loss"] if self.select_by == "generator_loss" else scores["psnr"]
@@ -53,7 +55,8 @@ def validation_step(state: TrainState, batch: steps.Batch, *, networks: Networks
     denoised, terms = steps.evaluation_step(state, batch, networks=networks, loss=loss)
     denoised_hu, ndct_hu = (hounsfield.denormalise(images[..., 0])
                             for images in (denoised, batch["ndct"]))
-    return terms | all_metrics(denoised_hu, ndct_hu, FULL_RANGE_HU)
+    metrics: steps.Metrics = all_metrics(denoised_hu, ndct_hu, FULL_RANGE_HU)
+    return terms | metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,19 +65,19 @@ class Validation:
 
     Attributes:
       score: state → metrics of each validation slice, (slices,).
-      batch_statistics: (state, batch) → (state, metrics), where the statistics are those of each
-        batch; else None.
-      pairs: of the validation split, `ndct` and `qdct`.
+      batch_statistics: (state, batch) → (state, metrics), normalised by each batch's statistics;
+        None to normalise by the running statistics.
+      pairs: `ndct` and `qdct` of the validation split, (slices, H, W, 1), normalised HU.
       batch_size: of `batch_statistics`.
     """
 
-    score: Callable[[TrainState], dict[str, np.ndarray]]
-    batch_statistics: Callable | None
-    pairs: steps.Batch
+    score: Score
+    batch_statistics: Callable[..., tuple[TrainState, steps.Metrics]] | None
+    pairs: Mapping[str, Float[Array | np.ndarray, "slices h w 1"]]
     batch_size: int
 
     def __call__(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-        """The mean scores; the state changes only with batch statistics."""
+        """Returns the state, which changes only with batch statistics, and the mean scores."""
         batch_losses = []
         if self.batch_statistics is not None:
             for batch in self._batches():
@@ -82,11 +85,11 @@ class Validation:
                 batch_losses.append(terms)
         scores = {name: float(np.mean(values)) for name, values in self.score(state).items()}
         if batch_losses:
-            fetched: list[dict[str, Any]] = jax.device_get(batch_losses)
+            fetched: list[dict[str, np.ndarray]] = jax.device_get(batch_losses)
             scores |= {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
         return state, scores
 
-    def _batches(self) -> Iterator[steps.Batch]:
+    def _batches(self) -> Iterator[Mapping[str, Array | np.ndarray]]:
         for start in range(0, len(self.pairs["ndct"]), self.batch_size):
             part = slice(start, start + self.batch_size)
             yield {name: images[part] for name, images in self.pairs.items()}

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: `metrics.jsonl` for programs, TensorBoard for people."""
+"""Writes the metrics of a run: `metrics.jsonl` for programs, TensorBoard for people."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -15,14 +14,18 @@ from tensorboardX.record_writer import masked_crc32c
 
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import full_disk_named, written_whole
+from dfgan_jax.support.types import JsonObject
 
 FILE_NAME = "metrics.jsonl"
 
 
-def read_history(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; none where there is no file.
+def read_history(workdir: str | os.PathLike[str]) -> list[JsonObject]:
+    """Reads the rows of `metrics.jsonl`; an empty list without the file.
 
-    A last line that was cut off in the middle of writing is left out.
+    An incomplete last line, from an interrupted write, is left out.
+
+    Raises:
+      InputError: a line is not JSON.
     """
     path = pathlib.Path(workdir) / FILE_NAME
     if not path.exists():
@@ -38,14 +41,14 @@ def read_history(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class _Appended:
-    """A file that grows; nothing waits in a buffer, which a close would try to write again."""
+    """An unbuffered file to append to: after an error, closing a buffer would write again."""
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path) -> None:
         self._path = path
         self._file = path.open("ab", buffering=0)
 
     def write(self, data: bytes) -> None:
-        """Appends all of it."""
+        """Appends all of the data."""
         with full_disk_named(self._path):
             while data:
                 data = data[self._file.write(data):]
@@ -57,15 +60,15 @@ class _Appended:
 class _Events:
     """TensorBoard's file of events.
 
-    Not tensorboardX's writer: that writes in a thread, which a full disk ends, and for which
-    the next rows then wait for ever.
+    tensorboardX's own writer uses a thread: a full disk ends the thread, and the next rows wait
+    for it for ever.
 
     Args:
       folder: of all of the run's event files.
-      purge_step: TensorBoard leaves out what earlier files say of this step and later ones.
+      purge_step: TensorBoard ignores the entries of earlier files from this step on.
     """
 
-    def __init__(self, folder: pathlib.Path, *, purge_step: int):
+    def __init__(self, folder: pathlib.Path, *, purge_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = _Appended(folder / f"events.out.tfevents.{time.time_ns() // 10**9}."
                                         f"{socket.gethostname()}.{os.getpid()}")
@@ -92,12 +95,11 @@ class MetricsWriter:
 
     Args:
       workdir: folder of the run.
-      step: that training goes on from. Rows after it were written by a run that
-        stopped before its next checkpoint; they are dropped, since they will be
-        written again.
+      step: the step from which training continues. Later rows, of a run that stopped before
+        its next checkpoint, are dropped, since they will be written again.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, step: int):
+    def __init__(self, workdir: str | os.PathLike[str], *, step: int) -> None:
         workdir = pathlib.Path(workdir)
         path = workdir / FILE_NAME
         kept = [row for row in read_history(workdir) if row["step"] <= step]
@@ -119,7 +121,7 @@ class MetricsWriter:
         Args:
           kind: `train` or `valid`.
           step: updates made.
-          epoch: that the step belongs to, from 1.
+          epoch: epoch of the step, from 1.
           metrics: name → number.
         """
         row = {"kind": kind, "step": step, "epoch": epoch, **metrics}

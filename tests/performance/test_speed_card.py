@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(tmp_path, monkey
 
     monkeypatch.setattr(Program, "on_device", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        speed_card.unless_too_large(Program(None, None, None, (), "float32").on_device)
+        speed_card.unless_too_large(Program(len, {}, {}, (), "float32").on_device)
 
 
 def test_rows_are_left_out_when_the_time_is_up_and_the_weights_are_those_given(

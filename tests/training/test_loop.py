@@ -1,7 +1,7 @@
 import itertools
 import signal
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from dfgan_jax.devices import parallel
@@ -11,13 +11,7 @@ from dfgan_jax.training.metrics import Metrics
 from dfgan_jax.training.saver import Saver
 from dfgan_jax.training.stop_request import StopRequest
 from dfgan_jax.training.validation import ValidationOptions
-from tests.training.kept import Kept
-
-
-class Counted(int):
-    """A state that has only counted its steps."""
-
-    step = property(int)
+from tests.training.kept import Kept, counted
 
 
 @pytest.mark.parametrize(("step", "expected"), [
@@ -31,12 +25,11 @@ def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected
         checkpoint_after_seconds=0,
         validation=ValidationOptions(statistics="running", first_epoch=1, select_by="psnr"))
     kept, numbers = Kept(), itertools.count(1)
-    kept.wait = lambda: None
     stop = StopRequest(lambda _: int(next(numbers) == step) * signal.SIGTERM)
     steps = CompiledSteps(
-        advance=lambda state, step, most: (Counted(state + 1), {"loss": np.zeros(1)}, 1),
+        advance=lambda state, step, most: (counted(state.step + 1), {"loss": jnp.zeros(1)}, 1),
         validate=lambda state: (state, {"psnr": 1.0}), waited_s=lambda: 0.0)
     loop = Loop(options, steps=steps, per_epoch=2, origin={},
                 saver=Saver(kept, after_s=1e6, every_s=1e6), metrics=Metrics(None), stop=stop)
-    number = loop.run(Counted(0))
+    number = loop.run(counted(0))
     assert (number, [saved for _, saved, _ in kept.saved]) == expected

@@ -1,8 +1,7 @@
-import jax.numpy as jnp
 import pytest
 
 from dfgan_jax.training.saver import Saver
-from tests.training.kept import Kept
+from tests.training.kept import Kept, counted
 
 
 @pytest.mark.parametrize(("scores", "expected"), [
@@ -12,7 +11,7 @@ def test_of_epochs_that_wait_the_best_is_saved_once_or_the_latest(scores, expect
     kept = Kept()
     saver = Saver(kept, after_s=10, every_s=60)
     for step, score in enumerate(scores, start=1):
-        saver.keep(jnp.float32(step), {"step": step}, score)
+        saver.keep(counted(step), {"step": step}, score)
     saver.save_kept()
     saver.save_kept()
     assert kept.saved == [expected]
