@@ -29,9 +29,9 @@ class FakeDenoiser(denoiser.Denoiser):
         self.domain = domain
         self.shapes = []
 
-    def __call__(self, hu):
-        self.shapes.append(hu.shape)
-        return hu + 5
+    def __call__(self, qdct_hu, *, batch_size=None, out=None, progress=None):
+        self.shapes.append(qdct_hu.shape)
+        return qdct_hu + 5
 
 
 def slices(folder, count=6, **options):
