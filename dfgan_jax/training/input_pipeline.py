@@ -145,7 +145,7 @@ def train_views(pairs: Pairs, sampling: Sampling) -> grain.MapDataset:
         random = np.random.default_rng([sampling.seed, int(step)])
         tops, lefts, orientations = np.zeros((3, len(rows)), np.int32)
         if sampling.crop:
-            room = np.array([pairs.size_of(row) for row in rows]) - sampling.crop + 1
+            room = np.array([pairs.size_of(int(row)) for row in rows]) - sampling.crop + 1
             tops, lefts = random.integers(room.T, dtype=np.int32)
         if sampling.augment:
             orientations = random.integers(ORIENTATIONS, size=len(rows), dtype=np.int32)

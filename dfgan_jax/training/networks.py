@@ -17,7 +17,14 @@ from dfgan_jax.training.state import Discriminators, Networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GeneratorOptions(UNetOptions):
+class _ArchitectureOptions:
+    """The first field of a stored `generator`, since fields of bases are in reverse order."""
+
+    architecture: str = UNNAMED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorOptions(UNetOptions, _ArchitectureOptions):
     """The generator: its architecture and its options; see also `UNetOptions`.
 
     Other architectures take the options of the U-Net only with their published values.
@@ -32,7 +39,6 @@ class GeneratorOptions(UNetOptions):
       InputError: a value is out of range.
     """
 
-    architecture: str = UNNAMED
     width: int = dataclasses.field()  # without a default: every configuration has these
     attention: bool = dataclasses.field()
     blocks: str = PUBLISHED_OPTIONS["blocks"]

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, Key, PyTree, UInt32
 
@@ -72,8 +73,8 @@ class TrainState:
         empty without an average.
     """
 
-    step: Int[Array, ""]
-    key: UInt32[Array, " 2"]
+    step: Int[Array | np.ndarray, ""]
+    key: UInt32[Array | np.ndarray, " 2"]
     generator: dict[str, PyTree]
     generator_opt_state: PyTree
     discriminators: dict[str, PyTree]
