@@ -6,12 +6,13 @@ and the digests that it is checked against.
 """
 
 import contextlib
+import io
 import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -150,8 +151,8 @@ def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: JsonObj
     return PreprocessedPairs(pairs, raw_ndct_digests, raw_qdct_digests)
 
 
-def _append_preprocessed(file: BinaryIO, mu: Iterable[np.ndarray], *, count: int, size: int,
-                         bar: Progress) -> None:
+def _append_preprocessed(file: io.BufferedIOBase, mu: Iterable[np.ndarray], *, count: int,
+                         size: int, bar: Progress) -> None:
     """Writes slices of linear attenuation [1/mm] into an `.npy` of `count` preprocessed ones.
 
     Not through mapped memory: there, a full disk kills the process.

@@ -16,7 +16,6 @@ import pickle
 import pickletools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float
@@ -108,7 +107,7 @@ def holds_pairs(path: str | os.PathLike[str]) -> bool:
         return _npy_header(path, file)[1] == np.dtype(object)
 
 
-def _npy_header(path: pathlib.Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def _npy_header(path: pathlib.Path, file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
     """The shape and the dtype in the header of an `.npy`."""
     try:
         version = np.lib.format.read_magic(file)

@@ -5,14 +5,19 @@ published code (github.com/megvii-research/NAFNet), `basicsr/models/archs/NAFNet
 """
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from dfgan_jax.models.architecture import STAGE, Architecture, Generator, supervised
+from dfgan_jax.models.architecture import (
+    Architecture,
+    Generator,
+    Options,
+    mark_stage,
+    supervised,
+)
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import uniform_fan
 from dfgan_jax.scans import hounsfield
@@ -31,8 +36,8 @@ EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NAFNetOptions:
-    """What a configuration can choose of NAFNet; the default is the published network.
+class NAFNetOptions(Options):
+    """The options of NAFNet; the default is the published network.
 
     Attributes:
       width: channels of the first stage, at least 1; each stage below has twice as many.
@@ -47,7 +52,7 @@ class NAFNetOptions:
     width: int = PUBLISHED_WIDTH
     blocks: str = PUBLISHED_BLOCKS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_above_zero(self, "width")
         numbers = str(self.blocks).split(",")
         if (len(numbers) not in range(3, 2 * MAX_STAGES + 2, 2)
@@ -74,24 +79,26 @@ class DepthwiseConv(nn.Module):
       dtype: dtype of the computation.
     """
 
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Maps (N, H, W, C) to the same shape."""
         height, width, channels = x.shape[1:]
         kernel = self.param("kernel", uniform_fan(9), (3, 3, 1, channels), jnp.float32)
         bias = self.param("bias", uniform_fan(9), (channels,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return sum((x[:, i:i + height, j:j + width] * kernel[i, j, 0]
-                    for i in range(3) for j in range(3)), start=bias)
+        shifted: list[Array] = [x[:, i:i + height, j:j + width] * kernel[i, j, 0]
+                                for i in range(3) for j in range(3)]
+        return sum(shifted, start=bias)
 
 
-def simple_gate(x: jax.Array) -> jax.Array:
+def simple_gate(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Products of the first half of the channels with the second; (…, 2 C) to (…, C)."""
     first, second = jnp.split(x, 2, axis=-1)
-    return first * second
+    product: Array = first * second
+    return product
 
 
 class Block(nn.Module):
@@ -104,34 +111,37 @@ class Block(nn.Module):
       dtype: dtype of the computation.
     """
 
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Maps (N, H, W, C) to the same shape."""
         channels = x.shape[-1]
 
-        def norm(name):
+        def norm(name: str) -> nn.LayerNorm:
             return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False, dtype=self.dtype,
                                 name=name)
 
-        def pointwise(features, fan_in, name):
+        def pointwise(features: int, fan_in: int, name: str) -> Conv:
             return Conv(features, 1, dtype=self.dtype, name=name, kernel_init=uniform_fan(fan_in))
 
-        def gain(name):
-            return self.param(name, nn.initializers.zeros_init(), (1, 1, 1, channels), jnp.float32)
+        def gain(name: str) -> Array:
+            zeros: Array = self.param(name, nn.initializers.zeros_init(), (1, 1, 1, channels),
+                                      jnp.float32)
+            return zeros
 
         y = pointwise(2 * channels, channels, "conv1")(norm("norm1")(x))
         y = simple_gate(DepthwiseConv(dtype=self.dtype, name="conv2")(y))
         y *= pointwise(channels, channels, "sca")(jnp.mean(y, axis=(1, 2), keepdims=True))
         y = pointwise(channels, channels, "conv3")(y)
-        x += y * gain("beta").astype(y.dtype)
+        x = x + y * gain("beta").astype(y.dtype)
         y = simple_gate(pointwise(2 * channels, channels, "conv4")(norm("norm2")(x)))
         y = pointwise(channels, channels, "conv5")(y)
-        return x + y * gain("gamma").astype(y.dtype)
+        result: Array = x + y * gain("gamma").astype(y.dtype)
+        return result
 
 
-def pixel_shuffle(x: jax.Array) -> jax.Array:
+def pixel_shuffle(x: Float[Array, "n h w 4*c"]) -> Float[Array, "n 2*h 2*w c"]:
     """Maps (N, H, W, 4 C) to (N, 2 H, 2 W, C): channel 4 c + 2 i + j is the pixel (i, j) of c."""
     n, height, width, channels = x.shape
     x = x.reshape(n, height, width, channels // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
@@ -161,7 +171,7 @@ class NAFNet(Generator):
     blocks: str = NAFNetOptions.blocks
 
     @nn.compact
-    def __call__(self, qdct: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, qdct: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
         """Denoises normalised slices.
 
         Args:
@@ -183,14 +193,15 @@ class NAFNet(Generator):
             raise ValueError(f"qdct has shape {qdct.shape}; expected (N, H, W, 1) with H and W "
                              f"multiples of {multiple}")
 
-        def stage(x, count, name):
+        def stage(x: Array, count: int, name: str) -> Array:
             for index in range(count):
                 x = Block(dtype=self.dtype, name=f"{name}_{index}")(x)
-            return checkpoint_name(x, STAGE)
+            return mark_stage(x)
 
-        def conv(features, size, fan_in, name, **options):
-            return Conv(features, size, dtype=self.dtype, name=name,
-                        kernel_init=uniform_fan(size * size * fan_in), **options)
+        def conv(features: int, size: int, fan_in: int, name: str, *, stride: int = 1,
+                 padding: int = 0, use_bias: bool = True) -> Conv:
+            return Conv(features, size, stride=stride, padding=padding, use_bias=use_bias,
+                        dtype=self.dtype, name=name, kernel_init=uniform_fan(size * size * fan_in))
 
         x = conv(self.width, 3, 1, "intro", padding=1)(qdct)
         skips = []
@@ -204,7 +215,8 @@ class NAFNet(Generator):
             channels = x.shape[-1]
             x = pixel_shuffle(conv(2 * channels, 1, channels, f"up{level}", use_bias=False)(x))
             x = stage(x + skips.pop(), count, f"decoder{level}")
-        return qdct + conv(1, 3, self.width, "ending", padding=1)(x).astype(qdct.dtype)
+        denoised: Array = qdct + conv(1, 3, self.width, "ending", padding=1)(x).astype(qdct.dtype)
+        return denoised
 
 
 NAFNET_ARCHITECTURE = Architecture(

@@ -2,26 +2,26 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from dfgan_jax.porting.weights import Weights, file_metadata
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.types import JsonObject
 
 SUFFIX = ".onnx"
 
 NOTE = "Research software, not a medical device."
 
 
-def has_suffix(path: str | os.PathLike) -> bool:
+def has_suffix(path: str | os.PathLike[str]) -> bool:
     """Whether a path ends like an ONNX file."""
     return str(path).lower().endswith(SUFFIX)
 
 
-def write_onnx(path: str | os.PathLike, weights: Weights, *, name: str, meta: Mapping[str, Any]
+def write_onnx(path: str | os.PathLike[str], weights: Weights, *, name: str, meta: JsonObject
                ) -> None:
     """Writes a generator; see `onnx_graph.build_onnx` for its input and output.
 
@@ -48,7 +48,8 @@ def write_onnx(path: str | os.PathLike, weights: Weights, *, name: str, meta: Ma
         temporary.write_bytes(model.SerializeToString())
 
 
-def run_onnx(path: str | os.PathLike, qdct_hu: np.ndarray) -> np.ndarray:
+def run_onnx(path: str | os.PathLike[str], qdct_hu: Num[np.ndarray, "n h w"]
+             ) -> Float[np.ndarray, "n h w"]:
     """Denoises slices with an ONNX file, by ONNX Runtime on the CPU.
 
     Args:
@@ -67,6 +68,7 @@ def run_onnx(path: str | os.PathLike, qdct_hu: np.ndarray) -> np.ndarray:
         raise InputError(f"{path}: running ONNX needs the package onnxruntime: pip install "
                          "onnxruntime") from None
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    denoised: np.ndarray
     (denoised,) = session.run(None, {
         session.get_inputs()[0].name: np.asarray(qdct_hu, np.float32)[:, None]})
     return denoised[:, 0]

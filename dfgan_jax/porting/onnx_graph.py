@@ -161,9 +161,15 @@ def _unet(g: _Graph, hu: str, options: unet.UNetOptions) -> str:
     return g.affine(x, gain=hounsfield.HU_SCALE, offset=-hounsfield.HU_OFFSET)
 
 
+def _affine_of(scaled: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Offset and gain of an affine function."""
+    at_0, at_1 = scaled(np.array([0.0, 1.0]))
+    return float(at_0), float(at_1 - at_0)
+
+
 def _redcnn(g: _Graph, hu: str, options: redcnn.REDCNNOptions) -> str:
     """See `models.redcnn.REDCNN`."""
-    offset, gain = redcnn.scaled(0.0), redcnn.scaled(1.0) - redcnn.scaled(0.0)
+    offset, gain = _affine_of(redcnn.scaled)
     x = g.affine(hu, gain=gain, offset=offset)
     skips = [x]
     for i in (1, 2, 3, 4, 5):
@@ -178,7 +184,7 @@ def _redcnn(g: _Graph, hu: str, options: redcnn.REDCNNOptions) -> str:
 
 def _cnn10(g: _Graph, hu: str, options: cnn10.CNN10Options) -> str:
     """See `models.cnn10.CNN10`."""
-    offset, gain = cnn10.scaled(0.0), cnn10.scaled(1.0) - cnn10.scaled(0.0)
+    offset, gain = _affine_of(cnn10.scaled)
     x = g.affine(hu, gain=gain, offset=offset)
     for i, size in enumerate(cnn10.KERNEL_SIZES):
         x = g.conv(g.relu(x) if i else x, f"layers.{2 * i}", padding=size // 2)
@@ -228,7 +234,7 @@ _NETWORKS: Mapping[str, Callable[[_Graph, str, Any], str]] = {
     "unet": _unet, "redcnn": _redcnn, "cnn10": _cnn10, "nafnet": _nafnet}
 
 
-def _reflected(g: _Graph, x: str, axis: int, architecture: Architecture) -> tuple[str, str]:
+def _reflected(g: _Graph, x: str, axis: int, architecture: Architecture[Any]) -> tuple[str, str]:
     """Pads an axis as `numpy.pad` does in mode `symmetric`, to a length that the network takes.
 
     Returns:

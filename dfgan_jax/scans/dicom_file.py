@@ -1,9 +1,9 @@
 """Parses untrusted DICOM files."""
 
+import io
 import pathlib
 import warnings
 import zlib
-from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -76,7 +76,7 @@ def broken(path: pathlib.Path, error: Exception) -> InputError:
     return InputError(f"{path}: broken ({type(error).__name__}: {printable(error, limit=160)})")
 
 
-def _inflated(path: pathlib.Path, file: BinaryIO) -> DicomBytesIO:
+def _inflated(path: pathlib.Path, file: io.BufferedIOBase) -> DicomBytesIO:
     """A deflated file as an explicit little-endian one, of bounded size."""
     meta = read_file_meta_info(path)
     # Preamble, prefix, and the element of the length.

@@ -12,7 +12,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class BoundedReader:
       limit: greatest number of bytes of one read; None: no limit but the file's size.
     """
 
-    def __init__(self, file: BinaryIO, *, limit: int | None = None):
+    def __init__(self, file: io.BufferedIOBase, *, limit: int | None = None):
         self._file, self._limit = file, limit
         here = file.tell()
         self.size = file.seek(0, io.SEEK_END)

@@ -41,7 +41,7 @@ class GeneratorOptions(UNetOptions, _ArchitectureOptions):
 
     width: int = dataclasses.field()  # without a default: every configuration has these
     attention: bool = dataclasses.field()
-    blocks: str = PUBLISHED_OPTIONS["blocks"]
+    blocks: str = str(PUBLISHED_OPTIONS["blocks"])
 
     def __post_init__(self) -> None:
         check_one_of(self, "architecture", tuple(ARCHITECTURES))
