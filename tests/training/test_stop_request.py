@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pytest
 
 from dfgan_jax.training.stop_request import StopRequest
