@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -53,7 +54,7 @@ def _squared_slope(networks: Networks, discriminators: Mapping[str, PyTree], ndc
 def generator_terms(denoised: Float[Array, "*n h w 1"],
                     batch: Mapping[str, Float[Array, "*n h w 1"]],
                     scores: Mapping[str, Float[Array, "..."]], loss: LossOptions,
-                    step: Int[Array, ""] | int | None = None) -> Metrics:
+                    step: Int[Array | np.ndarray, ""] | int | None = None) -> Metrics:
     """The generator's loss and its parts.
 
     Args:
