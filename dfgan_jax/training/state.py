@@ -1,7 +1,7 @@
 """The state of training, and the networks and optimizers that change it."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, no_type_check
 
 import flax.struct
 import jax
@@ -57,6 +57,7 @@ class Optimizers(NamedTuple):
     average_decay: float = 0.0
 
 
+@no_type_check  # JAX makes trees of other leaves with it, such as shapes, or None
 @flax.struct.dataclass
 class TrainState:
     """The state of a run, as a checkpoint holds it.

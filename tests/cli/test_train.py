@@ -380,7 +380,7 @@ def test_a_stopped_run_of_the_recipe_goes_on_bit_for_bit(recipe, tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--config.generator.output=image"],
-     "config.generator.output is 'image'; expected 'difference', which config.initial_checkpoint"),
+     "config.generator.output is 'image'; expected 'difference', as in the training of initial_"),
     (["--config.data.crop=80"], "data.crop is 80, larger than slices of data.train (64×64)"),
     (["--config.optimizer.warm_up_steps=12"],
      "warm_up_steps is 12; expected fewer than the 12 updates"),
