@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from dfgan_jax.cli.identity import model_name, shared_by_seeds
 from dfgan_jax.cli.options import RunOptions, prefixed
@@ -13,7 +14,8 @@ from dfgan_jax.training.writers import read_history
 
 
 def compare(options: RunOptions, *, workdir: pathlib.Path, denoisers: Sequence[Denoiser],
-            data: Mapping[str, Pairs], further: Sequence[Denoiser] = ()) -> None:
+            data: Mapping[str, Pairs], further: Sequence[Denoiser] = (),
+            given: Mapping[str, str] = MappingProxyType({})) -> None:
     """Compares checkpoints on the test split and writes the report into `workdir`.
 
     Args:
@@ -23,12 +25,13 @@ def compare(options: RunOptions, *, workdir: pathlib.Path, denoisers: Sequence[D
         curves if there is only one.
       data: pairs in normalised HU: `test`, and for baselines `valid`.
       further: models of further rows, after the others.
+      given: a user's own models, name → source; see `evaluation.given`.
 
     Raises:
       InputError: the manifest of the test slices is wrong, or a row cannot be made.
     """
     comparison = Comparison(options.evaluation, sources=options.sources, data=data)
-    comparison.measure([model_of(denoiser) for denoiser in (*denoisers, *further)])
+    comparison.measure([model_of(denoiser) for denoiser in (*denoisers, *further)], given=given)
     comparison.write(workdir, history=(
         read_history(denoisers[0].home) if len(denoisers) == 1 else []))
 

@@ -1,6 +1,7 @@
 """`--mode=evaluate`: one table over the input, classical denoisers and checkpoints."""
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 import ml_collections
@@ -26,8 +27,32 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
     options.check_same_in_all(checkpoint_paths)
-    denoisers = [Denoiser.load_in_all(path) for path in checkpoint_paths]
+    given, paths = _split(checkpoint_paths)
+    denoisers = [Denoiser.load_in_all(path) for path in paths]
     further = further_models(options.evaluation.checkpoints)
     data = agreement.main_first(lambda: options.sources.load(options.evaluation.splits))
     check_same_in_all(data)
-    compare(options, workdir=workdir, denoisers=denoisers, further=further, data=data)
+    compare(options, workdir=workdir, denoisers=denoisers, further=further, data=data,
+            given=given)
+
+
+def _split(checkpoints: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The NAME=SOURCE of --checkpoint, and the paths.
+
+    Raises:
+      InputError: a name is repeated, or there is no path.
+    """
+    given: dict[str, str] = {}
+    paths = []
+    for text in checkpoints:
+        match = re.fullmatch(r"([^=/\\]+)=(.+)", text)
+        if match is None or pathlib.Path(text).exists():
+            paths.append(text)
+        elif match[1] in given:
+            raise InputError(f"--checkpoint has two models named {match[1]}")
+        else:
+            given[match[1]] = match[2]
+    if not paths:
+        raise InputError("--checkpoint has only models of your own; expected a checkpoint to "
+                         "compare them with, such as attn_dfgan")
+    return given, paths

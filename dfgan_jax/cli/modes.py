@@ -88,7 +88,9 @@ MODES: dict[str, Mode] = {
             **_CONFIG,
             "checkpoint=PATH[,PATH…]":
                 "models to score, a row each: a workdir, the folder of a checkpoint, a file of "
-                "weights (.pth, .pt, .pth.tar, .safetensors), or the name of pretrained weights"},
+                "weights (.pth, .pt, .pth.tar, .safetensors), or the name of pretrained weights; a "
+                "model of your own is NAME=denoised.npy (or NIfTI, or a folder of DICOM files) or "
+                "NAME=module:callable"},
         optional={
             "workdir=DIR": "folder to write into; runs/NAME_evaluation by default",
             **_FIELDS, **_PROCESSES}),

@@ -5,15 +5,17 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
 
-from dfgan_jax.data.dataset import read_patients
+from dfgan_jax.data.dataset import read_manifest, read_patients
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.sources import Sources
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import baselines, metrics, tables
+from dfgan_jax.evaluation.given import given_row
 from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.evaluation.protocols import FULL_RANGE, Protocol, Scores
 from dfgan_jax.evaluation.provenance import provenance
@@ -64,17 +66,23 @@ class Comparison:
         self._models: dict[str, Model] = {}
         self._rows: dict[str, Row] = {}
 
-    def measure(self, models: Sequence[Model]) -> None:
+    def measure(self, models: Sequence[Model], *, given: Mapping[str, str] = MappingProxyType({})
+                ) -> None:
         """Measures the input, the models and the classical denoisers.
 
         Args:
           models: at least one; the first is the headline of the report.
+          given: a user's own models, name → source; see `given.given_row`.
 
         Raises:
           InputError: a row cannot be made.
         """
         rows = model_rows(models)
         self._models = dict(zip(rows, models, strict=True))
+        manifest = _manifest(self._sources, self._data["test"].counts) if given else None
+        for name, source in given.items():
+            label, row = given_row(name, source, shape=self._qdct.shape, manifest=manifest)
+            rows[label] = row
         # Models first: a broken one raises before minutes of classical denoisers.
         self._add(INPUT_ROW, input_row())
         for name, row in rows.items():
@@ -195,6 +203,17 @@ def _patients(sources: Sources, counts: Sequence[int]) -> list[str] | None:
             return None
         patients += named
     return patients
+
+
+def _manifest(sources: Sources, counts: Sequence[int]) -> list[dict[str, str]] | None:
+    """The row of each test slice in the manifests of their files; None if a file has none."""
+    rows: list[dict[str, str]] = []
+    for path, number in zip(sources.data.test, counts, strict=True):
+        found = read_manifest(pathlib.Path(path), number)
+        if found is None:
+            return None
+        rows += found
+    return rows if sources.data.test else None
 
 
 def _score(name: str, images: np.ndarray, ndct: np.ndarray, protocols: Sequence[Protocol]

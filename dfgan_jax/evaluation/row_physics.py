@@ -62,20 +62,22 @@ class RowPhysics:
         self._add(REFERENCE_ROW, normal_dose, lambda hu: hu, ndct)
 
     def measure(self, name: str, row: Row, images: Float[np.ndarray, "n h w"]) -> None:
-        """Adds a row, with its test slices, (N, H, W) HU."""
-        self._add(name, self._low_dose, lambda hu: row.denoise(hu, None), images)
+        """Adds a row, with its test slices, (N, H, W) HU; simulated objects only of a function."""
+        self._add(name, self._low_dose,
+                  (lambda hu: row.denoise(hu, None)) if row.is_function else None, images)
 
-    def _add(self, name: str, scans: QualityScans, denoise: Callable[[np.ndarray], np.ndarray],
-             images: np.ndarray) -> None:
+    def _add(self, name: str, scans: QualityScans,
+             denoise: Callable[[np.ndarray], np.ndarray] | None, images: np.ndarray) -> None:
         with progress(f"measuring {name}", total=2, unit="parts") as bar:
-            phantom = measure_phantom(scans, denoise)
+            phantom = None if denoise is None else measure_phantom(scans, denoise)
             bar.advance()
             slices = measure_slices(images, self._ndct, self._qdct, structure_slice=self._slice,
                                     pixel_spacing_mm=self._pixel_spacing_mm)
             bar.advance()
-        self.results["phantom"]["rows"][name] = phantom.as_json()
+        if phantom is not None:
+            self.results["phantom"]["rows"][name] = phantom.as_json()
+            self.pictures["spectra"][name] = phantom.spectrum
         self.results["slices"]["rows"][name] = slices.as_json()
         self.results["slices"]["frequency_unit"] = slices.frequency_unit
-        self.pictures["spectra"][name] = phantom.spectrum
         if slices.removed_map is not None and slices.structure_map is not None:
             self.pictures["structure"][name] = (slices.removed_map, slices.structure_map)

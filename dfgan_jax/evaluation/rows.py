@@ -24,10 +24,12 @@ class Row:
     Attributes:
       table: its description in the tables.
       denoise: ((N, H, W) HU, progress to advance by one for each slice) → the same shape.
+      is_function: `denoise` takes any slices; else it returns the test slices whatever it is given.
     """
 
     table: tables.Row
     denoise: Callable[[Float[np.ndarray, "n h w"], Progress | None], Float[np.ndarray, "n h w"]]
+    is_function: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,3 +21,12 @@ def test_a_training_run_keeps_its_results(tmp_path):
     claim_workdir(tmp_path, RunOptions.of(config))
     with pytest.raises(InputError, match="belongs to a training run"):
         evaluate.run(config, workdir=tmp_path, checkpoint_paths=[str(tmp_path)])
+
+
+@pytest.mark.parametrize(("checkpoints", "message"), [
+    (["MINE=a.npy"], "only models of your own; expected a checkpoint to compare them with"),
+    (["attn_dfgan", "A=a.npy", "A=b:c"], "two models named A"),
+])
+def test_models_of_ones_own_stand_beside_a_checkpoint(tmp_path, checkpoints, message):
+    with pytest.raises(InputError, match=message):
+        evaluate.run(attn.get_config(), workdir=tmp_path, checkpoint_paths=checkpoints)
