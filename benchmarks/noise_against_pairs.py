@@ -27,7 +27,6 @@ import scipy.ndimage
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from dfgan_jax.cli.simulate_scan import as_stored
 from dfgan_jax.data.pairing import match_slices
 from dfgan_jax.evaluation.noise_power_spectrum import (
     PATCH,
@@ -39,6 +38,7 @@ from dfgan_jax.evaluation.noise_power_spectrum import (
 )
 from dfgan_jax.scans.dicom import read_slice
 from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.hounsfield import cut_and_rounded_like
 from dfgan_jax.scans.scan import of_dicom
 from dfgan_jax.scans.tissues import body_mask
 from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
@@ -125,10 +125,10 @@ class Compared(NamedTuple):
 
 def compare(one: Slice, *, rng: np.random.Generator, dose_fraction: float) -> Compared:
     estimate = estimate_noise(one.ndct_hu, pixel_spacing_mm=one.spacing_mm, outside=one.outside)
-    simulated_hu = as_stored(insert_noise(
+    simulated_hu = cut_and_rounded_like(insert_noise(
         rng, one.ndct_hu, pixel_spacing_mm=one.spacing_mm, dose_fraction=dose_fraction,
         kernel=estimate.kernel, photons_per_ray=estimate.photons_per_ray, outside=one.outside),
-        one.ndct_hu, limits=(one.ndct_hu.min(), one.ndct_hu.max()))
+        one.ndct_hu, limits=(float(one.ndct_hu.min()), float(one.ndct_hu.max())))
     body = body_mask(one.ndct_hu)
     differences = (one.qdct_hu - one.ndct_hu, simulated_hu - one.ndct_hu)
     patches = [patches_within(each, body) for each in differences]

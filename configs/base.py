@@ -62,8 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.simulation.dose_fraction = 0.25
 
     config.generator = ml_collections.ConfigDict()
-    # One of ARCHITECTURES in dfgan_jax/models/generators.py. Each has a width; the fields below it
-    # are the U-Net's, and keep their published values with other architectures.
+    # One of ARCHITECTURES in dfgan_jax/models/generators.py. Each has a width; the fields below it,
+    # but for the last, are the U-Net's, and keep their published values with other architectures.
     config.generator.architecture = "unet"
     # Channels of the first stage or layer.
     config.generator.width = 32
@@ -83,6 +83,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.generator.normalization = "batch"
     # Share of its running statistics that batch normalisation keeps at each update.
     config.generator.momentum = 0.9
+    # NAFNet's blocks, separated by commas: of the encoder's stages, the middle, the decoder's.
+    config.generator.blocks = "2,2,4,8,12,2,2,2,2"
 
     # pair: one discriminator on the image, one on the difference map; joint: one on both, as two
     # channels (as published); none: supervised training.
@@ -118,8 +120,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Weight of R1, the squared slope of the discriminators at the normal dose.
     config.loss.gradient_penalty = 0.0
 
-    # Adam; AdamW for a generator with weight decay.
     config.optimizer = ml_collections.ConfigDict()
+    # Optimizer of the generator: adam, or muon for its kernels between features and Adam for the
+    # rest. The discriminators take Adam.
+    config.optimizer.algorithm = "adam"
     # Learning rate of the generator.
     config.optimizer.generator_learning_rate = 2e-4
     # Learning rate of the discriminators.

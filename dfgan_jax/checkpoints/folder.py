@@ -1,33 +1,35 @@
-"""The folder of one checkpoint: where it is, and reading it (orbax).
+"""The folder of one checkpoint: its location, and its content (orbax).
 
-A workdir's `checkpoints/` holds a folder for each kept step. Each is complete in itself: the state,
-the configuration, the position in the data, and SHA-256 digests of all of it. It says nothing of
-devices or processes: any number of them goes on from it.
+A workdir's `checkpoints/` holds a folder for each kept step. Each folder is complete: the state,
+the configuration, the position in the data, and their SHA-256 digests. It does not depend on
+devices or processes: any number of them can continue from it.
 
-Each of several processes reads alone.
+Each of several processes reads independently.
 """
 
 import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
+from dfgan_jax.support.digests import json_digest, named_arrays_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import arrays_digest, json_digest
+from dfgan_jax.support.types import JsonObject
 
 Tree = TypeVar("Tree")
 
 STATE, META, METRICS = "state", "meta", "metrics"
-"""Folders within that of a checkpoint."""
+"""Subfolders of a checkpoint's folder."""
 
 
-def alone(handler: Any) -> ocp.Checkpointer:
-    """A checkpointer that waits for no other process."""
+def alone(handler: ocp.CheckpointHandler) -> ocp.Checkpointer:
+    """Makes a checkpointer that does not wait for other processes."""
     return ocp.Checkpointer(handler, multiprocessing_options=this_process())
 
 
@@ -37,15 +39,15 @@ def this_process() -> ocp.options.MultiprocessingOptions:
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}")
 
 
-def locate(path: str | os.PathLike) -> pathlib.Path:
-    """Finds the checkpoint that a user means.
+def locate(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Finds the folder of a checkpoint.
 
     Args:
-      path: a workdir, its `checkpoints` folder, or the folder of one step. Of
-        several steps it is the best, or the latest where none has a score.
+      path: a workdir, its `checkpoints` folder, or the folder of one step. Of several steps the
+        best is taken, or the latest if none has a score.
 
     Raises:
-      InputError: there is none.
+      InputError: there is no checkpoint.
     """
     path = pathlib.Path(path).absolute()
     if (path / STATE).is_dir() and (path / META).is_dir():
@@ -59,62 +61,66 @@ def locate(path: str | os.PathLike) -> pathlib.Path:
         raise InputError(f"{path}: holds no finished checkpoint")
     scores = {folder: checked_score(folder, read_meta(folder)) for folder in folders}
     scored = {folder: score for folder, score in scores.items() if score is not None}
-    # The latest comes first, and of equal scores is the best.
+    # Of equal scores, the latest is taken, since it comes first.
     return max(scored, key=lambda folder: scored[folder]) if scored else folders[0]
 
 
 def step_folders(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Folders of the finished checkpoints of a run, the latest first."""
+    """The folders of a run's finished checkpoints, latest first."""
     return sorted((folder for folder in (workdir / "checkpoints").glob("*")
                    if folder.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
 
 
-def _digest(tree: Any) -> str:
-    return arrays_digest(sorted(_leaves(tree), key=lambda named: named[0]))
+def _digest(tree: PyTree) -> str:
+    return named_arrays_digest(sorted(_leaves(tree), key=lambda named: named[0]))
 
 
-def signed(meta: dict[str, Any], state: Mapping[str, Any], *, score: float | None = None
-            ) -> dict[str, Any]:
-    """Metadata with what proves later that nothing of a checkpoint has changed."""
-    content = {name: value for name, value in json.loads(json.dumps(meta)).items()
+def signed(meta: JsonObject, state: Mapping[str, PyTree], *, score: float | None = None
+           ) -> JsonObject:
+    """Adds the digests to metadata by which later changes of a checkpoint are detected."""
+    content: JsonObject = {name: value for name, value in json.loads(json.dumps(meta)).items()
                if name != "meta_sha256"} | {
         "sha256": {name: _digest(tree) for name, tree in state.items()}, "score": score}
     return content | {"meta_sha256": json_digest(content)}
 
 
-def read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    """What was saved beside the state: `step`, `epoch`, `config`.
+def read_meta(folder: pathlib.Path) -> JsonObject:
+    """Reads the metadata: `step`, `epoch`, `config` and more.
 
     Raises:
-      InputError: it cannot be read, or has changed since.
+      InputError: the metadata cannot be read, or have changed since they were saved.
     """
     try:
         with alone(ocp.JsonCheckpointHandler()) as checkpointer:
-            meta = checkpointer.restore(folder / META)
+            meta: JsonObject = checkpointer.restore(folder / META)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: its metadata cannot be read ({error})") from error
     missing = {"step", "epoch", "config"} - (meta.keys() if isinstance(meta, dict) else set())
     if missing:
         raise InputError(f"{folder}: its metadata lack {', '.join(sorted(missing))}")
     content = {name: value for name, value in meta.items() if name != "meta_sha256"}
-    # Checkpoints of earlier versions have no digests.
+    # Checkpoints of older versions have no digests.
     if {"sha256", "meta_sha256"} & meta.keys() and meta.get("meta_sha256") != json_digest(content):
         raise InputError(f"{folder}: the checkpoint is damaged (its metadata have changed)")
     return meta
 
 
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
+def _leaves(tree: PyTree) -> list[tuple[str, PyTree]]:
     return [("/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))))
                       for k in path), leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in _leaves(tree)}
 
 
-def saved_tree(folder: pathlib.Path) -> Any:
-    """The shapes and dtypes of a saved state."""
+def saved_tree(folder: pathlib.Path) -> PyTree:
+    """The shapes and dtypes of a saved state.
+
+    Raises:
+      InputError: the checkpoint is damaged.
+    """
     with alone(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
             metadata = checkpointer.metadata(folder / STATE).item_metadata
@@ -126,7 +132,15 @@ def saved_tree(folder: pathlib.Path) -> Any:
 
 
 def restore(folder: pathlib.Path, like: Tree) -> Tree:
-    """Reads the part of a saved state that `like` has; raises `InputError` if it does not fit."""
+    """Reads a part of a saved state.
+
+    Args:
+      folder: of one step.
+      like: the part to read, see `restore_state`.
+
+    Raises:
+      InputError: the saved tree has other leaves or shapes, or cannot be read.
+    """
     digests = read_meta(folder).get("sha256", {})
     with alone(ocp.PyTreeCheckpointHandler()) as checkpointer:
         saved = _shapes(saved_tree(folder))
@@ -141,7 +155,7 @@ def restore(folder: pathlib.Path, like: Tree) -> Tree:
                 f"{name}: {saved.get(name, 'absent')} in the checkpoint, "
                 f"{wanted.get(name, 'absent')} in the model")
         try:
-            restored = checkpointer.restore(folder / STATE, args=ocp.args.PyTreeRestore(
+            restored: Tree = checkpointer.restore(folder / STATE, args=ocp.args.PyTreeRestore(
                 item=like, partial_restore=True,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
         except (OSError, ValueError) as error:
@@ -153,19 +167,19 @@ def restore(folder: pathlib.Path, like: Tree) -> Tree:
     return restored
 
 
-def checked_score(folder: pathlib.Path, meta: dict[str, Any]) -> float | None:
-    """The score of a checkpoint; None where it has none.
+def checked_score(folder: pathlib.Path, meta: JsonObject) -> float | None:
+    """Reads the score of a checkpoint; None if it has no score.
 
     Raises:
-      InputError: the score is not the one that was saved.
+      InputError: the score cannot be read, or has changed since it was saved.
     """
-    # The metadata of earlier versions say of no score whether there is one.
+    # The metadata of older versions have no field for the score.
     has_score = meta["score"] is not None if "score" in meta else (folder / METRICS).is_dir()
     if not has_score:
         return None
     try:
         with alone(ocp.JsonCheckpointHandler(METRICS)) as checkpointer:
-            score = checkpointer.restore(folder / METRICS)["score"]
+            score: float = checkpointer.restore(folder / METRICS)["score"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: its score cannot be read ({error!r})") from error
     if score != meta.get("score", score):
@@ -174,10 +188,10 @@ def checked_score(folder: pathlib.Path, meta: dict[str, Any]) -> float | None:
 
 
 def check_sound(folder: pathlib.Path) -> None:
-    """Reads all of a checkpoint of a run; raises any of several errors if something changed."""
+    """Reads a whole checkpoint of a run; raises various errors if it is damaged."""
     meta = read_meta(folder)
     if meta["step"] != int(folder.name):
-        raise InputError(f"it says that it is of step {meta['step']}")
+        raise InputError(f"its metadata name step {meta['step']}")
     checked_score(folder, meta)
     restore(folder, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype),
                                   saved_tree(folder)))
@@ -188,8 +202,8 @@ def restore_state(folder: pathlib.Path, like: Tree) -> Tree:
 
     Args:
       folder: of one step, from `locate`, `run.Checkpoints.latest` or `.best`.
-      like: a state of the same tree; only its shapes, dtypes and shardings are used,
-        so `jax.ShapeDtypeStruct`s do as well.
+      like: a state of the same tree; only its shapes, dtypes and shardings are used, so that
+        its leaves may be `jax.ShapeDtypeStruct`s.
 
     Raises:
       InputError: the saved tree has other leaves or shapes, or cannot be read.
@@ -197,15 +211,16 @@ def restore_state(folder: pathlib.Path, like: Tree) -> Tree:
     return restore(folder, like)
 
 
-def model_in(tree: Mapping[str, Any]) -> str:
-    """Which part of a saved state is the model: the generator, or the average of its weights."""
+def model_in(tree: Mapping[str, PyTree]) -> str:
+    """The name of the model in a saved state: `generator`, or `average` of its weights."""
     return "average" if tree.get("average") else "generator"
 
 
-def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, Any]:
-    """Reads the variables of the model alone, whatever the discriminators are.
+def restore_generator(folder: pathlib.Path, like: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Reads only the variables of the model, independent of the discriminators.
 
-    The model is the generator, or the average of its weights where the state keeps one.
+    The model is the average of the generator's weights if the state has one, and the generator
+    otherwise.
 
     Args:
       folder: of one step, from `locate`, `run.Checkpoints.latest` or `.best`.
@@ -219,5 +234,5 @@ def restore_generator(folder: pathlib.Path, like: dict[str, Any]) -> dict[str, A
 
 
 def workdir_of(folder: pathlib.Path) -> pathlib.Path:
-    """The workdir that a checkpoint's folder lies in; itself where it lies in none."""
+    """The workdir of a checkpoint's folder; the folder itself if it is in no workdir."""
     return folder.parent.parent if folder.parent.name == "checkpoints" else folder

@@ -1,13 +1,13 @@
-"""Networks alone, without the state of their training: in a checkpoint, or in files of weights."""
+"""Networks without the state of their training, in a checkpoint or in files of weights."""
 
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.folder import (
@@ -32,15 +32,16 @@ from dfgan_jax.porting.weights import (
 )
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing
+from dfgan_jax.support.types import JsonObject
 
 
-def save_weights(folder: str | os.PathLike, weights: Weights, meta: dict[str, Any]) -> None:
-    """Writes a checkpoint of networks alone, from which no training can go on.
+def save_weights(folder: str | os.PathLike[str], weights: Weights, meta: JsonObject) -> None:
+    """Writes a checkpoint of only the networks, which training cannot continue.
 
     Args:
-      folder: to make; visible only once it is whole.
+      folder: to create, atomically.
       weights: of the networks.
-      meta: JSON values, among them `step`, `epoch` and `config`.
+      meta: JSON values, including `step`, `epoch` and `config`.
 
     Raises:
       InputError: the folder exists.
@@ -56,13 +57,13 @@ def save_weights(folder: str | os.PathLike, weights: Weights, meta: dict[str, An
             META: ocp.args.JsonSave(signed(meta, networks))}))
 
 
-def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = None
+def load_weights(paths: Sequence[str | os.PathLike[str]], *, container: str | None = None
                  ) -> LoadedWeights:
     """Reads the networks of a checkpoint or of files of weights, as NumPy arrays.
 
     Args:
-      paths: the name of pretrained weights, one that `locate` takes, or one or more files,
-        PyTorch's or safetensors'.
+      paths: the name of pretrained weights, a path for `locate`, or one or more files in
+        PyTorch's or the safetensors format.
       container: see `read_weights`.
 
     Raises:
@@ -87,7 +88,7 @@ def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
         raise InputError(f"{folder}: holds no generator")
     networks = restore(folder, like)
     generator = networks[model]
-    if _COUNTS not in networks:  # a run's own norms have counted a batch in each step
+    if _COUNTS not in networks:  # the norms of a run have counted one batch in each step
         step = np.int64(meta["step"] or 0)
         networks[_COUNTS] = _counts(generator["batch_stats"], step)
     unseen = unseen_options(meta["config"]["generator"])
@@ -98,8 +99,8 @@ def load_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
                                       *explain_state_dicts(weights)])
 
 
-def _counts(batch_stats: Any, step: np.int64) -> Any:
-    """A count for each norm: {"mean": …, "var": …} → step."""
+def _counts(batch_stats: PyTree, step: np.int64) -> PyTree:
+    """Replaces the statistics of each norm, {"mean": …, "var": …}, by its count."""
     if "mean" in batch_stats:
         return np.asarray(step)
     return {name: _counts(tree, step) for name, tree in batch_stats.items()}

@@ -1,6 +1,6 @@
-"""The checkpoints of a run: the latest two, and the one with the best score (orbax).
+"""The checkpoints of a run: the latest two, and the checkpoint with the best score (orbax).
 
-Of several processes, process 0 alone writes.
+Only process 0 writes.
 """
 
 import contextlib
@@ -9,11 +9,11 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 from dfgan_jax.checkpoints.folder import (
     META,
@@ -24,6 +24,7 @@ from dfgan_jax.checkpoints.folder import (
     this_process,
 )
 from dfgan_jax.support.errors import DivergenceError, InputError, first_line
+from dfgan_jax.support.types import JsonObject
 
 
 def score_of(metrics: dict[str, float]) -> float:
@@ -31,13 +32,18 @@ def score_of(metrics: dict[str, float]) -> float:
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager, since saving goes on behind it.
+    """The checkpoints of one run; a context manager that waits for saving in the background.
 
-    A step is visible only once it is whole, so a run killed while saving leaves the
-    one before.
+    Checkpoints are written atomically: a run that is killed while saving leaves the previous one.
+
+    Args:
+      workdir: of the run; created if missing.
+
+    Raises:
+      InputError: the score of a checkpoint cannot be read.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
+    def __init__(self, workdir: str | os.PathLike[str]):
         policies = ocp.checkpoint_managers
         directory = pathlib.Path(workdir).absolute() / "checkpoints"
         directory.mkdir(parents=True, exist_ok=True)
@@ -48,8 +54,8 @@ class Checkpoints:
                     create=False, multiprocessing_options=this_process(),
                     best_fn=score_of,
                     best_mode="max",
-                    # `max_to_keep` with `best_fn` would delete the latest step when it
-                    # is not among the best. Two of the latest, in case one is damaged.
+                    # `max_to_keep` with `best_fn` would delete the latest step if it is not
+                    # among the best. The latest two are kept, in case one is damaged.
                     preservation_policy=policies.AnyPreservationPolicy([
                         policies.LatestN(2),
                         policies.BestN(get_metric_fn=score_of, n=1,
@@ -62,28 +68,28 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._full_disk_told():
+        with self._full_disk_reported():
             self._manager.close()
 
-    def save(self, state: Any, meta: dict[str, Any], *, score: float | None = None) -> None:
+    def save(self, state: PyTree, meta: JsonObject, *, score: float | None = None) -> None:
         """Saves a state under its step, in the background.
 
         Args:
           state: after the step `meta["step"]`.
-          meta: JSON values, among them `step`, `epoch` and `config`.
-          score: of the validation, higher is better; None where there was none.
+          meta: JSON values, including `step`, `epoch` and `config`.
+          score: of the validation, higher is better; None without validation.
 
         Raises:
           DivergenceError: the state or the score is not finite; nothing is saved.
         """
-        # On the host, where they can be checked and no later step can touch them.
+        # A copy on the host can be checked, and is not changed by later steps.
         copied = jax.tree.map(np.array, state)
-        # The losses of a step say nothing of the parameters that it leaves.
+        # Finite losses do not imply finite parameters after the update.
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copied)) or not (
                 score is None or np.isfinite(score)):
             raise DivergenceError(f"at step {meta['step']}, the parameters or the validation score "
                                   "are not finite; the last good checkpoint is kept")
-        with self._full_disk_told():
+        with self._full_disk_reported():
             self._manager.save(
                 meta["step"],
                 args=ocp.args.Composite(**{
@@ -92,13 +98,13 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score})
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk; raises if saving failed."""
-        with self._full_disk_told():
+        """Waits until all checkpoints are on disk; raises an error if saving failed."""
+        with self._full_disk_reported():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _full_disk_told(self) -> Iterator[None]:
-        """Has a full disk told in one line, of which orbax has pages, or which names no file."""
+    def _full_disk_reported(self) -> Iterator[None]:
+        """Turns orbax's errors of a full disk, long or without a path, into one `OSError`."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -108,32 +114,32 @@ class Checkpoints:
             raise OSError(errno.ENOSPC, full, str(self._manager.directory)) from error
 
     def latest(self) -> pathlib.Path | None:
-        """Folder of the latest checkpoint; None before the first."""
+        """The folder of the latest checkpoint; None before the first."""
         return self._folder(self._manager.latest_step())
 
     def best(self) -> pathlib.Path | None:
-        """Folder of the checkpoint with the best score; None before the first score."""
+        """The folder of the checkpoint with the best score; None before the first score."""
         return self._folder(self._manager.best_step())
 
     def _folder(self, step: int | None) -> pathlib.Path | None:
         return None if step is None else pathlib.Path(self._manager.directory) / str(step)
 
 
-def set_aside_damaged(workdir: str | os.PathLike) -> list[str]:
+def set_aside_damaged(workdir: str | os.PathLike[str]) -> list[str]:
     """Moves the damaged checkpoints of a run into its folder `damaged`.
 
-    The run then goes on from the latest of those that are left. For a workdir that no
-    `Checkpoints` has open.
+    The run then continues from the latest remaining checkpoint. No `Checkpoints` of the workdir
+    may be open.
 
     Returns:
-      A line on each that was damaged.
+      A line for each damaged checkpoint.
 
     Raises:
-      InputError: there are several, and none can be read; all of them stay.
+      InputError: there are several checkpoints, and none can be read; none is moved.
     """
     workdir = pathlib.Path(workdir).absolute()
     for unfinished in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(unfinished)  # of a run that was killed, or whose disk was full
+        shutil.rmtree(unfinished)  # after a killed run or a full disk
     steps = step_folders(workdir)
     damaged = {}
     for folder in steps:
@@ -141,9 +147,9 @@ def set_aside_damaged(workdir: str | os.PathLike) -> list[str]:
             check_sound(folder)
         except MemoryError:
             raise
-        except Exception as error:  # damage takes any form in orbax and tensorstore
+        except Exception as error:  # damage raises any exception in orbax and tensorstore
             damaged[folder] = first_line(error).removeprefix(f"{folder}: ")
-    # Rather a disk that cannot be read now than damage, which comes to one.
+    # If all are affected, the disk is more likely unreadable than every checkpoint damaged.
     if len(damaged) == len(steps) > 1:
         folder, reason = damaged.popitem()
         raise InputError(f"{folder}: {reason}; nor can any other checkpoint of the run be read. "

@@ -5,8 +5,8 @@ import pathlib
 import sys
 import types
 from collections.abc import Sequence
+from typing import Any
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -103,7 +103,7 @@ def missing_field(arguments: Sequence[str]) -> str | None:
     values = flags.FlagValues()  # type: ignore[no-untyped-call]
     define(values, explanation="", sys_argv=arguments)
     values(arguments, known_only=True)
-    node: ml_collections.ConfigDict
+    node: Any
     for field in fields:
         path, node = "config", values["config"].value
         for part in field.split("."):

@@ -1,4 +1,4 @@
-"""`--mode=convert`: weights between PyTorch's files, safetensors and checkpoints."""
+"""`--mode=convert`: weights between PyTorch's files, safetensors and checkpoints; ONNX."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dfgan_jax.checkpoints.networks import load_weights, save_weights
 from dfgan_jax.cli.identity import model_name
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.models.generators import ARCHITECTURES, build_generator
-from dfgan_jax.porting import torch_layout, weight_file
+from dfgan_jax.porting import onnx_file, torch_layout, weight_file
 from dfgan_jax.porting.weights import Weights, file_metadata
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError
@@ -17,6 +17,9 @@ from dfgan_jax.support.files import refuse_existing
 from dfgan_jax.support.types import JsonObject
 
 VERIFY_SIZE = 256
+
+MAX_ONNX_DIFFERENCE_HU = 0.02
+"""Between ONNX Runtime and this package: rounding of float32."""
 
 STORAGES = ("float32", "float16")
 
@@ -28,7 +31,8 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
     Args:
       inputs: a checkpoint, or one or more files of weights.
       output: a file of weights, by its suffix, for the generator (discriminators are written
-        into files beside it), or the folder of a checkpoint.
+        into files beside it); an `.onnx` for the generator alone; or the folder of a
+        checkpoint.
       container: the container of the generator, in a file with several.
       storage: type of the numbers in a file of weights: `float32`, or `float16`, which rounds
         them to three digits and halves the file.
@@ -38,8 +42,8 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
       InputError: an input cannot be used, the output exists, or a number is too large for
         float16.
     """
-    is_file = weight_file.has_suffix(output)
-    for path in [output, *([_comparison(output)] if verify else [])]:
+    is_file, is_onnx = weight_file.has_suffix(output), onnx_file.has_suffix(output)
+    for path in [output, *([_comparison(output)] if verify and not is_onnx else [])]:
         refuse_existing(path)
     loaded = load_weights(inputs, container=container)
     if is_file and loaded.weights.unseen and not weight_file.is_safetensors(output):
@@ -48,9 +52,13 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
                          "file of PyTorch would be taken for the published network")
     if storage not in STORAGES or (storage != "float32" and not is_file):
         raise InputError(f"--storage is {storage!r}; expected {' or '.join(STORAGES)}, and float32 "
-                         "of a checkpoint's folder")
+                         "of a checkpoint's folder and of .onnx")
     print("\n".join(loaded.explanation))
-    if is_file:
+    if is_onnx:
+        onnx_file.write_onnx(output, loaded.weights, name=model_name(loaded.meta["config"]),
+                             meta=loaded.meta)
+        written = [output]
+    elif is_file:
         state_dicts = {name: {key: _stored(array, storage, name=f"{name}'s {key}")
                               for key, array in tensors.items()}
                        for name, tensors in loaded.weights.state_dicts().items()}
@@ -58,9 +66,11 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
     else:
         save_weights(output, loaded.weights, loaded.meta)
         written = [output]
-    print(f"Wrote {'' if is_file else 'the checkpoint folder '}{', '.join(map(str, written))}",
-          flush=True)
-    if verify:
+    kind = "" if is_file or is_onnx else "the checkpoint folder "
+    print(f"Wrote {kind}{', '.join(map(str, written))}", flush=True)
+    if verify and is_onnx:
+        _verify_onnx(loaded.weights, output)
+    elif verify:
         _verify(loaded.weights, written, storage=storage)
 
 
@@ -131,6 +141,19 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
     np.savez(path, qdct=scale(qdct)[:, None], denoised=scale(denoised)[:, None])
     print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "
           "PyTorch's model.eval() must give the one from the other.", flush=True)
+
+
+def _verify_onnx(weights: Weights, path: pathlib.Path) -> None:
+    """Denoises a simulated slice with ONNX Runtime and here, and shows the largest difference."""
+    _, qdct = low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
+                                      protocol=low_dose.ScanProtocol())
+    ours = Denoiser(build_generator(**weights.options), weights.generator_variables)(qdct)
+    difference = float(np.abs(onnx_file.run_onnx(path, qdct) - ours).max())
+    print(f"\nONNX Runtime denoises a simulated slice, {VERIFY_SIZE}×{VERIFY_SIZE}, as this "
+          f"package does: the largest difference is {difference:.4f} HU.", flush=True)
+    if not difference <= MAX_ONNX_DIFFERENCE_HU:
+        raise InputError(f"{path}: ONNX Runtime's result differs by {difference:g} HU; expected at "
+                         f"most {MAX_ONNX_DIFFERENCE_HU}")
 
 
 def _with_exchanged_kernels(weights: Weights) -> Denoiser:

@@ -173,7 +173,7 @@ def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
     def denoised() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with _bar(len(pairs)) as bar:
             for block in pairs.blocks():
-                qdct = denoiser(hounsfield.mu_to_hu(block.qdct), progress=bar)
+                qdct = denoiser(hounsfield.mu_to_hu(np.asarray(block.qdct)), progress=bar)
                 yield from zip(block.ndct, hounsfield.hu_to_mu(qdct), strict=True)
 
     write_slices(output, denoised(), count=len(pairs), shape=pairs.ndct.shape[1:])

@@ -110,7 +110,7 @@ MODES: dict[str, Mode] = {
             "report=FILE": "HTML file to write: slices before and after, their difference, noise "
                            "and HU by tissue"}),
     "convert": Mode(
-        summary="converts weights between PyTorch's files, safetensors and checkpoints",
+        summary="converts weights: PyTorch's files, safetensors, checkpoints, and to ONNX",
         description=(
             "Converts weights, by the suffixes of the paths, and prints the conversion of each "
             "tensor. PyTorch is not needed."),
@@ -118,8 +118,8 @@ MODES: dict[str, Mode] = {
         needed={
             "input=PATH": "a workdir, the folder of a checkpoint, or a file of weights (.pth, .pt, "
                           ".pth.tar, .safetensors); again for each file of a discriminator",
-            "output=PATH": ".pth, .pt, .pth.tar or .safetensors to write, or the folder of a "
-                           "checkpoint"},
+            "output=PATH": ".pth, .pt, .pth.tar, .safetensors or .onnx to write, or the folder of "
+                           "a checkpoint"},
         optional={
             "container=KEYS": "the generator in a file with several: its keys, joined by dots",
             "storage=float32|float16": "type of the numbers in a file of weights; float16 halves "

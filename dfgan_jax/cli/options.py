@@ -185,8 +185,8 @@ def _fields(kind: type) -> Iterator[_Field]:
     types = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         of = types[field.name]
-        is_group = isinstance(of, type) and dataclasses.is_dataclass(of)
-        yield _Field(field.name, of if is_group else None, of == tuple[str, ...], field.default)
+        group = of if isinstance(of, type) and dataclasses.is_dataclass(of) else None
+        yield _Field(field.name, group, of == tuple[str, ...], field.default)
 
 
 def _read(kind: type[_T], node: Config, path: str) -> _T:

@@ -17,8 +17,8 @@ from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import file_digest
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
 

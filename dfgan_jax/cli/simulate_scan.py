@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 import dfgan_jax
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.overlap import slice_digests
-from dfgan_jax.scans import hounsfield, nifti, scan
+from dfgan_jax.scans import nifti, scan
 from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.hounsfield import cut_and_rounded_like
 from dfgan_jax.scans.scan import ScanSlice
 from dfgan_jax.simulation.kernel_change import change_kernel
 from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
@@ -258,16 +258,16 @@ def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: in
     def read() -> tuple[np.ndarray, np.ndarray]:
         ndct, outside = each.read()
         if kernels is not None:
-            changed = as_stored(change_kernel(ndct, pixel_spacing_mm=each.pixel_spacing_mm,
-                                              old=noise.kernel, new=kernel), ndct, limits=limits)
-            ndct = np.where(outside, ndct, changed)
+            changed = change_kernel(ndct, pixel_spacing_mm=each.pixel_spacing_mm,
+                                    old=noise.kernel, new=kernel)
+            ndct = np.where(outside, ndct, cut_and_rounded_like(changed, ndct, limits=limits))
         qdct = insert_noise(
             # Seeded by the pixels, so that the noise depends neither on names nor on an order.
             np.random.default_rng([seed, int(digest[:16], 16)]), ndct,
             pixel_spacing_mm=each.pixel_spacing_mm, dose_fraction=dose_fraction,
             kernel=kernel, photons_per_ray=noise.photons_per_ray,
             electronic_noise_std=electronic_noise_std, outside=outside)
-        return ndct, as_stored(qdct, ndct, limits=limits)
+        return ndct, cut_and_rounded_like(qdct, ndct, limits=limits)
 
     header = {} if each.header is None else slice_columns(each.header)
     return Entry(
@@ -280,22 +280,3 @@ def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: in
                   "ndct_noise_std_hu": f"{noise.noise_std_hu:.4g}",
                   "measured_in": source, "electronic_noise_std": f"{electronic_noise_std:.4g}",
                   "version": dfgan_jax.__version__})
-
-
-def as_stored(qdct_hu: Float[np.ndarray, "h w"], ndct_hu: Float[np.ndarray, "h w"], *,
-              limits: tuple[float, float]) -> Float[np.ndarray, "h w"]:
-    """Clips and rounds a low dose as the full dose was.
-
-    Args:
-      qdct_hu: (H, W) float32, HU.
-      ndct_hu: (H, W) float32, HU.
-      limits: the lowest and the highest HU of the full dose's series.
-    """
-    lowest, highest = limits
-    if lowest >= hounsfield.OUTSIDE_HU:
-        qdct_hu = np.maximum(qdct_hu, np.float32(hounsfield.OUTSIDE_HU))
-    if highest <= hounsfield.HIGHEST_12_BIT_HU:
-        qdct_hu = np.minimum(qdct_hu, np.float32(hounsfield.HIGHEST_12_BIT_HU))
-    if np.array_equal(ndct_hu, np.rint(ndct_hu)):
-        qdct_hu = np.rint(qdct_hu)
-    return qdct_hu

@@ -63,7 +63,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             stack.enter_context(locked(workdir))
             check_workdir(workdir, options)  # again: another run may have claimed it
         stopped_by = Run(workdir=workdir, options=options.loop, data=data, origin=origin,
-                         steps=steps, devices=devices).train(
+                         steps=steps, devices=devices,
+                         starts_trained=bool(options.initial_checkpoint)).train(
             state, claim=functools.partial(claim_workdir, workdir, options))
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)

@@ -1,4 +1,4 @@
-"""Files of pairs for training, with a manifest that says where each slice is from.
+"""Files of pairs for training, with a manifest of the source of each slice.
 
 Pairs are divided by patient, so that no near-copy of a slice that was trained on is scored.
 """
@@ -7,15 +7,15 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.data.pairs_file import write_slices
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import check_writable, refuse_existing, written_whole
 from dfgan_jax.support.progress import progress
@@ -29,13 +29,13 @@ class Entry:
     """A pair before its pixels are read.
 
     Attributes:
-      patient: that its split goes by.
+      patient: name; a patient's pairs are in one split.
       ndct_digest: of the normal dose's pixels.
-      qdct_digest: of the low dose's, or of what decides them.
-      source: file that messages name.
+      qdct_digest: of the low dose's pixels, or of the data that determine them.
+      source: name of the file, for messages.
       shape: (H, W).
       manifest: further columns of the manifest.
-      read: gives the normal and the low dose, (H, W) float32, HU.
+      read: returns the normal and the low dose, (H, W) float32, HU.
     """
 
     patient: str
@@ -43,12 +43,12 @@ class Entry:
     qdct_digest: str
     source: str
     shape: tuple[int, int]
-    manifest: dict[str, Any]
-    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+    manifest: dict[str, object]
+    read: Callable[[], tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]
 
 
 def _adding_up_to_one(text: str) -> tuple[float, ...]:
-    """Numbers of 0 or more, separated by commas, which add up to 1; none of any other text."""
+    """Numbers of 0 or more, separated by commas, which add up to 1; empty for any other text."""
     try:
         shares = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -60,7 +60,7 @@ def parse_split(text: str) -> tuple[float, ...]:
     """The shares of train, valid and test, such as `0.7,0.1,0.2`.
 
     Raises:
-      InputError: they are not three numbers of 0 or more that add up to 1.
+      InputError: the text is not three numbers of 0 or more that add up to 1.
     """
     shares = _adding_up_to_one(text)
     if len(shares) != 3:
@@ -74,11 +74,11 @@ def parse_shares(text: str, files: Sequence[str], *, name: str) -> tuple[float, 
 
     Args:
       text: a number above 0 for each file, separated by commas, which add up to 1.
-      files: that the shares are of.
+      files: one for each share.
       name: of the field, for errors.
 
     Raises:
-      InputError: they are something else.
+      InputError: the text has another form.
     """
     shares = _adding_up_to_one(text)
     if len(shares) != len(files) or 0 in shares:
@@ -89,9 +89,9 @@ def parse_shares(text: str, files: Sequence[str], *, name: str) -> tuple[float, 
 
 
 def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str, str]:
-    """Gives each patient a split, at least one to each split that has a share.
+    """Assigns each patient to a split; each split with a share gets at least one.
 
-    The order is that of a hash of the names: it depends on nothing else.
+    The order is that of the names' digests and depends on nothing else.
 
     Args:
       patients: names.
@@ -103,7 +103,7 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
     Raises:
       InputError: there are fewer patients than splits.
     """
-    names = sorted(set(patients), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    names = sorted(set(patients), key=text_digest)
     wanted = [index for index, share in enumerate(shares) if share > 0]
     if len(names) < len(wanted):
         raise InputError(f"split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "
@@ -111,7 +111,7 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
                          "stand in two. If one ID stands for several patients, "
                          "patients=study or patients=folder tells them apart")
     counts = [1 if share > 0 else 0 for share in shares]
-    while sum(counts) < len(names):  # to the split that lacks most of its share
+    while sum(counts) < len(names):  # the next to the split that lacks most of its share
         lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]
         counts[int(np.argmax(lack))] += 1
     split_of = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
@@ -119,13 +119,13 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
 
 
 def without_duplicates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """Drops pairs whose low dose has come already.
+    """Drops pairs with the low dose of an earlier pair.
 
     Returns:
-      The others, and a note in words on each that was dropped.
+      The remaining pairs, and a note in words on each dropped one.
 
     Raises:
-      InputError: the same pixels, of either dose, come from two patients.
+      InputError: two patients share the pixels of a dose.
     """
     owners: dict[str, Entry] = {}
     first: dict[str, Entry] = {}
@@ -150,7 +150,7 @@ def check_one_size(sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
       sizes: file, and its height and width.
 
     Raises:
-      InputError: naming the first that differs.
+      InputError: sizes differ; the message names the first slice of another size.
     """
     named = list(sizes)
     counts = collections.Counter(size for _, size in named)
@@ -163,11 +163,11 @@ def check_one_size(sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
 
 
 def outputs_of(output: pathlib.Path, shares: Sequence[float] | None) -> dict[str, pathlib.Path]:
-    """The files that `write_dataset` writes: split → file, and `manifest`.
+    """The outputs of `write_dataset`: split → file, and `manifest`.
 
     Raises:
-      InputError: one exists, the name is not that of a file, or of a folder, or nothing can be
-        written there.
+      InputError: a file exists, the name does not fit a file or a folder, or the folder cannot
+        be written.
     """
     if shares is None:
         if output.suffix != ".npy":
@@ -189,8 +189,8 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
                   shares: Sequence[float] | None, description: str) -> dict[str, int]:
     """Writes pairs in the published format, a file for each split, and a manifest.
 
-    The manifest is a CSV with a row for each slice; it gets its name last, so that where it
-    stands, all stands. After an error nothing stands.
+    The manifest is a CSV with a row for each slice. It gets its name last: a manifest shows that
+    all files are complete. After an error no file is left.
 
     Args:
       output: `.npy` file; with `shares`, a folder for train, valid and test.npy.
@@ -233,18 +233,19 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
 def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
     """The patient of each slice of a file of pairs, from the manifest beside it.
 
-    That is `NAME.manifest.csv` beside `NAME.npy`, or `manifest.csv` in its folder with rows
-    whose `split` is NAME; both have the columns `index` (of the slice, from 0) and `patient`.
+    The manifest is `NAME.manifest.csv` beside `NAME.npy`, or the rows of `manifest.csv` in its
+    folder whose `split` is NAME; both have the columns `index` (of the slice, from 0) and
+    `patient`.
 
     Args:
       path: `.npy` file.
-      count: of its slices.
+      count: number of its slices.
 
     Returns:
-      A name for each slice; None where there is no manifest.
+      A name for each slice; None without a manifest.
 
     Raises:
-      InputError: the manifest has not one row for each slice.
+      InputError: the manifest does not have one row for each slice.
     """
     rows = read_manifest(path, count)
     return None if rows is None else [row["patient"] for row in rows]
@@ -281,7 +282,7 @@ def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:
     rows = [{"split": split, "index": index, "patient": entry.patient, **entry.manifest}
             for split, part in parts.items() for index, entry in enumerate(part)]
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        # Files of several kinds say different things of their slices.
+        # Columns differ between entries of DICOM files and of arrays.
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)

@@ -1,28 +1,30 @@
-"""Which scans a model knows: the ranges of noise, kernel and pixel pitch that it was trained on."""
+"""The training domain of a model: ranges of noise, kernel and pixel pitch of its training scans."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from dfgan_jax.simulation.noise_estimation import estimate_noise
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.types import JsonObject
 
 PERCENTILES: Final = (5.0, 95.0)
-"""Of the training slices, that the ranges span."""
+"""Lowest and highest percentile of the training slices in a range."""
 
 MARGIN: Final = 1.15
-"""Factor beyond a range that counts as within it: the estimates are good to 10 or 15 %."""
+"""Tolerated factor beyond a range: the estimates have errors of 10 to 15 %."""
 
 
 class ScanProperties(NamedTuple):
-    """What a slice shows of its scan.
+    """Properties of a scan, measured in a slice.
 
     Attributes:
-      noise_hu: standard deviation of the noise [HU] where soft tissue is most uniform; None
-        where that cannot be measured: too little soft tissue, or too coarse pixels.
-      kernel_lp_cm: f50 of the reconstruction kernel [lp/cm]; None likewise.
+      noise_hu: standard deviation of the noise [HU] in the most uniform soft tissue; None if
+        the slice has too little soft tissue, or too coarse pixels.
+      kernel_lp_cm: f50 of the reconstruction kernel [lp/cm]; None as for `noise_hu`.
       pixel_spacing_mm: pixel pitch [mm].
     """
 
@@ -35,8 +37,8 @@ _UNITS: Final = {"noise_hu": "noise of {} HU", "kernel_lp_cm": "kernel with an f
                  "pixel_spacing_mm": "pixels of {} mm"}
 
 
-def measure(hu: np.ndarray, *, pixel_spacing_mm: float, outside: np.ndarray | None = None
-            ) -> ScanProperties:
+def measure(hu: Float[np.ndarray, "h w"], *, pixel_spacing_mm: float,
+            outside: Bool[np.ndarray, "h w"] | None = None) -> ScanProperties:
     """Noise and kernel of a slice, by `noise_estimation.estimate_noise`.
 
     Args:
@@ -53,15 +55,15 @@ def measure(hu: np.ndarray, *, pixel_spacing_mm: float, outside: np.ndarray | No
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Domain:
-    """Ranges of the low-dose slices that a model was trained on, lowest and highest.
+    """Ranges (lowest, highest) of the low-dose slices that a model was trained on.
 
     Attributes:
-      noise_hu: see `ScanProperties`; None where no slice showed it.
+      noise_hu: see `ScanProperties`; None if it could be measured in no slice.
       kernel_lp_cm: likewise.
       pixel_spacing_mm: pixel pitch.
       size: height and width of the slices, the smallest and the largest [pixels].
       simulated: whether the low dose was simulated.
-      slices: how many were measured.
+      slices: number of measured slices.
     """
 
     noise_hu: tuple[float, float] | None
@@ -74,27 +76,26 @@ class Domain:
     @classmethod
     def of(cls, measured: Sequence[ScanProperties], *, sizes: Iterable[int], simulated: bool
            ) -> "Domain":
-        """The domain of slices, of which there is at least one."""
-        ranges: dict[str, Any] = {}
-        for name in ScanProperties._fields:
-            values = _known(measured, name)
-            ranges[name] = tuple(float(f"{value:.4g}") for value in np.percentile(
-                values, PERCENTILES)) if values else None
+        """The domain of one or more measured slices, with all their heights and widths."""
         sizes = list(sizes)
+        noise_hu, kernel_lp_cm = (_known(measured, name) for name in ("noise_hu", "kernel_lp_cm"))
         return cls(size=(min(sizes), max(sizes)), simulated=simulated, slices=len(measured),
-                   noise_hu=ranges["noise_hu"], kernel_lp_cm=ranges["kernel_lp_cm"],
-                   pixel_spacing_mm=ranges["pixel_spacing_mm"])
+                   noise_hu=_range(noise_hu) if noise_hu else None,
+                   kernel_lp_cm=_range(kernel_lp_cm) if kernel_lp_cm else None,
+                   pixel_spacing_mm=_range([each.pixel_spacing_mm for each in measured]))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Domain":
+    def from_json(cls, value: object) -> "Domain":
         """The inverse of `as_json`.
 
         Raises:
-          InputError: it is something else.
+          InputError: the value is no result of `as_json`.
         """
+        if not isinstance(value, dict):
+            raise InputError(f"no training domain: {value!r} is no JSON object")
         try:
-            fields: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each
-                                      for name, each in value.items()}
+            fields: JsonObject = {name: tuple(each) if isinstance(each, list) else each
+                                  for name, each in value.items()}
             found = cls(**fields)
             for name in (*ScanProperties._fields, "size"):
                 limits = getattr(found, name)
@@ -103,18 +104,18 @@ class Domain:
                 lowest, highest = limits
                 if not 0 < lowest <= highest < np.inf:
                     raise ValueError(f"{name} is {limits}")
-        except (AttributeError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"no training domain: {error}") from error
         return found
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in dataclasses.asdict(self).items()}
 
     def leaves(self, scan: ScanProperties) -> list[str]:
-        """In which ways a scan lies outside, as phrases for a reader; none of one inside.
+        """The properties of a scan outside the domain, as phrases for a reader.
 
-        Less noise than in training is no reason: there is less to take away.
+        Less noise than in training is inside: there is less to remove.
         """
         lines = []
         for name, unit in _UNITS.items():
@@ -129,18 +130,23 @@ class Domain:
         return lines
 
     def __str__(self) -> str:
-        """For a reader, in one line."""
+        """A line for a reader."""
         ranges = ", ".join(unit.format(f"{limits[0]:.3g} to {limits[1]:.3g}")
                            for name, unit in _UNITS.items() if (limits := getattr(self, name)))
         return f"{'simulated' if self.simulated else 'real'} low doses, {ranges}"
 
 
 def typical(measured: Sequence[ScanProperties]) -> ScanProperties:
-    """The median of each property, over the slices that show it; of at least one slice."""
+    """The median of each property over one or more slices, without those that lack it."""
     medians = {name: float(np.median(values)) if (values := _known(measured, name)) else None
                for name in ("noise_hu", "kernel_lp_cm")}
     return ScanProperties(**medians, pixel_spacing_mm=float(np.median(
         _known(measured, "pixel_spacing_mm"))))
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    lowest, highest = (float(f"{value:.4g}") for value in np.percentile(values, PERCENTILES))
+    return lowest, highest
 
 
 def _known(measured: Iterable[ScanProperties], name: str) -> list[float]:

@@ -1,34 +1,35 @@
-"""What commands that make files of pairs from scans have in common."""
+"""Shared parts of the commands that make files of pairs from scans."""
 
-import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Num
 
 from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.pairing import is_placeholder
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
+from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
 
 
 def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pathlib.Path]
                 ) -> Callable[[SliceHeader], str]:
-    """What names the patient of a slice.
+    """A function that returns the name of a slice's patient.
 
     Args:
       choice: `id`, `study` or `folder`.
       headers: of all slices.
-      roots: the folders given.
+      roots: the input folders.
 
     Raises:
-      InputError: `folder` is chosen, and files lie right in one that is given.
+      InputError: by the function, for `folder`, if a file is directly in an input folder.
     """
     def study(header: SliceHeader) -> str:
         name = header.study_uid or header.series_uid
-        return f"study {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return f"study {text_digest(name)[:8]}"
 
     def folder(header: SliceHeader) -> str:
         root = next(root for root in roots if header.path.is_relative_to(root))
@@ -49,7 +50,7 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
 
 
 def slice_columns(header: SliceHeader) -> dict[str, object]:
-    """What a manifest says of a slice."""
+    """The columns of a slice in a manifest."""
     spacing = header.pixel_spacing_mm
     return {"patient_id": header.patient_id, "series_uid": header.series_uid,
             "instance_number": header.instance_number, "location_mm": header.location_mm,
@@ -57,24 +58,24 @@ def slice_columns(header: SliceHeader) -> dict[str, object]:
             "pixel_spacing_mm": None if spacing is None else spacing[0]}
 
 
-def check_not_blank(name: str, hu: np.ndarray) -> None:
-    """Refuses a slice of one value, which is the same in all patients and teaches nothing.
+def check_not_blank(name: str, hu: Num[np.ndarray, "h w"]) -> None:
+    """Refuses a slice of one value: such slices of several patients are equal.
 
     Raises:
-      NotACTSlice: it is one.
+      NotACTSlice: all pixels are equal.
     """
     if hu.min() == hu.max():
         raise NotACTSlice(f"{name}: blank, {hu.min():g} HU everywhere")
 
 
 def tell_written(written: dict[str, int], entries: Sequence[Entry]) -> None:
-    """Prints what was written."""
+    """Prints the written files, the patients, and a warning of several kernels."""
     for path, count in written.items():
         print(f"Wrote {path}: {count} slices")
     patients = sorted({entry.patient for entry in entries})
     print(f"{len(patients)} patients: {', '.join(patients[:10])}"
           f"{', …' if patients[10:] else ''}", flush=True)
-    kernels = sorted({entry.manifest.get("kernel", "") for entry in entries})
+    kernels = sorted({str(entry.manifest.get("kernel", "")) for entry in entries})
     if len(kernels) > 1:
         print(f"several kernels: {', '.join(kernels)}; their noise differs, so train and score "
               "them apart", file=sys.stderr)

@@ -28,7 +28,7 @@ class DataOptions:
       cache_dir: keeps simulated and preprocessed pairs; empty: a folder in the user's cache.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a value is not allowed.
     """
 
     train: tuple[str, ...]
@@ -48,7 +48,7 @@ class DataOptions:
         _ = self.shares  # checks them
 
     def check_sizes(self, *, size_multiple: int, min_size: int) -> None:
-        """Refuses a size or a crop that the networks do not take.
+        """Refuses a size or a crop that the networks cannot take.
 
         Args:
           size_multiple: of the networks [pixels].
@@ -64,12 +64,12 @@ class DataOptions:
                                  f"least {min_size}, or 0 for {zero}")
 
     def files(self, split: str) -> tuple[str, ...]:
-        """The files of a split, in order; none where it is simulated."""
+        """The files of a split, in order; empty if it is simulated."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
     @property
     def shares(self) -> tuple[float, ...] | None:
-        """Of the files of `train` in the batches; None where each slice counts the same."""
+        """Shares of the files of `train` in the batches; None: each slice comes equally often."""
         return (parse_shares(self.train_shares, self.train, name="train_shares")
                 if self.train_shares else None)
 
@@ -81,18 +81,18 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimulationOptions:
-    """Phantoms for the splits that have no files.
+    """Phantoms for the splits without files.
 
     Attributes:
-      train_slices: how many, each of another phantom.
+      train_slices: number of slices of the training split, each of another phantom.
       valid_slices: the same of the validation split.
       test_slices: the same of the test split.
-      seed: which phantoms, 0 to 2**32 − 1.
+      seed: of the phantoms, 0 to 2**32 − 1.
       photons_per_ray: see `ScanProtocol`.
       dose_fraction: see `ScanProtocol`.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a value is not allowed.
     """
 
     train_slices: int
@@ -108,11 +108,11 @@ class SimulationOptions:
         _ = self.protocol  # checks the rest
 
     def slices(self, split: str) -> int:
-        """How many a split has."""
+        """Number of slices of a split."""
         return {"train": self.train_slices, "valid": self.valid_slices,
                 "test": self.test_slices}[split]
 
     @property
     def protocol(self) -> ScanProtocol:
-        """How the phantoms are scanned."""
+        """The settings of the phantoms' scans."""
         return ScanProtocol(photons_per_ray=self.photons_per_ray, dose_fraction=self.dose_fraction)

@@ -1,26 +1,27 @@
-"""Slices that stand in more than one split, found by their digests."""
+"""Finds slices that are in more than one split, by their digests."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Shaped
 
+from dfgan_jax.support.digests import array_digest
 from dfgan_jax.support.errors import InputError
 
 
-def slice_digests(slices: Iterable[np.ndarray]) -> list[str]:
+def slice_digests(slices: Iterable[Shaped[np.ndarray, "h w"]]) -> list[str]:
     """The SHA-256 of each slice of (N, H, W), in hexadecimal digits."""
-    return [hashlib.sha256(np.ascontiguousarray(one).data).hexdigest() for one in slices]
+    return [array_digest(one) for one in slices]
 
 
 def check_no_overlap(splits: dict[str, Sequence[str]]) -> None:
-    """Refuses a slice that stands in more than one split.
+    """Refuses a slice that is in more than one split.
 
     Args:
       splits: name of the file or split → `slice_digests` of one dose, as read.
 
     Raises:
-      InputError: naming the first such slice.
+      InputError: two splits share a slice; the message names the first one.
     """
     seen: dict[str, tuple[str, int]] = {}
     for name, digests in splits.items():

@@ -1,7 +1,6 @@
-"""Finds, in two sets of CT slices, the pairs that show the same anatomy at two doses.
+"""Finds pairs of the same anatomy at two doses in two sets of CT slices.
 
-Slices belong together by where they lie, what they were reconstructed from, and how. The
-names of files say nothing.
+Slices are matched by position, acquisition and reconstruction, never by the names of files.
 """
 
 import collections
@@ -17,11 +16,11 @@ from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
 
 TOLERANCE_MM = 0.05
-"""Positions are written with two decimals and more; slices lie farther apart."""
+"""Positions have two decimals or more; slices are farther apart."""
 
 _PLACEHOLDERS = {"", "anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified",
                  "n/a", "none", "patient", "removed", "unknown", "0"}
-"""Patient IDs, in small letters, that say no more than that somebody took the real one away."""
+"""Lower-case patient IDs that replace a removed one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +33,11 @@ class SlicePair:
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """What was found.
+    """The pairs of two sets of slices.
 
     Attributes:
-      pairs: series by series of the normal dose, in the order of their position.
-      notes: in words, what has no counterpart, or none that is certain, and why.
+      pairs: by series of the normal dose, in the order of their position.
+      notes: in words, slices without a counterpart or with several, and the reason.
     """
 
     pairs: list[SlicePair]
@@ -46,20 +45,20 @@ class Matching:
 
 
 def is_placeholder(patient_id: str) -> bool:
-    """Whether a patient ID tells no patients apart."""
+    """Whether a patient ID does not identify a patient."""
     return patient_id.strip().lower() in _PLACEHOLDERS
 
 
 def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Matching:
     """Pairs the slices of two sets.
 
-    Two slices can belong together where rows, columns, position, pixel spacing, orientation,
-    kernel and thickness are equal and neither patient IDs nor acquisitions contradict each
-    other. Of several, the one of the same acquisition, study and frame of reference is taken;
-    of several that are equally close, none.
+    Two slices can form a pair if rows, columns, position, pixel spacing, orientation, kernel
+    and thickness are equal and neither patient IDs nor acquisitions contradict each other. Of
+    several candidates, that of the same acquisition, study and frame of reference is taken; of
+    several equally close ones, none.
 
     Raises:
-      InputError: both sets hold the same file, or there is no pair at all.
+      InputError: both sets have the same file, or there is no pair.
     """
     same = {header.path.resolve() for header in ndct} & {each.path.resolve() for each in qdct}
     if same:
@@ -98,7 +97,7 @@ def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Ma
 
 
 def _without_copies(headers: Sequence[SliceHeader], notes: list[str]) -> list[SliceHeader]:
-    """Drops what is the same instance as an earlier slice."""
+    """Drops slices with the instance of an earlier slice."""
     first: dict[str, SliceHeader] = {}
     for header in headers:
         first.setdefault(header.sop_uid, header)
@@ -112,10 +111,10 @@ def _without_copies(headers: Sequence[SliceHeader], notes: list[str]) -> list[Sl
 def _counterparts(ndct: list[SliceHeader], qdct: list[SliceHeader]
                   ) -> tuple[dict[pathlib.Path, SliceHeader], set[pathlib.Path],
                              dict[pathlib.Path, str]]:
-    """The low dose of each normal one, by its path.
+    """The low dose of each normal-dose slice, by its path.
 
     Returns:
-      Path → header of the low dose; paths that have several; path → why there is none.
+      Path → header of the low dose; paths with several candidates; path → reason for none.
     """
     places = [np.array([(np.inf,) * 3 if each.position_mm is None else each.position_mm
                         for each in headers]) for headers in (ndct, qdct)]
@@ -162,13 +161,13 @@ def _name(series: Sequence[SliceHeader]) -> str:
 
 
 def _kinship(one: SliceHeader, other: SliceHeader) -> tuple[bool, ...]:
-    """In what two slices agree that two scans of one patient do not."""
+    """Whether two slices share acquisition, study and frame of reference, as two scans do not."""
     return tuple(bool(getattr(one, name)) and getattr(one, name) == getattr(other, name)
                  for name in ("acquisition", "study_uid", "frame_of_reference_uid"))
 
 
 def _contradictions(one: SliceHeader, other: SliceHeader) -> list[str]:
-    """Why two slices at the same place are not the same slice at two doses, in words."""
+    """Differences that keep two slices at the same place from being a pair, in words."""
     contradictions = []
     if (one.rows, one.columns) != (other.rows, other.columns):
         contradictions.append(f"size ({one.rows}×{one.columns}, {other.rows}×{other.columns})")
@@ -184,7 +183,7 @@ def _contradictions(one: SliceHeader, other: SliceHeader) -> list[str]:
     if one.patient_id != other.patient_id and not (
             is_placeholder(one.patient_id) or is_placeholder(other.patient_id)):
         contradictions.append(f"patient ID ({one.patient_id}, {other.patient_id})")
-    # An event says nothing against a time.
+    # An event does not contradict a time.
     kinds = {each.acquisition.split(" ")[0] for each in (one, other)}
     if one.acquisition != other.acquisition and len(kinds) == 1:
         contradictions.append(f"acquisition ({one.acquisition}, {other.acquisition})")

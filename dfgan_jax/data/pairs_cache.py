@@ -1,44 +1,47 @@
-"""Preprocessed pairs kept on disk, so that a file is converted once and not at each start.
+"""A cache of preprocessed pairs on disk: a file is converted once and not at each start.
 
 An entry is a folder: `ndct.npy` and `qdct.npy`, (N, H, W) float32 in normalised HU, mapped
-into memory instead of read; and `entry.json`, which names what they were made from and
-holds the hashes that all of it is checked against.
+into memory instead of read; and `entry.json`, with the source and the settings of the entry
+and the digests that it is checked against.
 """
 
 import contextlib
+import io
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import PairsFile, read_pairs
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.digests import file_digest, json_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import file_digest, json_digest, written_whole
+from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.safe_pickle import reason
+from dfgan_jax.support.types import JsonObject
 
 _NDCT, _QDCT, _SIDECAR = "ndct.npy", "qdct.npy", "entry.json"
 
-
 _ENTRY_VERSION = 2
-"""Raise it with every change of what an entry holds."""
+"""Raise it with every change of an entry's content."""
 
 PREPROCESSING_VERSION = 1
-"""Raise it with every change of `preprocess` that changes a pixel: caches are named by it."""
+"""Part of the names of entries: raise it when a change of `preprocess` changes a pixel."""
 
 
 class PreprocessedPairs(NamedTuple):
-    """What an entry of the cache holds."""
+    """The content of an entry of the cache."""
 
     pairs: Pairs
-    """In normalised HU, mapped into memory: read-only, and paged in as it is used."""
+    """In normalised HU, mapped into memory: read-only, and read as they are used."""
 
     raw_ndct_digests: list[str]
     """`slice_digests` of the normal dose before preprocessing."""
@@ -47,7 +50,7 @@ class PreprocessedPairs(NamedTuple):
     """The same of the quarter dose."""
 
 
-def preprocess(mu: np.ndarray, *, size: int) -> np.ndarray:
+def preprocess(mu: Float[np.ndarray, "*n h w"], *, size: int) -> Float32[np.ndarray, "*n h2 w2"]:
     """The published preprocessing: to HU, resized, normalised.
 
     Args:
@@ -58,20 +61,21 @@ def preprocess(mu: np.ndarray, *, size: int) -> np.ndarray:
       (..., size, size) or (..., H, W) float32, normalised HU.
     """
     target = (size, size) if size else mu.shape[-2:]
-    return hounsfield.normalise(hounsfield.resize(hounsfield.mu_to_hu(mu), target))
+    hu = hounsfield.resize(hounsfield.mu_to_hu(mu), target)
+    return hounsfield.normalise(hu)
 
 
-def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Path
+def read_preprocessed(path: str | os.PathLike[str], *, size: int, folder: pathlib.Path
                       ) -> PreprocessedPairs:
     """Reads a file in the published format, preprocessed; converts it at the first call only.
 
-    The entry is named by the file's content and everything else that determines a pixel, so
-    that it is never stale. One that is damaged is said on stderr, and made again.
+    The entry's name is a digest of the file and of everything else that determines a pixel: an
+    entry is never stale. A damaged entry is reported to stderr and made again.
 
     Args:
       path: an `.npy` file.
       size: height and width after the bilinear resize [pixels]; 0 keeps the native ones.
-      folder: the cache's.
+      folder: of the cache.
 
     Raises:
       InputError: `read_pairs` or `PairsFile.blocks` refuses the file, or the cache cannot
@@ -96,10 +100,10 @@ def read_preprocessed(path: str | os.PathLike, *, size: int, folder: pathlib.Pat
 
 @contextlib.contextmanager
 def written_to_cache(folder: pathlib.Path) -> Iterator[None]:
-    """Tells a full disk, and whatever else keeps the cache from being written, in one line.
+    """Reports errors of writing the cache, such as a full disk, in one line.
 
     Raises:
-      InputError: instead of an `OSError`.
+      InputError: in place of an `OSError`.
     """
     try:
         yield
@@ -109,7 +113,7 @@ def written_to_cache(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _load(entry: pathlib.Path) -> PreprocessedPairs:
-    """Maps an entry into memory once its hashes have been checked; else any of several errors."""
+    """Checks the digests of an entry and maps it into memory; a damaged one raises some error."""
     sidecar = json.loads((entry / _SIDECAR).read_text())
     content = sidecar["content"]
     if sidecar["content_sha256"] != json_digest(content):
@@ -121,12 +125,12 @@ def _load(entry: pathlib.Path) -> PreprocessedPairs:
                              content["raw_ndct_sha256"], content["raw_qdct_sha256"])
 
 
-def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[str, Any]
+def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: JsonObject
            ) -> PreprocessedPairs:
-    """Makes an entry from a file of pairs, of which only a block stands in memory."""
+    """Makes an entry from a file of pairs, with one block at a time in memory."""
     raw_ndct_digests: list[str] = []
     raw_qdct_digests: list[str] = []
-    # The sidecar, which makes it an entry, is entered first and thus gets its name last.
+    # The sidecar, which completes the entry, is entered first and thus gets its name last.
     with (written_whole(entry / _SIDECAR) as sidecar, written_whole(entry / _NDCT) as ndct,
           written_whole(entry / _QDCT) as qdct):
         with (progress(f"preprocessing {raw.path.name}", total=2 * len(raw), unit="slices") as bar,
@@ -136,8 +140,8 @@ def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[st
                 raw_qdct_digests += slice_digests(block.qdct)
                 _append_preprocessed(ndct_file, block.ndct, count=len(raw), size=size, bar=bar)
                 _append_preprocessed(qdct_file, block.qdct, count=len(raw), size=size, bar=bar)
-                del block  # else it would stand in memory beside the next one
-        # Mapped under its own name: another process may replace what stands in the entry.
+                del block  # else it would stay in memory beside the next one
+        # Mapped under its temporary name: another process may replace the entry's files.
         pairs = Pairs(_mapped(ndct), _mapped(qdct))
         content = {"source": raw.path.name, "made_from": made_from, "shape": pairs.ndct.shape,
                    "sha256": {_NDCT: file_digest(ndct), _QDCT: file_digest(qdct)},
@@ -147,11 +151,11 @@ def _write(entry: pathlib.Path, raw: PairsFile, *, size: int, made_from: dict[st
     return PreprocessedPairs(pairs, raw_ndct_digests, raw_qdct_digests)
 
 
-def _append_preprocessed(file: BinaryIO, mu: np.ndarray, *, count: int, size: int, bar: Progress
-                         ) -> None:
+def _append_preprocessed(file: io.BufferedIOBase, mu: Iterable[np.ndarray], *, count: int,
+                         size: int, bar: Progress) -> None:
     """Writes slices of linear attenuation [1/mm] into an `.npy` of `count` preprocessed ones.
 
-    Not into mapped memory: there, a full disk kills the process.
+    Not through mapped memory: there, a full disk kills the process.
     """
     for one in mu:
         image = np.ascontiguousarray(preprocess(one, size=size), np.float32)
@@ -164,5 +168,5 @@ def _append_preprocessed(file: BinaryIO, mu: np.ndarray, *, count: int, size: in
 
 
 def _mapped(path: pathlib.Path) -> np.ndarray:
-    """An array that is read from its file as it is used; a plain one to NumPy and JAX."""
+    """An array mapped from its file, which NumPy and JAX take for a plain one."""
     return np.asarray(np.load(path, mmap_mode="r"))

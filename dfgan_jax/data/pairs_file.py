@@ -1,4 +1,4 @@
-"""Pairs of slices in the published file format, read without trusting the file.
+"""Untrusted files of pairs of slices, in the published format.
 
 A file is an `.npy` that holds a pickled dict, as `np.save` writes it:
 `{"f_nd": normal dose, "f_qd": quarter dose}`, each float32 (H, W, N) in linear
@@ -15,10 +15,10 @@ import pathlib
 import pickle
 import pickletools
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.scans import hounsfield
@@ -34,8 +34,8 @@ from dfgan_jax.support.safe_pickle import (
 
 NDCT_KEY, QDCT_KEY = "f_nd", "f_qd"
 
-# Of the slices of one dose that are read at once [bytes]. Published files have the slice axis
-# innermost, and are gone through once a block.
+# Size of a block of one dose [bytes]. Published files have the slice axis innermost: each block
+# passes through the whole file.
 _BLOCK_BYTES = 2**28
 
 # Attenuation of the densest metal stays below this [1/mm]; HU never do.
@@ -48,22 +48,22 @@ class PairsFile:
 
     Attributes:
       path: of the file.
-      ndct: (N, H, W), normal dose in linear attenuation [1/mm]: floats of the file's own
-        type, read-only and not checked. One slice may touch all of the file; `blocks` is
-        the way to go through it.
+      ndct: (N, H, W), normal dose in linear attenuation [1/mm]: floats of the file's type,
+        read-only and not checked. One slice may touch all of the file; `blocks` reads all
+        slices in fewer passes.
       qdct: the same of the quarter dose.
     """
 
     path: pathlib.Path
-    ndct: np.ndarray
-    qdct: np.ndarray
+    ndct: Float[np.ndarray, "n h w"]
+    qdct: Float[np.ndarray, "n h w"]
     _mapping: mmap.mmap
 
     def __len__(self) -> int:
         return len(self.ndct)
 
     def blocks(self) -> Iterator[Pairs]:
-        """Yields the pairs in order, checked: some slices at a time, (n, H, W) in memory.
+        """Yields checked blocks of the pairs in order, (n, H, W) in memory.
 
         Raises:
           InputError: values are not finite, or cannot be linear attenuation.
@@ -77,13 +77,13 @@ class PairsFile:
     def _block(self, key: str, mapped: np.ndarray, part: slice) -> np.ndarray:
         source = mapped[part]
         block = np.empty(source.shape, source.dtype)
-        # Copied in the order of the file, so that each page is needed once a block.
+        # Copied in the order of the file: each page is read once a block.
         slowest = int(np.argmax(source.strides))
         for target, values in zip(np.moveaxis(block, slowest, 0), np.moveaxis(source, slowest, 0),
                                   strict=True):
             target[...] = values
             if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-                # Pages that have been read would count as this process's memory.
+                # Else read pages would count as this process's memory.
                 self._mapping.madvise(mmap.MADV_DONTNEED)
         for index, one in enumerate(block, part.start):
             lowest, highest = one.min(), one.max()
@@ -96,19 +96,19 @@ class PairsFile:
         return block.astype(np.float32, copy=False)
 
 
-def holds_pairs(path: str | os.PathLike) -> bool:
-    """Whether an `.npy` holds an object, as the published format does, instead of an array.
+def holds_pairs(path: str | os.PathLike[str]) -> bool:
+    """Whether an `.npy` holds an object, as in the published format, instead of an array.
 
     Raises:
-      InputError: the file is no `.npy`, or a broken one.
+      InputError: the file is no `.npy`, or is broken.
     """
     path = pathlib.Path(path)
     with path.open("rb") as file:
         return _npy_header(path, file)[1] == np.dtype(object)
 
 
-def _npy_header(path: pathlib.Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and the dtype that an `.npy` says it holds."""
+def _npy_header(path: pathlib.Path, file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the dtype in the header of an `.npy`."""
     try:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0,
@@ -120,8 +120,8 @@ def _npy_header(path: pathlib.Path, file: BinaryIO) -> tuple[tuple[int, ...], np
     return shape, dtype
 
 
-def _map_dict(path: pathlib.Path) -> tuple[dict[Any, Any], mmap.mmap]:
-    """Maps the dict in an `.npy` file, resolving no name but those of NumPy arrays."""
+def _map_dict(path: pathlib.Path) -> tuple[dict[object, object], mmap.mmap]:
+    """Maps the dict in an `.npy` file; of all names it resolves only those of NumPy arrays."""
     with path.open("rb") as file:
         shape, dtype = _npy_header(path, file)
         if dtype != np.dtype(object) or shape != ():
@@ -131,7 +131,7 @@ def _map_dict(path: pathlib.Path) -> tuple[dict[Any, Any], mmap.mmap]:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             content = SafeUnpickler(BoundedReader(file), names=NUMPY_NAMES, mapping=mapping,
                                     allowed="NumPy arrays, dicts and plain values").load()
-        except Exception as error:  # nor can it be told what a broken pickle raises
+        except Exception as error:  # a broken pickle can raise anything, too
             raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
     if isinstance(content, PickledArray):  # np.save puts the dict into an array of one object
         content = content.value
@@ -142,18 +142,18 @@ def _map_dict(path: pathlib.Path) -> tuple[dict[Any, Any], mmap.mmap]:
             for key, value in content.items()}, mapping
 
 
-def read_pairs(path: str | os.PathLike) -> PairsFile:
-    """Opens a file in the published format; its values are read and checked in blocks.
+def read_pairs(path: str | os.PathLike[str]) -> PairsFile:
+    """Opens a file in the published format; `PairsFile.blocks` reads and checks the values.
 
     Args:
       path: an `.npy` file.
 
     Returns:
-      The pairs, mapped. Those of a file of a pickle protocol below 3 stand in memory.
+      The pairs, mapped. Those of a file of a pickle protocol below 3 are in memory.
 
     Raises:
       InputError: the file is missing, broken or hostile; a key is missing; shapes
-        differ, are not (H, W, N), or hold no slice; values are not floats.
+        differ, are not (H, W, N), or have no slice; values are not floats.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -179,7 +179,7 @@ def read_pairs(path: str | os.PathLike) -> PairsFile:
     return PairsFile(path, ndct, qdct, mapping)
 
 
-def write_pairs(path: str | os.PathLike, pairs: Pairs) -> None:
+def write_pairs(path: str | os.PathLike[str], pairs: Pairs) -> None:
     """Writes pairs in the published format, whole or not at all; see `write_slices`.
 
     Args:
@@ -190,22 +190,22 @@ def write_pairs(path: str | os.PathLike, pairs: Pairs) -> None:
                  shape=pairs.ndct.shape[1:])
 
 
-def write_slices(path: str | os.PathLike, slices: Iterable[tuple[np.ndarray, np.ndarray]], *,
-                 count: int, shape: tuple[int, ...]) -> None:
-    """Writes pairs in the published format as they come, whole or not at all.
+def write_slices(path: str | os.PathLike[str], slices: Iterable[Sequence[Float[np.ndarray, "..."]]],
+                 *, count: int, shape: tuple[int, ...]) -> None:
+    """Writes pairs in the published format one by one, whole or not at all.
 
-    One pair stands in memory at a time. `np.load(path, allow_pickle=True).item()` gives the
-    dict; its arrays are Fortran-ordered, so that in the file one slice follows the other.
+    One pair is in memory at a time. `np.load(path, allow_pickle=True).item()` returns the
+    dict; its arrays are Fortran-ordered, so that one slice follows the other in the file.
 
     Args:
       path: of the `.npy` file; replaced if it exists.
       slices: normal and quarter dose of each slice, (H, W) float32 in linear attenuation
         [1/mm].
-      count: of the pairs that come.
+      count: number of pairs.
       shape: (H, W), of each slice.
 
     Raises:
-      ValueError: fewer or more pairs come, or one has another shape.
+      ValueError: there are fewer or more pairs, or one has another shape.
       OSError: the file cannot be written, as on a full disk.
     """
     slice_bytes = 4 * math.prod(shape)
@@ -233,16 +233,16 @@ def write_slices(path: str | os.PathLike, slices: Iterable[tuple[np.ndarray, np.
 
 
 def _pickled_around(shape: tuple[int, ...]) -> tuple[bytes, bytes, bytes]:
-    """What a pickle of the published dict has before, between and after its arrays' bytes.
+    """The parts of the published dict's pickle before, between and after its arrays' bytes.
 
     The arrays are float32 and Fortran-ordered.
     """
     def plain(value: object) -> bytes:
-        # Without the protocol, STOP and a memo, which would be several parts' at once.
+        # Without protocol, STOP and memo, which belong to the whole pickle.
         return pickletools.optimize(pickle.dumps(value, protocol=3))[2:-1]
 
-    # An array is made empty, and then given (version, shape, dtype, is_fortran, content). Its
-    # maker goes by a name that older and newer NumPy know.
+    # An array is made empty; its state (version, shape, dtype, is_fortran, content) follows. The
+    # name of its maker is known to older and newer NumPy.
     array = (pickle.GLOBAL + b"numpy.core.multiarray\n_reconstruct\n"
              + plain((np.ndarray, (0,), b"b")) + pickle.REDUCE + pickle.MARK + plain(1))
     numbers = (array + plain(shape) + plain(np.dtype("<f4")) + pickle.NEWTRUE

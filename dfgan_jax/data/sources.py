@@ -1,4 +1,4 @@
-"""Where the pairs of each split come from: files, or a simulation that is kept in a cache."""
+"""The sources of the pairs of each split: files, or a simulation kept in a cache."""
 
 import dataclasses
 import pathlib
@@ -24,10 +24,10 @@ class Sources:
     """The sources of a run's pairs.
 
     Attributes:
-      data: names the files.
-      simulation: of the splits that have none.
-      size_multiple: heights and widths that training takes are multiples of this [pixels].
-      min_size: and at least this [pixels].
+      data: options with the files.
+      simulation: options of the splits without files.
+      size_multiple: heights and widths in training are multiples of this [pixels].
+      min_size: smallest height and width in training [pixels].
     """
 
     data: DataOptions
@@ -41,11 +41,11 @@ class Sources:
         return self.data.size or NATIVE_SIZE
 
     def describe(self, split: str) -> str:
-        """Where a split's pairs come from, in words."""
+        """The source of a split's pairs, in words."""
         return ",".join(self.data.files(split)) or f"simulated (seed {self.simulation.seed})"
 
     def load(self, splits: tuple[str, ...]) -> dict[str, Pairs]:
-        """The preprocessed pairs of some splits, from the cache or by way of it.
+        """The preprocessed pairs of some splits, from the cache; missing entries are made.
 
         Args:
           splits: among `SPLITS`.
@@ -54,8 +54,8 @@ class Sources:
           Split → pairs in normalised HU.
 
         Raises:
-          InputError: a file cannot be used, the cache cannot be written, a slice stands in
-            two splits, or the size does not fit the training of the networks.
+          InputError: a file cannot be used, the cache cannot be written, a slice is in two
+            splits, or the size does not fit the training of the networks.
         """
         preprocessed = {split: self._preprocessed(split) for split in splits}
         _check_no_slice_twice(preprocessed)
@@ -66,7 +66,7 @@ class Sources:
         return pairs
 
     def _preprocessed(self, split: str) -> dict[str, PreprocessedPairs]:
-        """Those of each file of a split, by the name that messages have for it."""
+        """The pairs of each file of a split, by the file's name in messages."""
         files = self.data.files(split) or (str(self.simulated(split)),)
         return {f"data.{split}, file {number} ({path})" if files[1:] else f"data.{split}":
                 read_preprocessed(path, size=self.data.size, folder=self.data.cache_folder)
@@ -75,7 +75,7 @@ class Sources:
     def simulated(self, split: str) -> pathlib.Path:
         """The file of a split's simulated pairs, made at the first call.
 
-        Its name tells everything that determines its content, so that it is never stale.
+        Its name is a digest of everything that determines its content: it is never stale.
 
         Raises:
           InputError: the cache cannot be written.
@@ -100,7 +100,7 @@ class Sources:
                                 for ndct, qdct in pairs), count=count, shape=(size, size))
 
     def _check_sizes(self, split: str, pairs: Pairs, *, is_training: bool) -> None:
-        """Refuses slices that the networks cannot be trained on, or that make no batch."""
+        """Refuses slices of sizes that the networks do not take, or that do not fit a batch."""
         is_cropped = split == "train" and self.data.crop > 0
         if len(set(pairs.sizes)) > 1 and not is_cropped:
             raise InputError(f"data.{split} ({self.describe(split)}) has slices of "
@@ -119,7 +119,7 @@ class Sources:
 
 
 def _check_no_slice_twice(preprocessed: Mapping[str, Mapping[str, PreprocessedPairs]]) -> None:
-    """Refuses a low dose that comes twice; warns of a normal dose in two splits.
+    """Refuses a repeated low dose; warns of a normal dose in two splits.
 
     Args:
       preprocessed: split → name of a file → its pairs.
@@ -132,12 +132,12 @@ def _check_no_slice_twice(preprocessed: Mapping[str, Mapping[str, PreprocessedPa
                                             for digest in each.raw_ndct_digests]
                           for split, files in preprocessed.items()})
     except InputError as error:
-        # Phantoms may be the same on purpose; scans are the same patient.
+        # Equal phantoms may be intended; equal scans are of one patient.
         print(f"warning: normal doses: {error}", file=sys.stderr, flush=True)
 
 
 def check_same_in_all(data: Mapping[str, Pairs]) -> dict[str, str]:
-    """The fingerprint of each split; refuses processes of one run that read several files."""
+    """The fingerprint of each split; refuses processes of one run with different files."""
     fingerprints = {split: pairs.fingerprint() for split, pairs in data.items()}
     check_fingerprints(agreement.from_main(lambda: fingerprints), data, fingerprints,
                        "that process 0 reads; every process needs the same files")
@@ -146,7 +146,7 @@ def check_same_in_all(data: Mapping[str, Pairs]) -> dict[str, str]:
 
 def check_fingerprints(expected: Mapping[str, str], data: Mapping[str, Pairs],
                        fingerprints: Mapping[str, str], those: str) -> None:
-    """Refuses other pairs than those expected, which `those` describes."""
+    """Refuses pairs with other fingerprints than the expected ones, described by `those`."""
     for split, fingerprint in fingerprints.items():
         if expected[split] != fingerprint:
             raise InputError(f"data.{split}: {len(data[split])} slices that are not those {those}")

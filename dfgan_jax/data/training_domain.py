@@ -1,4 +1,4 @@
-"""What the low-dose slices that a run trains on look like, for its checkpoints to keep."""
+"""Measures the training domain of a run, for its checkpoints."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.threads import call_ahead
 
 SLICES: Final = 24
-"""That are measured, evenly spaced over all files; 0.3 s each at 512² on two cores."""
+"""Number of measured slices, evenly spaced over all files; 0.3 s each at 512² on two cores."""
 
 
 def measure(sources: Sources, pairs: Pairs) -> Domain | None:
@@ -31,7 +31,7 @@ def measure(sources: Sources, pairs: Pairs) -> Domain | None:
       pairs: its training slices, in normalised HU.
 
     Returns:
-      None where no pixel pitch is known (a file without the manifest of `--mode=pair` or
+      None if no pixel pitch is known (files without the manifest of `--mode=pair` or
       `--mode=simulate`).
     """
     known = list(_slices(sources, pairs))
@@ -57,7 +57,7 @@ def _measure(part: Pairs, index: int, pixel_spacing_mm: float) -> domain.ScanPro
 
 def _slices(sources: Sources, pairs: Pairs
             ) -> Iterator[tuple[Pairs, int, float, bool]]:
-    """File, index, pixel pitch [mm] and whether the low dose was simulated, where known."""
+    """Each slice of known pixel pitch: pairs of its file, index, pitch [mm], simulated or not."""
     files = sources.data.train
     if not files:
         spacing = sources.simulation.protocol.field_of_view_mm / pairs.sizes[0][1]
@@ -69,7 +69,7 @@ def _slices(sources: Sources, pairs: Pairs
             continue
         scale = read_pairs(path).ndct.shape[2] / part.sizes[0][1]  # of the resize
         for index, row in enumerate(rows):
-            # A manifest that was written by hand may have no such column.
+            # A manifest written by hand may lack the column.
             if row.get("pixel_spacing_mm"):
                 yield (part, index, float(row["pixel_spacing_mm"]) * scale,
                        bool(row.get("dose_fraction")))

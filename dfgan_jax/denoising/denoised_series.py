@@ -1,15 +1,16 @@
-"""What denoising does to a series, and whether the model knows scans of its kind."""
+"""The effect of denoising on a series, and a check of the series against the model's domain."""
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Float
 
 from dfgan_jax.data.domain import Domain, ScanProperties, typical
 from dfgan_jax.scans.tissues import body_mask, tissue_masks
 
 MEASURED_SLICES: Final = 3
-"""Of a series."""
+"""Number of slices of a series that are measured."""
 
 _PATCH_MM: Final = 10.0
 _SMOOTHING_MM: Final = 2.0
@@ -17,7 +18,7 @@ _UNIFORM_SHARE: Final = 0.2
 
 
 class Change(NamedTuple):
-    """Of a slice, by denoising; None where it has too little soft tissue to measure in.
+    """The change of a slice by denoising; None if it has too little soft tissue to measure.
 
     Attributes:
       noise_before_hu: standard deviation [HU] in the most uniform patches of soft tissue.
@@ -31,25 +32,27 @@ class Change(NamedTuple):
 
 
 def measured_slices(count: int) -> list[int]:
-    """Which of a series' slices are measured: the middles of as many equal parts.
+    """The indices of the measured slices of a series: the middles of equal parts.
 
-    The first and the last slice of a scan, which `spacing.evenly_spaced` takes, show little.
+    The first and the last slice of a scan, included by `spacing.evenly_spaced`, contain little
+    anatomy.
     """
     parts = min(MEASURED_SLICES, count)
     return [int((part + 0.5) * count / parts) for part in range(parts)]
 
 
-def measure_change(before: np.ndarray, after: np.ndarray, *, pixel_spacing_mm: float) -> Change:
-    """Compares a slice with what was made of it.
+def measure_change(before: Float[np.ndarray, "h w"], after: Float[np.ndarray, "h w"], *,
+                   pixel_spacing_mm: float) -> Change:
+    """Compares a slice with the denoised slice.
 
-    Patches of 10 mm within soft tissue are ranked by their deviation at low frequencies in the
-    denoised slice, where anatomy is; the deviation of both slices is measured in the fifth that
-    has the least.
+    Patches of 10 mm within soft tissue are ranked by the standard deviation of the denoised
+    slice's low frequencies, which represent anatomy. The noise of both slices is measured in the
+    fifth of the patches with the lowest deviation.
 
     Args:
       before: (H, W) float32, HU.
       after: (H, W) float32, HU, denoised.
-      pixel_spacing_mm: pixel pitch.
+      pixel_spacing_mm: pixel pitch [mm].
     """
     soft = tissue_masks(after, body_mask(after))["soft tissue"]
     if not soft.any():
@@ -74,11 +77,12 @@ def measure_change(before: np.ndarray, after: np.ndarray, *, pixel_spacing_mm: f
     return Change(noise[0], noise[1], shift)
 
 
-def describe(scans: list[ScanProperties], changes: list[Change]) -> dict[str, Any]:
-    """The medians over a series' measured slices, for `summary.json`; None where unknown."""
+def describe(scans: list[ScanProperties], changes: list[Change]) -> dict[str, float | None]:
+    """The medians over a series' measured slices, for `summary.json`; None if unknown."""
     scan = typical(scans) if scans else ScanProperties(None, None, np.nan)
-    described: dict[str, Any] = {"kernel_lp_cm": scan.kernel_lp_cm,
-                                 "pixel_spacing_mm": scan.pixel_spacing_mm if scans else None}
+    described: dict[str, float | None] = {
+        "kernel_lp_cm": scan.kernel_lp_cm,
+        "pixel_spacing_mm": scan.pixel_spacing_mm if scans else None}
     for name in Change._fields:
         known = [value for each in changes if (value := getattr(each, name)) is not None]
         described[name] = float(np.median(known)) if known else None
@@ -87,5 +91,5 @@ def describe(scans: list[ScanProperties], changes: list[Change]) -> dict[str, An
 
 
 def warnings(scans: list[ScanProperties], domain: Domain | None) -> list[str]:
-    """In which ways a series lies outside the model's domain, as phrases for a reader."""
+    """Describes the properties of a series outside the model's domain, as phrases."""
     return domain.leaves(typical(scans)) if scans and domain is not None else []

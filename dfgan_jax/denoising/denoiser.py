@@ -3,10 +3,10 @@
 import functools
 import os
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Num, PyTree
 
 from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator, workdir_of
@@ -16,15 +16,16 @@ from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.support.digests import named_arrays_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import arrays_digest
 from dfgan_jax.support.progress import Progress
+from dfgan_jax.support.types import JsonObject
 
 MAX_BATCH_PIXELS = 16 * 512 ** 2
-"""Pixels of slices that are denoised at a time, by default: about 3 GB of activations."""
+"""Pixels per batch by default, for about 3 GB of activations."""
 
 MAX_STRENGTH = 1.5
-"""Beyond it the difference map, and all that it wrongly removes, is exaggerated."""
+"""A larger strength would exaggerate the difference map with its errors."""
 
 
 class Denoiser:
@@ -32,29 +33,29 @@ class Denoiser:
 
     Args:
       generator: the module.
-      variables: {"params": …, "batch_stats": …}; the second is empty for a generator that
-        normalises nothing.
-      meta: what the checkpoint holds beside them: `config`, `step`, `epoch`.
+      variables: {"params": …, "batch_stats": …}; the second is empty for a generator without
+        normalisation.
+      meta: the metadata of the checkpoint: `config`, `step`, `epoch`.
       path: of the checkpoint.
-      strength: the result is input + strength · (denoised − input): 0 gives the input back, 1
-        is the model's own result, the default; at most `MAX_STRENGTH`.
+      strength: the result is input + strength · (denoised − input): 0 returns the input, 1, the
+        default, the model's result; at most `MAX_STRENGTH`.
 
     Raises:
-      InputError: the strength is another.
+      InputError: the strength is out of range.
 
     Attributes:
-      meta: as given.
-      path: as given; None where there is no checkpoint.
-      strength: as given.
+      meta: see the arguments.
+      path: see the arguments; None without a checkpoint.
+      strength: see the arguments.
     """
 
-    def __init__(self, generator: Generator, variables: Any, *,
-                 meta: dict[str, Any] | None = None, path: str | os.PathLike | None = None,
+    def __init__(self, generator: Generator, variables: PyTree, *,
+                 meta: JsonObject | None = None, path: str | os.PathLike[str] | None = None,
                  strength: float = 1.0):
         if not 0 <= strength <= MAX_STRENGTH:
             raise InputError(f"strength is {strength}; expected 0 to {MAX_STRENGTH}")
         self.strength = strength
-        self.meta = meta or {}
+        self.meta: JsonObject = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
         self._architecture = architecture_of(generator)
@@ -63,7 +64,7 @@ class Denoiser:
             dtype=generator.dtype)
 
     @classmethod
-    def load(cls, path: str | os.PathLike = pretrained.DEFAULT, *, strength: float = 1.0
+    def load(cls, path: str | os.PathLike[str] = pretrained.DEFAULT, *, strength: float = 1.0
              ) -> "Denoiser":
         """Loads the generator of a checkpoint.
 
@@ -74,8 +75,8 @@ class Denoiser:
           strength: see `Denoiser`.
 
         Raises:
-          InputError: there is no checkpoint, it is broken or refused, it is not that
-            of a known generator, or the strength is none.
+          InputError: there is no checkpoint, it is broken or refused, its generator is unknown,
+            or the strength is out of range.
         """
         path = pretrained.resolve(path)
         if path.is_file():
@@ -87,11 +88,14 @@ class Denoiser:
         return cls(generator, variables, meta=meta, path=folder, strength=strength)
 
     @classmethod
-    def load_in_all(cls, path: str | os.PathLike) -> "Denoiser":
-        """Loads a checkpoint in process 0 of a run, and has it in every process; see `load`."""
+    def load_in_all(cls, path: str | os.PathLike[str]) -> "Denoiser":
+        """Loads a checkpoint in process 0, and sends it to every process; see `load`."""
         loaded = cls.load(path) if agreement.is_main() else None
-        described: Any = agreement.from_main(
-            lambda: loaded and {"meta": loaded.meta, "path": str(loaded.path)})
+
+        def description() -> JsonObject:
+            return {"meta": loaded.meta, "path": str(loaded.path)} if loaded else {}
+
+        described = agreement.from_main(description)
         if loaded is not None:
             agreement.broadcast(loaded._variables)
             return loaded
@@ -99,62 +103,62 @@ class Denoiser:
         return cls(generator, agreement.broadcast(_shapes(generator)), **described)
 
     @classmethod
-    def _load_file(cls, path: str | os.PathLike, *, strength: float) -> "Denoiser":
+    def _load_file(cls, path: str | os.PathLike[str], *, strength: float) -> "Denoiser":
         read = read_weights([path])
         return cls(_generator(path, read.meta), read.weights.generator_variables, meta=read.meta,
                    path=path, strength=strength)
 
     @property
     def domain(self) -> Domain | None:
-        """The scans that the model was trained on; None where its checkpoint does not say.
+        """The scans that the model was trained on; None if its checkpoint has no such metadata.
 
         Raises:
-          InputError: the checkpoint's metadata hold something else.
+          InputError: the metadata are invalid.
         """
         described = self.meta.get("trained_on")
         return None if described is None else Domain.from_json(described)
 
     @property
     def home(self) -> pathlib.Path:
-        """The workdir that the model is from, or the file that it was loaded from."""
+        """The workdir of the model's checkpoint, or the file that it was loaded from."""
         assert self.path is not None
         return self.path if self.path.is_file() else workdir_of(self.path)
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        """Names the generator's parameters and running statistics, whatever file they are from."""
-        return arrays_digest((jax.tree_util.keystr(path), leaf) for path, leaf in
+        """The SHA-256 of parameters and running statistics, independent of their file."""
+        return named_arrays_digest((jax.tree_util.keystr(path), leaf) for path, leaf in
                              jax.tree_util.tree_leaves_with_path(self._variables))
 
-    def __call__(self, qdct_hu: np.ndarray, *, batch_size: int | None = None,
-                 out: np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
+    def __call__(self, qdct_hu: Num[np.ndarray, "*shape"], *, batch_size: int | None = None,
+                 out: Float[np.ndarray, "*shape"] | None = None, progress: Progress | None = None
+                 ) -> Float[np.ndarray, "*shape"]:
         """Denoises slices.
 
-        Heights and widths that the generator does not take (its `Architecture` says which) are
-        padded by reflection, and cropped afterwards. Values that no measurement has (below
-        `hounsfield.LOWEST_HU`, such as −2000 outside the field of view) stand as they were; the
-        network sees air there.
+        Slices are padded by reflection to a size that the generator takes (see `Architecture`),
+        and cropped afterwards. Values below `hounsfield.LOWEST_HU`, such as −2000 outside the
+        field of view, are kept; the input of the network has air there.
 
         Args:
           qdct_hu: (H, W) or (N, H, W), HU.
-          batch_size: slices at a time; by default as many as `MAX_BATCH_PIXELS` holds, divided
-            by the `memory_share` of the generator's `Architecture`.
-          out: float32 of the same shape, to put the result into: with memory-mapped
-            arrays, no more than a batch is in memory.
+          batch_size: slices per batch; by default `MAX_BATCH_PIXELS` over the slice's pixels and
+            the `memory_share` of the generator's `Architecture`.
+          out: float32 of the same shape, for the result: with memory-mapped arrays, only one
+            batch is in memory.
           progress: advanced by each slice.
 
         Returns:
           The same shape, float32, HU.
 
         Raises:
-          InputError: the shape is another, a slice has a NaN or an infinity, or the
-            model's output has one.
+          InputError: the shape is neither (H, W) nor (N, H, W), or a slice or the model's output
+            is not finite.
         """
         qdct_hu = np.asarray(qdct_hu)
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (H, W) or (N, H, W)")
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
-        # By default a power of two, so that the last batches of many calls share few shapes.
+        # By default a power of two, so that few shapes are compiled in many calls.
         most = batch_size_of(slices.shape[1:]) // self._architecture.memory_share
         batch_size = (min(batch_size, len(slices)) if batch_size else
                       min(max(most, 1), 1 << (len(slices) - 1).bit_length()))
@@ -170,14 +174,15 @@ class Denoiser:
                 progress.advance(len(hu))
         return denoised
 
-    def _denoise(self, hu: np.ndarray, batch_size: int) -> np.ndarray:
+    def _denoise(self, hu: Float[np.ndarray, "n h w"], batch_size: int
+                 ) -> Float[np.ndarray, "n h w"]:
         """Denoises finite slices, float32 (n, H, W) with n at most `batch_size`."""
         count, height, width = hu.shape
         outside = hu < hounsfield.LOWEST_HU
         batch = hounsfield.normalise(np.where(outside, hounsfield.OUTSIDE_HU, hu))
         batch = np.pad(batch, [(0, 0), (0, self._missing(height)), (0, self._missing(width))],
                        mode="symmetric")
-        # The last batch is filled, so that one shape is compiled.
+        # The last batch is filled up, so that only one shape is compiled.
         batch = np.pad(batch, [(0, batch_size - count), (0, 0), (0, 0)], mode="edge")
         output = np.asarray(self._apply(self._variables, batch[..., None]), np.float32)
         if not np.isfinite(output).all():
@@ -188,23 +193,25 @@ class Denoiser:
         return np.where(outside, hu, denoised)
 
     def _missing(self, length: int) -> int:
-        """Pixels to add to a height or width, so that the generator takes it."""
+        """The number of pixels that pad a height or width to a size that the generator takes."""
         multiple, least = self._architecture.size_multiple, self._architecture.min_size
         return max(-length % multiple, least - length)
 
 
 def batch_size_of(shape: tuple[int, ...]) -> int:
-    """Slices of a height and width that `MAX_BATCH_PIXELS` holds, at least one."""
+    """The number of slices of a height and width in `MAX_BATCH_PIXELS`, at least one."""
     return max(MAX_BATCH_PIXELS // max(int(np.prod(shape)), 1), 1)
 
 
-def _shapes(generator: Generator) -> Any:
-    """Those of its variables."""
-    return jax.eval_shape(lambda: initial_variables(generator, jax.random.key(0)))
+def _shapes(generator: Generator) -> dict[str, PyTree]:
+    """The shapes of a generator's variables."""
+    shapes: dict[str, PyTree] = jax.eval_shape(
+        lambda: initial_variables(generator, jax.random.key(0)))
+    return shapes
 
 
-def _generator(path: str | os.PathLike, meta: dict[str, Any]) -> Generator:
-    """The module that a checkpoint's metadata tell of."""
+def _generator(path: str | os.PathLike[str], meta: JsonObject) -> Generator:
+    """Makes the module from a checkpoint's metadata."""
     try:
         return build_generator(**meta["config"]["generator"], dtype=meta["config"]["dtype"])
     except (InputError, KeyError, TypeError) as error:

@@ -1,8 +1,7 @@
-"""Denoises a folder of DICOM files into one of the same shape.
+"""Denoises a folder of DICOM files into a folder with the same names.
 
-Slices are read ahead, denoised in batches and written behind, so that no more than three
-batches are in memory. What is written stands in OUTPUT.incomplete until all of it is
-there; a second start of the same command goes on from what stands there.
+Reading, denoising and writing overlap, with at most three batches in memory. The output is in
+OUTPUT.incomplete until it is complete; the same command resumes from this folder.
 """
 
 import contextlib
@@ -12,9 +11,10 @@ import pathlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.data import domain
 from dfgan_jax.data.domain import ScanProperties
@@ -31,28 +31,31 @@ from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import remove_leftovers, written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.threads import THREADS, call_ahead
+from dfgan_jax.support.types import JsonObject
 
 SUMMARY = "summary.json"
 
+T = TypeVar("T")
+
 
 def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
-                 output: pathlib.Path) -> dict[str, Any]:
+                 output: pathlib.Path) -> JsonObject:
     """Denoises every CT slice below a folder.
 
     Args:
       denoiser: of HU.
-      derivation: what the slices are marked with.
+      derivation: written to the headers of the slices.
       source: folder.
-      output: folder that does not exist: the same names, and `summary.json`.
+      output: folder to create, for files of the same names and `summary.json`.
 
     Returns:
-      What `summary.json` holds. A file that is broken does not keep the others from being
-      written: it is named there, under `broken`.
+      The content of `summary.json`. Broken files are listed under `broken`; the others are
+      written.
 
     Raises:
-      InputError: there is no CT slice, or none that is whole; or `OUTPUT.incomplete` is
-        that of another input or model.
-      OSError: a file cannot be written; what stands in `OUTPUT.incomplete` is kept.
+      InputError: there is no CT slice, or every slice is broken; or `OUTPUT.incomplete` belongs
+        to another input or model.
+      OSError: a file cannot be written; `OUTPUT.incomplete` is kept.
     """
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another output")
@@ -72,9 +75,9 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
             _denoise(missing, targets, denoiser=denoiser, derivation=derivation, files=files,
                      saturated=saturated, checks=checks, pool=pool, bar=bar)
     except (OSError, KeyboardInterrupt):
-        standing = sum(target.exists() for target in targets.values())
-        print(f"{standing} of {len(files.headers)} slices stand in {incomplete}; the same command "
-              "goes on from there", file=sys.stderr, flush=True)
+        written = sum(target.exists() for target in targets.values())
+        print(f"{written} of {len(files.headers)} slices are in {incomplete}; the same command "
+              "resumes from there", file=sys.stderr, flush=True)
         raise
     if not there and not saturated:
         raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))
@@ -87,14 +90,14 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
 
 
 class _Checks:
-    """What some slices of each series show before and after.
+    """Measurements of some slices of each series, before and after denoising.
 
     Args:
-      series: headers of each.
-      denoiser: whose domain the series are compared with.
+      series: headers of each series.
+      denoiser: with whose domain the series are compared.
 
     Attributes:
-      domain: the denoiser's; None where it is not known.
+      domain: of the denoiser; None if unknown.
     """
 
     def __init__(self, series: list[list[SliceHeader]], *, denoiser: Denoiser):
@@ -107,12 +110,12 @@ class _Checks:
         with (progress("measuring noise", total=len(chosen), unit="slices") as bar,
               contextlib.closing(call_ahead(calls)) as results):
             for (header, _), result in zip(chosen, results, strict=True):
-                with contextlib.suppress(InputError):  # a broken one is told when it is its turn
+                with contextlib.suppress(InputError):  # reported when it is denoised
                     self._scans[header.path] = result()
                 bar.advance()
 
     def warn(self) -> None:
-        """Tells which series are not such as the model was trained on."""
+        """Prints a warning for each series outside the scans that the model was trained on."""
         for slices in self._series:
             for line in self.warnings(slices):
                 print(f"warning: series {slices[0].series_uid}: {line}", file=sys.stderr,
@@ -121,26 +124,26 @@ class _Checks:
     def warnings(self, slices: list[SliceHeader]) -> list[str]:
         return denoised_series.warnings(self._of(slices, self._scans), self.domain)
 
-    def add(self, read: CTSlice, denoised: np.ndarray) -> None:
-        """Compares a slice with its result, if it is one of those that are measured."""
+    def add(self, read: CTSlice, denoised: Float[np.ndarray, "h w"]) -> None:
+        """Compares a slice with the denoised slice, if it is among the measured slices."""
         path = read.header.path
         if path in self._scans:
             self._changes[path] = denoised_series.measure_change(
                 read.hu, denoised, pixel_spacing_mm=self._scans[path].pixel_spacing_mm)
 
-    def describe(self, slices: list[SliceHeader]) -> dict[str, Any]:
-        """For `summary.json`."""
+    def describe(self, slices: list[SliceHeader]) -> JsonObject:
+        """The measurements of a series, for `summary.json`."""
         return {**denoised_series.describe(self._of(slices, self._scans),
                                            self._of(slices, self._changes)),
                 "outside_training": self.warnings(slices)}
 
     @staticmethod
-    def _of(slices: list[SliceHeader], found: dict[pathlib.Path, Any]) -> list[Any]:
+    def _of(slices: list[SliceHeader], found: dict[pathlib.Path, T]) -> list[T]:
         return [found[header.path] for header in slices if header.path in found]
 
 
 def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float]]:
-    """The slices of a series that are measured, and their pixel pitch; none where it is unknown."""
+    """The measured slices of a series with their pixel pitch; slices without pitch are skipped."""
     known = [(header, pitch) for header in slices
              if (pitch := square_pitch(header.pixel_spacing_mm)) is not None]
     return [known[index] for index in denoised_series.measured_slices(len(known))]
@@ -153,14 +156,18 @@ def _scan_properties(header: SliceHeader, pixel_spacing_mm: float) -> ScanProper
 
 def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
                     incomplete: pathlib.Path, derivation: Derivation) -> set[pathlib.Path]:
-    """Which slices an earlier start of the same command wrote; nothing else may stand there."""
+    """Finds the slices that an earlier run of the same command wrote.
+
+    Raises:
+      InputError: the folder has other files.
+    """
     remove_leftovers(incomplete)
     left = set(dicom_folder.find_files(incomplete)) if incomplete.exists() else set()
     written = set()
     for header in headers:
         target = targets[header.path]
         if target in left:
-            with contextlib.suppress(InputError):  # of a broken file, and of one of another kind
+            with contextlib.suppress(InputError):  # the file is broken, or no CT slice
                 if dicom.read_header(target).sop_uid == derivation.derived_uid(header.sop_uid):
                     written.add(header.path)
                     left.remove(target)
@@ -175,16 +182,16 @@ def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Pat
              denoiser: Denoiser, derivation: Derivation, files: DicomFolder,
              saturated: dict[pathlib.Path, int], checks: _Checks, pool: ThreadPoolExecutor,
              bar: Progress) -> None:
-    """Denoises slices batch by batch; each one written is entered into `saturated`."""
-    def settled(futures: list[tuple[SliceHeader, Future]]) -> Iterator[tuple[SliceHeader, Any]]:
+    """Denoises slices in batches; each written slice gets an entry in `saturated`."""
+    def settled(futures: list[tuple[SliceHeader, Future[T]]]) -> Iterator[tuple[SliceHeader, T]]:
         for header, future in futures:
             try:
                 yield header, future.result()
             except InputError as error:
                 files.refuse(header.path, error)
 
-    reading: list[tuple[SliceHeader, Future]] = []
-    writing: list[tuple[SliceHeader, Future]] = []
+    reading: list[tuple[SliceHeader, Future[CTSlice]]] = []
+    writing: list[tuple[SliceHeader, Future[int]]] = []
     for batch in [*_batches(headers), []]:
         ahead = [(header, pool.submit(dicom.read_slice, header.path)) for header in batch]
         slices = [each for _, each in settled(reading)]
@@ -201,7 +208,7 @@ def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Pat
 
 
 def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
-    """Slices of the same size together, across series: few shapes, and full batches."""
+    """Groups slices by size across series, for few shapes and full batches."""
     sizes: dict[tuple[int, int], list[SliceHeader]] = {}
     for header in headers:
         sizes.setdefault((header.rows, header.columns), []).append(header)
@@ -212,7 +219,7 @@ def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
 
 def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pathlib.Path,
              derivation: Derivation, there: set[pathlib.Path],
-             saturated: dict[pathlib.Path, int], checks: _Checks) -> dict[str, Any]:
+             saturated: dict[pathlib.Path, int], checks: _Checks) -> JsonObject:
     def relative(path: pathlib.Path) -> str:
         return str(path.relative_to(source))
 

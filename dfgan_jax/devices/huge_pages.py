@@ -1,20 +1,20 @@
-"""Memory of the process, as the C library gives it."""
+"""Memory allocation of the process by the C library."""
 
 import os
 import platform
 import sys
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""Value of GLIBC_TUNABLES that lets Linux give large arrays in pages of 2 MiB."""
+"""Value of GLIBC_TUNABLES with which Linux allocates large arrays in pages of 2 MiB."""
 
 
 def use_huge_pages() -> None:
-    """Starts this program again, once, with huge pages.
+    """Restarts this program once, with huge pages.
 
-    Each step of training takes and returns hundreds of MB, which Linux hands out in pages of
-    4 KiB, each cleared and mapped on its own: about a tenth of a step's time on a CPU. glibc
-    reads the setting only when a process starts. Whoever has set GLIBC_TUNABLES keeps it, and
-    an empty one turns this off.
+    Each step of training allocates and frees hundreds of MB. Linux clears and maps pages of 4 KiB
+    one by one, which takes about a tenth of a step's time on a CPU. glibc reads the setting only
+    at the start of a process. A user's own GLIBC_TUNABLES is kept; an empty value disables huge
+    pages.
     """
     unset = "GLIBC_TUNABLES" not in os.environ
     if unset and sys.executable and platform.libc_ver()[0] == "glibc":

@@ -1,4 +1,4 @@
-"""Where a process stands among those of its run: from its flags, or what has started it."""
+"""The place of a process in its run: from its flags, or from its launcher."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from dfgan_jax.support.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a process stands among those of its run; JAX finds out what is None.
+    """The place of a process in its run; JAX determines the values that are None.
 
     Attributes:
       coordinator: HOST:PORT that process 0 listens on.
-      num_processes: how many there are.
-      process_id: which of them it is, from 0.
-      cluster: `flags`, or what has started it: `slurm`, `ompi`, `tpu` or `k8s`.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
+      cluster: `flags`, or the launcher: `slurm`, `ompi`, `tpu` or `k8s`.
     """
 
     coordinator: str | None = None
@@ -24,15 +24,15 @@ class Place:
 
 
 def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) -> Place | None:
-    """What to tell JAX of a process, from its flags and what its launcher left behind.
+    """Finds the place of a process for JAX, from its flags and its launcher's variables.
 
     Args:
-      place: as the flags say.
-      environment: the process's.
-      on_tpu: whether it has TPU chips.
+      place: from the flags.
+      environment: of the process.
+      on_tpu: whether the process has TPU chips.
 
     Returns:
-      None where it runs alone.
+      The place; None for the only process of its run.
 
     Raises:
       InputError: the flags contradict each other, or are incomplete.
@@ -49,7 +49,7 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
     def several(name: str) -> bool:
         return environment.get(name, "1") not in ("", "1")
 
-    # Before SLURM, whose step mpirun's own daemons are on the nodes after the first.
+    # Before SLURM: mpirun's own daemons run as a SLURM step on the nodes after the first.
     if several("OMPI_COMM_WORLD_SIZE"):
         found = Place(coordinator=place.coordinator, cluster="ompi",
                       num_processes=int(environment["OMPI_COMM_WORLD_SIZE"]),
@@ -60,8 +60,8 @@ def find_place(place: Place, environment: Mapping[str, str], *, on_tpu: bool) ->
                 raise InputError(f"{name} is {given}, and Open MPI says {getattr(found, name)}; "
                                  "leave it out")
         return found
-    # A step of srun; a batch script is none. An interactive step is one of a single task, in
-    # which SLURM_NTASKS may be the allocation's.
+    # Only a step of srun, not a batch script. An interactive step has a single task, while its
+    # SLURM_NTASKS may be the allocation's.
     if "SLURM_STEP_NODELIST" in environment and several(
             "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"):
         return dataclasses.replace(place, cluster="slurm")

@@ -1,8 +1,8 @@
-"""How steps run on devices: the one place that says jit, pmap, mesh or device.
+"""Runs steps on devices by jit or pmap.
 
-State stays one unstacked tree in every form, so that nothing outside this file
-depends on the choice. With several processes (`processes.py`), each holds the whole state
-and gives its share of every batch.
+The state is one unstacked tree in either form, so that code outside this file does not depend on
+the choice. Each of several processes (`processes.py`) holds the whole state and contributes its
+share of every batch.
 """
 
 import dataclasses
@@ -10,12 +10,14 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Int, PyTree, Shaped
 
 from dfgan_jax.devices import agreement
 from dfgan_jax.support.errors import InputError
@@ -25,6 +27,23 @@ Parallel = Literal["auto", "pmap", "jit"]
 
 _AXIS = "batch"
 
+T = TypeVar("T")
+
+Step: TypeAlias = Callable[..., PyTree]
+"""(state, batch) → tree of arrays; steps of training take the keyword `axis_name`, too."""
+
+Batch: TypeAlias = Mapping[str, Shaped[np.ndarray, "n ..."]]
+
+Shapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
+
+# Typed names for untyped functions of JAX.
+_configure: Callable[[str, object], None] = jax.config.update
+_spec: Callable[..., PartitionSpec] = PartitionSpec
+_shape: Callable[[tuple[int, ...], DTypeLike], jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+_from_local: Callable[[NamedSharding, np.ndarray], Array] = (
+    jax.make_array_from_process_local_data)
+_block_until_ready: Callable[[PyTree], PyTree] = jax.block_until_ready
+
 
 def has_accelerator() -> bool:
     """Whether JAX found a GPU or TPU."""
@@ -32,27 +51,27 @@ def has_accelerator() -> bool:
 
 
 def describe_devices() -> str:
-    """The devices in words, as in `4 × NVIDIA H200`, `1 × cpu` or `8 × cpu of 2 processes`."""
+    """Describes the devices, as in `4 × NVIDIA H200`, `1 × cpu` or `8 × cpu of 2 processes`."""
     devices = jax.devices()
     shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{len(devices)} × {devices[0].device_kind}{shared}"
 
 
 def keep_compiled() -> None:
-    """Has JAX keep what takes more than 0.1 s to compile, and find it at the next start.
+    """Enables JAX's cache of programs that take more than 0.1 s to compile.
 
     The folder is `compiled` in the user's cache, unless JAX_COMPILATION_CACHE_DIR names another.
-    Where there is no such folder and none can be made, nothing is kept.
+    If the folder cannot be made, the cache is not enabled.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
             folder = user_cache() / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        except (OSError, RuntimeError):  # RuntimeError: the user has no home
             return
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        _configure("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +79,20 @@ class Compiled:
     """A step over devices.
 
     Attributes:
-      function: as jit or pmap has made it.
-      arrange: a process's share of a batch → what `function` takes.
-      arrange_shapes: the shapes of a whole batch → those that `function` takes.
+      function: from jit or pmap.
+      arrange: a process's share of a batch → the batch argument of `function`.
+      arrange_shapes: the shapes of a whole batch → the shapes of this argument.
     """
 
-    function: Any
-    arrange: Callable
-    arrange_shapes: Callable
+    function: jax.stages.Wrapped
+    arrange: Callable[[Batch], PyTree]
+    arrange_shapes: Callable[[Shapes], PyTree]
 
-    def __call__(self, state: Any, batch: Mapping[str, np.ndarray]) -> Any:
+    def __call__(self, state: PyTree, batch: Batch) -> PyTree:
         return self.function(state, self.arrange(batch))
 
-    def lower(self, state: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> jax.stages.Lowered:
-        """The program for a state and a whole batch of some shapes, not compiled yet."""
+    def lower(self, state: PyTree, batch: Shapes) -> jax.stages.Lowered:
+        """Lowers the program for a state and the shapes of a whole batch, without compiling."""
         return self.function.lower(state, self.arrange_shapes(batch))
 
 
@@ -81,14 +100,14 @@ class Parallelism:
     """Runs pure steps over the devices of all processes.
 
     Args:
-      parallel: `jit`: one program over a mesh of all devices; `pmap`: one copy a
+      parallel: `jit`: one program over a mesh of all devices; `pmap`: one copy per
         device, joined by collectives; `auto`: jit on one device, pmap on several.
       global_batch_size: images of one batch over all devices.
-      devices: those to use, as many of each process; all by default.
+      devices: the devices to use, equally many of each process; all by default. `auto` uses the
+        largest number that divides the batch.
 
     Raises:
-      InputError: the batch does not divide among the devices; `auto` takes as many
-        of each process as it divides among.
+      InputError: the number of devices does not divide the batch size.
 
     Attributes:
       name: `jit` or `pmap`.
@@ -97,7 +116,7 @@ class Parallelism:
 
     def __init__(self, parallel: Parallel, *, global_batch_size: int,
                  devices: Sequence[jax.Device] | None = None):
-        # Process after process, so that each one's share of a batch is one part of it.
+        # Sorted by process, so that each process's share of a batch is contiguous.
         ordered = sorted(devices or jax.devices(), key=lambda each: (each.process_index, each.id))
         of_process = [list(group) for _, group in itertools.groupby(
             ordered, key=lambda each: each.process_index)]
@@ -118,42 +137,45 @@ class Parallelism:
         self.name = ("pmap" if count > 1 else "jit") if parallel == "auto" else parallel
         self._local = [each for each in self._devices if each.process_index == jax.process_index()]
         self._mesh = Mesh(np.array(self._devices), (_AXIS,))
-        self._replicated = NamedSharding(self._mesh, PartitionSpec())
-        self._sharded = NamedSharding(self._mesh, PartitionSpec(_AXIS))
-        self._by_column = NamedSharding(self._mesh, PartitionSpec(None, _AXIS))
+        self._replicated = NamedSharding(self._mesh, _spec())
+        self._sharded = NamedSharding(self._mesh, _spec(_AXIS))
+        self._by_column = NamedSharding(self._mesh, _spec(None, _AXIS))
 
-    def share(self, rows: np.ndarray) -> np.ndarray:
-        """This process's part of what is given for each image of a batch, (…, N)."""
+    def share(self, rows: Shaped[np.ndarray, "... n"]) -> Shaped[np.ndarray, "... local"]:
+        """This process's part of an array with an entry for each image of a batch, (…, N)."""
         index = self._devices.index(self._local[0]) // len(self._local)
-        return np.split(rows, self._process_count, axis=-1)[index]
+        parts: list[np.ndarray] = np.split(rows, self._process_count, axis=-1)
+        return parts[index]
 
-    def train(self, step: Callable) -> Compiled:
+    def train(self, step: Step) -> Compiled:
         """Compiles (state, batch, axis_name=…) → (state, metrics); donates the state."""
         if self.name == "pmap":
-            return self._pmapped(functools.partial(step, axis_name=_AXIS), donate_argnums=0)
+            return self._pmapped(functools.partial(step, axis_name=_AXIS), donate_argnums=(0,))
         return self._jitted(_jit(step, in_shardings=(self._replicated, self._sharded),
                                  out_shardings=self._replicated, donate_argnums=0))
 
-    def train_many(self, step: Callable, *, take: Callable) -> Callable:
-        """Compiles several updates in one call, from pairs that are on the devices.
+    def train_many(self, step: Step, *, take: Callable[[PyTree, PyTree], PyTree]
+                   ) -> Callable[..., PyTree]:
+        """Compiles several updates in one call, from pairs on the devices.
 
-        The host does nothing between them.
+        The host is idle between the updates.
 
         Args:
           step: (state, batch, axis_name=…) → (state, metrics).
-          take: (pairs, views) → batch, for arrays of views of (N,).
+          take: (pairs, views) → batch; views are arrays of (N,).
 
         Returns:
           (state, pairs, views, count) → (state, metrics): `pairs` from `place`, each
-          (M, H, W, 1); `views`, arrays of (K, N) int32, which `take` makes the batch of each
-          update from; `count`, of the K updates those to make. Donates the state. The
-          metrics are (K,); those beyond `count` are zeros.
+          (M, H, W, 1); `views`, arrays of (K, N) int32, from which `take` makes the batch of
+          each update; `count`, the number of updates, at most K. Donates the state. The
+          metrics are (K,), zeros from `count` on.
         """
-        def updates(state, pairs, views, count, **axis):
-            def batch(number):
+        def updates(state: PyTree, pairs: PyTree, views: PyTree, count: Array, **axis: str
+                    ) -> PyTree:
+            def batch(number: int | Array) -> PyTree:
                 return take(pairs, jax.tree.map(lambda x: x[number], views))
 
-            def update(number, carry):
+            def update(number: int | Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
                 state, history = carry
                 state, metrics = step(state, batch(number), **axis)
                 return state, jax.tree.map(lambda all_, one: all_.at[number].set(one),
@@ -175,27 +197,28 @@ class Parallelism:
         return lambda state, pairs, views, count: compiled(
             state, pairs, jax.tree.map(self._columns, views), count)
 
-    def evaluate(self, step: Callable) -> Compiled:
+    def evaluate(self, step: Step) -> Compiled:
         """Compiles (state, batch) → tree of arrays with a leading axis of the whole batch."""
         if self.name == "pmap":
-            def gathered(state, batch):
+            def gathered(state: PyTree, batch: PyTree) -> PyTree:
                 return jax.tree.map(lambda x: jax.lax.all_gather(x, _AXIS, tiled=True),
                                     step(state, batch))
             return self._pmapped(gathered)
         return self._jitted(_jit(step, in_shardings=(self._replicated, self._sharded),
                                  out_shardings=self._replicated))
 
-    def evaluate_many(self, step: Callable) -> Callable:
-        """Compiles a whole evaluation in one call, from pairs that are on the devices.
+    def evaluate_many(self, step: Step) -> Callable[..., PyTree]:
+        """Compiles a whole evaluation in one call, from pairs on the devices.
 
         Returns:
-          (state, pairs, indices) → tree of arrays, (K·N,): as `train_many`, of every batch.
+          (state, pairs, indices) → tree of arrays, (K·N,): `pairs` from `place`; `indices`,
+          (K, N) int32, the pairs of each batch.
         """
-        def evaluations(state, pairs, indices):
+        def evaluations(state: PyTree, pairs: PyTree, indices: Array) -> PyTree:
             return jax.lax.map(lambda batch: step(state, _take(pairs, batch)), indices)
 
         if self.name == "pmap":
-            def gathered(state, pairs, indices):
+            def gathered(state: PyTree, pairs: PyTree, indices: Array) -> PyTree:
                 return jax.tree.map(lambda x: jax.lax.all_gather(x, _AXIS, axis=1, tiled=True),
                                     evaluations(state, pairs, indices))
             compiled = jax.pmap(gathered, axis_name=_AXIS, in_axes=(None, None, 1), out_axes=None,
@@ -206,93 +229,97 @@ class Parallelism:
         return lambda state, pairs, indices: jax.tree.map(
             np.ravel, jax.device_get(compiled(state, pairs, self._columns(indices))))
 
-    def place(self, tree: Any) -> Any:
-        """Puts a state, or pairs, on each device: where steps leave a state and look for pairs.
+    def place(self, tree: PyTree) -> PyTree:
+        """Copies a state, or pairs, to each device, with the sharding of the steps.
 
-        Every process gives the same.
+        Args:
+          tree: the same in every process.
         """
-        if self.name == "pmap":  # which takes what is on this process's own devices
+        if self.name == "pmap":  # takes arrays on this process's own devices
             return jax.device_put(tree, NamedSharding(
-                Mesh(np.array(self._local), (_AXIS,)), PartitionSpec()))
+                Mesh(np.array(self._local), (_AXIS,)), _spec()))
         if self._process_count == 1:
             return jax.device_put(tree, self._replicated)
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(
-            self._replicated, np.asarray(x)), tree)
+        return jax.tree.map(lambda x: _from_local(self._replicated, np.asarray(x)), tree)
 
-    def greatest(self, value: int) -> Any:
-        """The greatest of the processes' values: a number, or an array that soon holds it."""
+    def greatest(self, value: int) -> int | Int[Array, ""]:
+        """The greatest of the processes' values; an array, computed in the background, of several.
+        """
         if self._process_count == 1:
             return value
-        return _greatest(jax.make_array_from_process_local_data(
+        greatest: Array = _greatest(_from_local(
             self._sharded, np.full(len(self._local), value, np.int32)))
+        return greatest
 
     def connect(self) -> None:
-        """Has the devices of all processes meet once, before one is late because it compiles.
+        """Runs a first collective of all processes, before compilation delays one of them.
 
-        On CPUs a first meeting fails after 30 s; later ones wait.
+        On CPUs the first collective fails after 30 s; later ones wait.
         """
         if self._process_count > 1:
             agreement.barrier("connect")
-            jax.block_until_ready(self.greatest(0))
+            _block_until_ready(self.greatest(0))
 
     def fits(self, size: int) -> bool:
         """Whether `size` bytes take no more than a quarter of each device's memory.
 
-        False on a CPU, where nothing is won by a second copy.
+        False on a CPU, where a second copy has no benefit.
         """
         stats = [device.memory_stats() if has_accelerator() else None for device in self._local]
         return all(each is not None and size <= each.get("bytes_limit", 0) / 4 for each in stats)
 
-    def _jitted(self, compiled: Any) -> Compiled:
-        def arrange(batch):
+    def _jitted(self, compiled: jax.stages.Wrapped) -> Compiled:
+        def arrange(batch: Batch) -> PyTree:
             if self._process_count == 1:
                 return dict(batch)
-            return {name: jax.make_array_from_process_local_data(self._sharded, x)
-                    for name, x in batch.items()}
+            return {name: _from_local(self._sharded, x) for name, x in batch.items()}
         return Compiled(compiled, arrange, dict)
 
-    def _pmapped(self, function: Callable, **options: Any) -> Compiled:
-        def divided(shape, count):
+    def _pmapped(self, function: Step, *, donate_argnums: tuple[int, ...] = ()) -> Compiled:
+        def divided(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
             return count, shape[0] // count, *shape[1:]
 
-        def arrange(batch):
+        def arrange(batch: Batch) -> PyTree:
             return {name: x.reshape(divided(x.shape, len(self._local)))
                     for name, x in batch.items()}
 
-        def arrange_shapes(batch):
-            return {name: jax.ShapeDtypeStruct(divided(x.shape, self.device_count), x.dtype)
+        def arrange_shapes(batch: Shapes) -> PyTree:
+            return {name: _shape(divided(x.shape, self.device_count), x.dtype)
                     for name, x in batch.items()}
 
         return Compiled(jax.pmap(function, axis_name=_AXIS, in_axes=(None, 0), out_axes=None,
-                                 devices=self._devices, **options), arrange, arrange_shapes)
+                                 devices=self._devices, donate_argnums=donate_argnums),
+                        arrange, arrange_shapes)
 
-    def _columns(self, indices: np.ndarray) -> Any:
-        """(K, N), the same in all processes, as the devices of this one take their columns."""
+    def _columns(self, indices: Shaped[np.ndarray, "k n"]) -> np.ndarray | Array:
+        """Divides (K, N), the same in all processes, by columns among the devices of this one."""
         if self.name == "pmap":
             return self.share(indices).reshape(len(indices), len(self._local), -1)
         if self._process_count == 1:
             return indices
-        return jax.make_array_from_process_local_data(self._by_column, self.share(indices))
+        return _from_local(self._by_column, self.share(indices))
 
 
 def _take(pairs: Mapping[str, jax.Array], indices: jax.Array) -> dict[str, jax.Array]:
-    """The batch that indices name."""
+    """The batch of the pairs with some indices."""
     return {name: jnp.take(images, indices, axis=0) for name, images in pairs.items()}
 
 
-def _jit(function: Callable, **options: Any) -> Any:
-    """`jax.jit` with XLA's options for training with its validation, and for bfloat16.
+def _jit(function: Callable[..., PyTree], **options: Any) -> jax.stages.Wrapped:
+    """`jax.jit` with XLA's options for training and validation, and for bfloat16.
 
-    On a CPU, XLA may hand operations to the library YNNPACK, whose gradients of kernels take
-    about twice as long as XLA's own, and whose reductions of bfloat16 give NaN (JAX 0.12).
+    On a CPU, XLA may use the library YNNPACK, whose gradients of kernels take about twice as long
+    as XLA's own, and whose reductions of bfloat16 are NaN (JAX 0.12).
     """
     xla = {} if has_accelerator() else {"xla_cpu_experimental_ynn_fusion_type": ""}
     return jax.jit(function, compiler_options=xla, **options)
 
 
-def run_once(function: Callable, *arguments: Any) -> Any:
-    """Compiles without optimising, since optimising takes longer than the one run, and runs."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})(*arguments)
+def run_once(function: Callable[..., T], *arguments: PyTree) -> T:
+    """Compiles and calls a function; without optimisation, which takes longer than one call."""
+    compiled = jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+    result: T = compiled(*arguments)
+    return result
 
 
 @jax.jit
@@ -300,24 +327,25 @@ def _greatest(values: jax.Array) -> jax.Array:
     return jnp.max(values)
 
 
-def copied(tree: Any) -> Any:
-    """A copy of what every device holds, on one of them, which no step can donate.
+def copied(tree: T) -> T:
+    """Copies replicated arrays on one device, so that no step can donate the copy.
 
-    It takes no other process.
+    Other processes take no part.
     """
-    return _copied(jax.tree.map(lambda x: x.addressable_data(0), tree))
+    copy: T = _copied(jax.tree.map(lambda x: x.addressable_data(0), tree))
+    return copy
 
 
 @jax.jit
-def _copied(tree: Any) -> Any:
+def _copied(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
 
 
-def inference(function: Callable, *, dtype: Any) -> Any:
-    """Compiles what takes no gradient, with networks that compute in `dtype`."""
-    return (jax.jit if jnp.dtype(dtype or jnp.float32) == jnp.float32 else _jit)(function)
+def inference(function: Callable[..., PyTree], *, dtype: DTypeLike | None) -> jax.stages.Wrapped:
+    """Compiles a function without gradients, of networks that compute in `dtype`."""
+    return jax.jit(function) if jnp.dtype(dtype or jnp.float32) == jnp.float32 else _jit(function)
 
 
-def unshared(step: Callable, *, donate_argnums: Sequence[int] = ()) -> Any:
-    """Compiles (state, batch) → anything for any batch size: no device shares the batch."""
+def unshared(step: Step, *, donate_argnums: Sequence[int] = ()) -> jax.stages.Wrapped:
+    """Compiles (state, batch) → tree of arrays for one device, and so for any batch size."""
     return _jit(step, donate_argnums=donate_argnums)

@@ -1,4 +1,4 @@
-"""The processes of one run: joining them, watching over them, and ending together."""
+"""The processes of one run: they join, watch each other, and end together."""
 
 import atexit
 import contextlib
@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -21,31 +21,33 @@ from dfgan_jax.support.errors import InputError, ProcessError, first_line, is_ou
 from dfgan_jax.support.progress import hidden
 
 LOST_AFTER_S = 30.0
-"""A process that has said nothing for this long counts as lost."""
+"""A process without a sign of life for this long counts as lost."""
 
 LOST = ProcessError.STATUS
-"""Status of a process that ends since another was lost: starting all again may help."""
+"""Exit status of a process after the loss of another; a restart of all may succeed."""
 
-_JAX_LOST_AFTER_S = 45  # should process 0 be silent; else this comes after our own word
+_JAX_LOST_AFTER_S = 45  # longer than `LOST_AFTER_S`, so that our own message comes first
 _BEAT_S = 1.0
 _ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
 _LEAVING_MS = 10_000
 
+_configure: Callable[[str, object], None] = jax.config.update  # untyped in JAX
+
 
 @contextlib.contextmanager
 def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
-    """Joins this process to the others of its run, for the time of a `with` block.
+    """Joins this process to the others of its run, for the duration of a `with` block.
 
-    Only process 0 prints. When a process ends by an error, is killed or lost, each of the
-    others says so and ends itself within a minute, with status `LOST` or 1.
+    Only process 0 prints. When a process ends by an error, is killed or is lost, each of the
+    others prints the reason and ends within a minute, with status `LOST` or 1.
 
     Args:
-      place: as the flags say.
-      timeout_s: how long the others may take to come.
+      place: from the flags.
+      timeout_s: limit of the wait for the other processes.
 
     Raises:
-      InputError: the others cannot be joined.
-      ProcessError: another one was lost while this one computed with it.
+      InputError: the other processes cannot be joined.
+      ProcessError: another process was lost during a shared computation.
     """
     found = find_place(place, os.environ, on_tpu=tpu_chips.usable())
     if found is None:
@@ -57,7 +59,7 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
         return
     watch = _Watch()
     watch.start()
-    ended: SystemExit | None = None  # in all processes, since they agree on it
+    ended: SystemExit | None = None  # raised in all processes, since they agree on it
     try:
         with _silent() if jax.process_index() else contextlib.nullcontext():
             try:
@@ -68,14 +70,14 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
     except BaseException as error:
         shared = _of_the_others(error)
         if shared:
-            watch.join(timeout=5 * _BEAT_S)  # which ends the process, should it know more
+            watch.join(timeout=5 * _BEAT_S)  # ends the process if it knows the reason
         watch.tell(str(error) or type(error).__name__, lost=shared)
-        # JAX would wait for the others at the exit, who wait for this process.
+        # At exit JAX waits for the others, which wait for this process.
         atexit.register(_leave_at_once, LOST if shared else
                         130 if isinstance(error, KeyboardInterrupt) else 1)
         if shared:
             raise ProcessError(
-                f"what all processes compute together has failed ({first_line(error)}): another "
+                f"the shared computation of all processes failed ({first_line(error)}): another "
                 f"process was killed, or is lost{_ADVICE}") from error
         raise
     watch.stop()
@@ -85,52 +87,54 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
 
 
 def _of_the_others(error: BaseException) -> bool:
-    """Whether an error may come from another process, through a computation that is shared."""
+    """Whether an error may come from another process, through a shared computation."""
     return isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _aborted(_number: int) -> None:
-    """Says in one line what JAX has said in many, as its client aborts the process."""
-    os.write(2, b"error: JAX ended this process (the lines above say why): mostly since another "
-             b"process of this run was killed, is lost, or did not come in time"
+def _report_abort(_number: int) -> None:
+    """Sums up JAX's messages in one line when its client aborts the process."""
+    os.write(2, b"error: JAX ended this process (the reason is in the lines above): mostly since "
+             b"another process of this run was killed, is lost, or did not come in time"
              + _ADVICE.encode() + b"\n")
     os._exit(LOST)
 
 
-def _tell_aborts() -> None:
-    # JAX lets nobody else decide what follows from a lost process 0, or one that does not come;
-    # and a handler of Python's own would wait for the main thread.
+_abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_report_abort)  # kept alive for C
+
+
+def _handle_aborts() -> None:
+    # JAX aborts when process 0 is lost or does not come, and offers no hook; a Python signal
+    # handler would wait for the main thread.
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
-    libc.signal(signal.SIGABRT, ctypes.cast(_aborted, ctypes.c_void_p))
+    libc.signal(signal.SIGABRT, ctypes.cast(_abort_handler, ctypes.c_void_p))
 
 
 def _initialize(place: Place, *, timeout_s: int) -> None:
     if place.process_id == 0 and place.coordinator is not None:
         _refuse_taken_port(place.coordinator)
-    # JAX would catch SIGTERM before us, and ask for another way of stopping.
-    jax.config.update("jax_enable_preemption_service", False)
-    _tell_aborts()
+    # JAX's service would catch SIGTERM before our own handler.
+    _configure("jax_enable_preemption_service", False)
+    _handle_aborts()
     method = {"flags": "deactivate", "slurm": "slurm", "ompi": "ompi"}.get(str(place.cluster))
     try:
         devices = None
-        if place.cluster == "ompi":  # a GPU for each process; JAX asks mpi4py for it, if it may
+        if place.cluster == "ompi":  # one GPU per process; JAX itself would need mpi4py
             devices = [int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])]
         jax.distributed.initialize(place.coordinator, place.num_processes, place.process_id,
                                    local_device_ids=devices, cluster_detection_method=method,
                                    initialization_timeout=timeout_s,
                                    heartbeat_timeout_seconds=_JAX_LOST_AFTER_S)
-    except Exception as error:  # the package kubernetes, for one, has its own kinds
+    except Exception as error:  # the package kubernetes, for one, has its own exceptions
         raise InputError(
             f"the other processes of this run cannot be joined ({place.cluster}: "
             f"{first_line(error)}); "
-            "coordinator=HOST:PORT, num_processes=N and process_id=I say where they are, "
-            "num_processes=1 runs this one alone") from error
+            "set coordinator=HOST:PORT, num_processes=N and process_id=I, or num_processes=1 for "
+            "a run of this process alone") from error
 
 
 def _refuse_taken_port(coordinator: str) -> None:
-    """JAX would share the port with the run that listens there, or crash; both would be lost."""
+    """Refuses a port in use: JAX would share it with another run, or crash, and end both runs."""
     try:
         socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
     except (OSError, ValueError) as error:
@@ -145,14 +149,14 @@ def _silent() -> Iterator[None]:
 
 
 def _see_the_others_leave(status: int) -> None:
-    """Before JAX waits for them; at the end of all work, one that is killed must not matter."""
+    """Waits for the others, at exit, before JAX does; a process killed by now is no error."""
     try:
         if agreement.is_main():
             for index in range(1, jax.process_count()):
                 agreement.client().blocking_key_value_get(f"leaves/{index}", _LEAVING_MS)
         else:
             agreement.client().key_value_set(f"leaves/{jax.process_index()}", "")
-    except jax.errors.JaxRuntimeError:  # one was killed, or process 0 has gone before
+    except jax.errors.JaxRuntimeError:  # one was killed, or process 0 has ended
         _leave_at_once(status)
 
 
@@ -163,9 +167,9 @@ def _leave_at_once(status: int) -> None:
 
 
 class _Watch(threading.Thread):
-    """Has each process say that it lives, and ends this one when another does not.
+    """Sends signs of life, and ends this process when another is lost.
 
-    A thread, since the process itself may wait in a computation for the lost one.
+    A thread, since the process itself may wait for the lost one in a computation.
     """
 
     def __init__(self) -> None:
@@ -181,20 +185,20 @@ class _Watch(threading.Thread):
         heard: dict[int, tuple[str, float]] = {}
         try:
             for beat in itertools.count():
-                self._say(f"alive/{self._index}", f"{beat} {self._host}")
+                self._set(f"alive/{self._index}", f"{beat} {self._host}")
                 for key, reason in self._client.key_value_dir_get("end/"):
                     self._end(reason, status=LOST if key.endswith("/lost") else 1)
                 if self._index == 0:
                     self._listen(heard)
                 if self._stopped.wait(_BEAT_S):
                     break
-            self._say(f"stopped/{self._index}", "")
-            waiting.join()  # JAX's client must not be taken down while a thread asks it
+            self._set(f"stopped/{self._index}", "")
+            waiting.join()  # JAX's client must outlive the calls of other threads
         except jax.errors.JaxRuntimeError as error:
             self._end_without_process_0(error)
 
     def _wait_for_process_0(self) -> None:
-        """Notices at once that process 0 is gone, where JAX soon aborts without saying which."""
+        """Ends with a message when process 0 is lost, before JAX aborts without naming it."""
         try:
             self._client.blocking_key_value_get(f"stopped/{self._index}", FOR_EVER_MS)
         except jax.errors.JaxRuntimeError as error:
@@ -205,40 +209,40 @@ class _Watch(threading.Thread):
                   status=LOST)
 
     def stop(self) -> None:
-        """No longer cares for the others."""
+        """Ends the watch; the loss of another process no longer matters."""
         self._stopped.set()
         self.join()
 
     def tell(self, reason: str, *, lost: bool) -> None:
-        """Tells the others that this process ends, and why; they end, too.
+        """Reports the end of this process and its reason to the others, which end, too.
 
         Args:
-          reason: of its end.
-          lost: that another process is the reason.
+          reason: of the end.
+          lost: whether the reason is the loss of another process.
         """
         self._stopped.set()
         self._publish(f"process {self._index} of this run ({self._host}) ended: {reason}",
                       name="lost" if lost else str(self._index))
 
-    def _say(self, key: str, value: str) -> None:
+    def _set(self, key: str, value: str) -> None:
         self._client.key_value_set(key, value, allow_overwrite=True)
 
     def _publish(self, reason: str, *, name: str) -> None:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has gone before
-            self._say(f"end/{name}", reason)
-            self._let_the_others_ask()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 has ended
+            self._set(f"end/{name}", reason)
+            self._let_the_others_read()
 
-    def _let_the_others_ask(self) -> None:
-        if self._index == 0:  # whose end would be all that they learn
+    def _let_the_others_read(self) -> None:
+        if self._index == 0:  # with process 0 the service ends, and the reason would be lost
             time.sleep(3 * _BEAT_S)
 
     def _listen(self, heard: dict[int, tuple[str, float]]) -> None:
-        """Notices who has said nothing new for too long; only process 0's clock counts."""
+        """Finds processes without a new sign of life, by the clock of process 0."""
         now = time.monotonic()
-        said = {int(key.rsplit("/", 1)[1]): value
-                for key, value in self._client.key_value_dir_get("alive/")}
+        beats = {int(key.rsplit("/", 1)[1]): value
+                 for key, value in self._client.key_value_dir_get("alive/")}
         for index in range(self._count):
-            value = said.get(index, "0 ?")
+            value = beats.get(index, "0 ?")
             if index not in heard or heard[index][0] != value:
                 heard[index] = (value, now)
             elif now - heard[index][1] > LOST_AFTER_S:
@@ -248,8 +252,8 @@ class _Watch(threading.Thread):
                 self._end(reason, status=LOST)
 
     def _end(self, reason: str, *, status: int) -> None:
-        """Ends the process, unless it is ending already."""
+        """Ends the process, unless its end has begun."""
         if not self._stopped.is_set():
             print(f"error: {reason}", file=sys.__stderr__, flush=True)
-            self._let_the_others_ask()
+            self._let_the_others_read()
             os._exit(status)

@@ -1,4 +1,4 @@
-"""The TPU chips of this machine, as far as one can tell without JAX."""
+"""Detection of the TPU chips of this machine without JAX."""
 
 import glob
 import importlib.util
@@ -7,15 +7,15 @@ import sys
 
 
 def usable() -> bool:
-    """Whether there are chips, and the library for them, and JAX may take them."""
+    """Whether chips and their library are present, and JAX_PLATFORMS allows them."""
     allowed = os.environ.get("JAX_PLATFORMS") or "tpu"
     return "tpu" in allowed and _present() and importlib.util.find_spec("libtpu") is not None
 
 
 def hide_libtpu_without() -> None:
-    """Hides libtpu from JAX where there is no TPU: it is there for preflight, and would complain.
+    """Hides libtpu, installed for preflight, from JAX on a machine without a TPU.
 
-    As if it were not installed; nothing is changed where JAX_PLATFORMS says what to use.
+    JAX would print warnings otherwise. With JAX_PLATFORMS set, nothing is changed.
     """
     if "JAX_PLATFORMS" not in os.environ and not _present():
         sys.modules["libtpu"] = None  # type: ignore[assignment]

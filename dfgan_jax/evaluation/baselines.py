@@ -1,18 +1,19 @@
-"""Classical denoisers of scikit-image, each with the parameters that validation slices ask for.
+"""Classical denoisers of scikit-image, tuned on validation slices.
 
-Images are (H, W) float32 in HU, and so are the parameters that have a unit. scikit-image is
-imported where it is used: training would wait for it.
+Images are (H, W) in HU; the unit of each parameter is in `Baseline.units`. Functions import
+scikit-image themselves: training would wait for it.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.support.errors import InputError
 
 MAX_TUNING_SLICES = 4
-"""Validation slices that parameters are tuned on, evenly spaced."""
+"""Validation slices for the tuning of parameters, evenly spaced."""
 
 _MAX_TRIALS = 40
 
@@ -26,12 +27,12 @@ class Baseline:
     Attributes:
       name: of its row.
       denoise: ((H, W) HU, **parameters) → (H, W) HU.
-      start: of the search, by the noise's standard deviation [HU].
-      units: of each parameter.
+      start: the noise's standard deviation [HU] → first parameters of the search.
+      units: parameter → its unit.
     """
 
     name: str
-    denoise: Callable[..., np.ndarray]
+    denoise: Callable[..., Float[np.ndarray, "h w"]]
     start: Callable[[float], Parameters]
     units: Mapping[str, str]
 
@@ -44,31 +45,36 @@ class Baseline:
 def _gaussian(image: np.ndarray, *, sigma: float) -> np.ndarray:
     from skimage import filters
 
-    return filters.gaussian(image, sigma, mode="reflect", preserve_range=True)
+    blur: Callable[..., np.ndarray] = filters.gaussian
+    return blur(image, sigma, mode="reflect", preserve_range=True)
 
 
 def _bilateral(image: np.ndarray, *, sigma_spatial: float, sigma_color: float) -> np.ndarray:
     from skimage import restoration
 
-    # Its table of differences reaches from 0 to the greatest value, so negative HU are lifted.
-    # The neighbourhood is fixed: its default grows with sigma_spatial, and its time as the square.
+    # scikit-image tabulates differences from 0 to the greatest value, so HU are shifted above 0.
+    # The neighbourhood is fixed: its default grows with sigma_spatial, and the time as the square.
     lowest = image.min()
-    return lowest + restoration.denoise_bilateral(
+    denoised: np.ndarray = lowest + restoration.denoise_bilateral(
         image - lowest, win_size=11, sigma_color=sigma_color, sigma_spatial=sigma_spatial,
         mode="reflect")
+    return denoised
 
 
 def _nl_means(image: np.ndarray, *, h: float, sigma: float) -> np.ndarray:
     from skimage import restoration
 
-    return restoration.denoise_nl_means(image, patch_size=5, patch_distance=6, h=h, sigma=sigma,
-                                        fast_mode=True, preserve_range=True)
+    denoised: np.ndarray = restoration.denoise_nl_means(
+        image, patch_size=5, patch_distance=6, h=h, sigma=sigma, fast_mode=True,
+        preserve_range=True)
+    return denoised
 
 
 def _total_variation(image: np.ndarray, *, weight: float) -> np.ndarray:
     from skimage import restoration
 
-    return restoration.denoise_tv_chambolle(image, weight=weight)
+    denoise: Callable[..., np.ndarray] = restoration.denoise_tv_chambolle
+    return denoise(image, weight=weight)
 
 
 BASELINES = {
@@ -91,14 +97,16 @@ BASELINES = {
 al., CVPR 2005; Rudin et al. 1992, by Chambolle 2004."""
 
 
-def tune(baseline: Baseline, qdct: np.ndarray, ndct: np.ndarray) -> Parameters:
-    """The parameters with the highest mean PSNR.
+def tune(baseline: Baseline, qdct: Float[np.ndarray, "n h w"], ndct: Float[np.ndarray, "n h w"]
+         ) -> Parameters:
+    """Finds the parameters with the highest mean PSNR.
 
-    A Nelder-Mead search over the parameters' logarithms, which stay within a factor of 30 of
-    the start.
+    A Nelder-Mead search over the parameters' logarithms; parameters stay within a factor of 30
+    of the start.
 
     Args:
-      qdct: (N, H, W) float32, HU: validation slices, never those of a test.
+      baseline: to tune.
+      qdct: (N, H, W), HU: validation slices, never test slices.
       ndct: the references.
 
     Raises:
@@ -113,7 +121,7 @@ def tune(baseline: Baseline, qdct: np.ndarray, ndct: np.ndarray) -> Parameters:
 
     def loss(logarithms: np.ndarray) -> float:
         parameters = dict(zip(start, np.exp(logarithms), strict=True))
-        # The mean PSNR, but for a factor and a constant.
+        # The mean PSNR up to a constant and a negative factor.
         return float(np.mean([np.log(np.mean(np.square(
             baseline.denoise(image, **parameters) - reference, dtype=np.float64)))
             for image, reference in zip(qdct, ndct, strict=True)]))

@@ -5,9 +5,9 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.data.dataset import read_patients
 from dfgan_jax.data.pairs import Pairs
@@ -15,7 +15,7 @@ from dfgan_jax.data.sources import Sources
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import baselines, metrics, tables
 from dfgan_jax.evaluation.options import EvaluationOptions
-from dfgan_jax.evaluation.protocols import FULL_RANGE, Protocol, Scores, Window
+from dfgan_jax.evaluation.protocols import FULL_RANGE, Protocol, Scores
 from dfgan_jax.evaluation.provenance import provenance
 from dfgan_jax.evaluation.report.examples import Example
 from dfgan_jax.evaluation.report.page import write_report
@@ -25,20 +25,22 @@ from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, mode
 from dfgan_jax.evaluation.statistics import Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
+from dfgan_jax.support.types import JsonObject
 
 
 class Comparison:
-    """Takes rows in, and gives tables, files and a report.
+    """Measures rows and writes their tables, files and report.
 
-    Of several processes, each denoises a share of the slices; process 0 scores and writes.
+    Each of several processes denoises a share of the slices; process 0 scores and writes.
 
     Args:
-      options: what is measured.
+      options: selects protocols, baselines and measurements.
       sources: of the pairs.
-      data: pairs in normalised HU: `test`, and where there are baselines `valid`.
+      data: pairs in normalised HU: `test`, and `valid` if there are baselines.
 
     Raises:
       InputError: the manifest of the test slices is wrong.
@@ -66,29 +68,29 @@ class Comparison:
         """Measures the input, the models and the classical denoisers.
 
         Args:
-          models: at least one; the first is the one that the report is about.
+          models: at least one; the first is the headline of the report.
 
         Raises:
           InputError: a row cannot be made.
         """
         rows = model_rows(models)
         self._models = dict(zip(rows, models, strict=True))
-        # Models first: a broken one is told before minutes of classical denoisers.
+        # Models first: a broken one raises before minutes of classical denoisers.
         self._add(INPUT_ROW, input_row())
         for name, row in rows.items():
             self._add(name, row)
         if self._options.baselines:
             for name, row in baseline_rows(self._options.baselines, self._data["valid"]).items():
                 self._add(name, row)
-        # In the tables they come last.
+        # In the tables, models are last.
         self._rows = {name: row for name, row in self._rows.items() if name not in rows} | rows
 
-    def write(self, workdir: pathlib.Path, *, history: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, workdir: pathlib.Path, *, history: Sequence[JsonObject]) -> None:
         """Writes `results.json`, `slices.csv`, `patients.csv` and `report.html`; prints the tables.
 
         Args:
           workdir: folder to write into.
-          history: rows of `metrics.jsonl` for the report; none where there are several models.
+          history: rows of `metrics.jsonl` for the report; empty for several models.
         """
         if not agreement.is_main():
             return
@@ -110,8 +112,8 @@ class Comparison:
         print(tables.as_text(results))
         print(f"Report: {report}", flush=True)
 
-    def results(self) -> dict[str, Any]:
-        """The content of `results.json`, where a PSNR may be infinite."""
+    def results(self) -> JsonObject:
+        """The content of `results.json`, with infinite PSNRs as they are."""
         sample, rows = self._sample, {name: row.table for name, row in self._rows.items()}
         return {
             "model": self._headline,
@@ -130,7 +132,7 @@ class Comparison:
 
     @property
     def _headline(self) -> str:
-        """The model that the report is about."""
+        """The row at the head of the report."""
         return next(iter(self._models))
 
     def _add(self, name: str, row: Row) -> None:
@@ -160,7 +162,7 @@ class Comparison:
                               protocol.field_of_view_mm / self._ndct.shape[1]))
 
     def _notes_on_data(self) -> list[str]:
-        """What a reader of the tables has to know of the slices, in sentences."""
+        """Sentences on the slices for a reader of the tables."""
         notes = []
         test = self._data["test"]
         equal = int((np.asarray(test.qdct) == np.asarray(test.ndct)).all((1, 2)).sum())
@@ -178,11 +180,11 @@ class Comparison:
 
 
 def _patients(sources: Sources, counts: Sequence[int]) -> list[str] | None:
-    """The patient of each test slice; every phantom is one; None where a file's are unknown.
+    """The patient of each test slice; None if a file has no patients. Each phantom is a patient.
 
     Args:
-      sources: names the files.
-      counts: slices of each.
+      sources: with the files.
+      counts: slices of each file.
     """
     if not sources.data.test:
         return [f"phantom {index}" for index in range(sum(counts))]
@@ -197,7 +199,7 @@ def _patients(sources: Sources, counts: Sequence[int]) -> list[str] | None:
 
 def _score(name: str, images: np.ndarray, ndct: np.ndarray, protocols: Sequence[Protocol]
            ) -> Iterator[tuple[Protocol, Scores]]:
-    """The scores of a row's images under each protocol; VIF, which is slow, once a window."""
+    """The scores of a row's images under each protocol, with one slow VIF per window."""
     @functools.cache
     def vif(window_hu: Window) -> np.ndarray:
         with progress(f"VIF of {name}", total=len(images), unit="slices") as bar:
@@ -207,8 +209,8 @@ def _score(name: str, images: np.ndarray, ndct: np.ndarray, protocols: Sequence[
         yield protocol, protocol.score(images, ndct, vif=vif)
 
 
-def finite_or_null(tree: Any) -> Any:
-    """Replaces what JSON cannot hold: the infinite PSNR of images that are equal."""
+def finite_or_null(tree: object) -> object:
+    """Replaces numbers that JSON lacks, as the infinite PSNR of equal images, by None."""
     if isinstance(tree, dict):
         return {key: finite_or_null(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -216,11 +218,19 @@ def finite_or_null(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def chosen_examples(name: str, images: np.ndarray, ndct: np.ndarray, qdct: np.ndarray, *,
+def chosen_examples(name: str, images: Float[np.ndarray, "n h w"],
+                    ndct: Float[np.ndarray, "n h w"], qdct: Float[np.ndarray, "n h w"], *,
                     worst: int) -> list[Example]:
-    """Slices for the report: evenly spaced, and the one where the model helps least.
+    """Slices for the report: three evenly spaced ones and the one of the smallest gain.
 
-    Chosen by position and by the smallest gain, so that the report cannot flatter.
+    Position and gain choose the slices, so that the report cannot flatter.
+
+    Args:
+      name: of the row.
+      images: (N, H, W) HU, of the row.
+      ndct: the same slices at normal dose.
+      qdct: the same slices at low dose.
+      worst: index of the slice with the smallest gain.
     """
     chosen = {int(index): "" for index in np.linspace(0, len(ndct) - 1, 5)[1:-1].round()}
     chosen[worst] = ", smallest gain of all slices"

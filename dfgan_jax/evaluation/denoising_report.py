@@ -1,11 +1,12 @@
-"""The report of `--mode=denoise`: slices of what was read and of what was written."""
+"""The report of `--mode=denoise`: slices of the input and of the output."""
 
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.data import domain
 from dfgan_jax.data.pairs_file import holds_pairs, read_pairs
@@ -17,16 +18,17 @@ from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
 from dfgan_jax.support.spacing import evenly_spaced
+from dfgan_jax.support.types import JsonObject
 
 
 def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
-              summary: Mapping[str, Any]) -> None:
-    """Reports on a folder of DICOM files: its largest series, and the numbers of all.
+              summary: JsonObject) -> None:
+    """Reports on a folder of DICOM files: slices of its largest series, numbers of all series.
 
     Args:
       report: HTML file to write.
-      source: folder that was read.
-      output: folder that was written.
+      source: folder of the input.
+      output: folder of the denoised series.
       summary: of `dicom_tree`.
     """
     largest = max(dicom.group_by_series(DicomFolder(output).headers), key=len)
@@ -47,9 +49,9 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
 
 
 class _Slices(NamedTuple):
-    """Some slices of a file, the number of all, and their pixel pitch [mm], if it is known."""
+    """Some slices of a file, the number of all, and their pixel pitch [mm]; None if unknown."""
 
-    hu: np.ndarray
+    hu: Float[np.ndarray, "n h w"]
     names: Sequence[str]
     total: int
     pixel_spacing_mm: float | None
@@ -61,9 +63,9 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
 
     Args:
       report: HTML file to write.
-      source: file that was read.
-      output: file that was written.
-      denoiser: that made it.
+      source: file of the input.
+      output: file of the denoised slices.
+      denoiser: of the output.
       derivation: of the denoiser.
     """
     before, after = (_read(path, scratch=report.parent) for path in (source, output))
@@ -86,7 +88,7 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
 
 
 def _read(path: pathlib.Path, *, scratch: pathlib.Path) -> _Slices:
-    """Up to `MOST_SLICES` slices of a file, of any kind that is denoised."""
+    """Up to `MOST_SLICES` slices of a file in any format of `--mode=denoise`."""
     if path.suffix.lower() == ".npy":
         if holds_pairs(path):
             qdct = read_pairs(path).qdct

@@ -1,39 +1,40 @@
-"""How well a lesion can be told from the background around it, in repeated scans.
+"""Detectability of a lesion against the background around it, in repeated scans.
 
-Two measures: the contrast-to-noise ratio, which knows nothing of the noise's texture,
-and the detectability d′ of a channelised Hotelling observer, the best linear observer
-that sees an image through ten channels (Myers & Barrett 1987), here dense differences
-of Gaussians (Abbey & Barrett 2001). A linear filter raises the former at will and hardly
-changes the latter, unless it removes what it cannot bring back.
+Two measures: the contrast-to-noise ratio, which ignores the noise's texture, and the
+detectability d′ of a channelised Hotelling observer, the best linear observer of an image
+through ten channels (Myers & Barrett 1987), here dense differences of Gaussians (Abbey &
+Barrett 2001). A linear filter can raise the former at will and hardly changes the latter,
+unless it removes frequencies for good.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.simulation.quality_phantom import Disc
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.types import JsonObject
 
 CHANNELS = 10
 REGION_MM = 40.0
-"""Side of the square about a lesion that the observer sees."""
+"""Side of the observer's square about a lesion."""
 
 _FIRST_FREQUENCY, _RATIO, _WIDTH = 0.005, 1.4, 1.67
 
 
 @dataclasses.dataclass(frozen=True)
 class Detectability:
-    """Of lesions of one diameter and contrast.
+    """The detectability of lesions of one diameter and contrast.
 
     Attributes:
       contrast_hu: as painted.
       diameter_mm: as painted.
       cnr: measured contrast over the noise of a pixel; None without noise.
-      d_prime: of the observer; None where the channels do not all hold noise.
-      d_prime_se: its standard error, from leaving out one repeat at a time.
+      d_prime: of the observer; None unless all channels hold noise.
+      d_prime_se: its standard error, by a jackknife over repeats.
     """
 
     contrast_hu: float
@@ -42,11 +43,12 @@ class Detectability:
     d_prime: float | None
     d_prime_se: float | None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return dataclasses.asdict(self)
 
 
-def channel_templates(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def channel_templates(columns: Float[np.ndarray, " w"], rows: Float[np.ndarray, " h"]
+                      ) -> Float[np.ndarray, "10 h w"]:
     """Ten dense differences of Gaussians, round about (0, 0), each of norm 1.
 
     In frequency [1/pixel] channel j is exp(−½(f / 1.67σ)²) − exp(−½(f / σ)²) with
@@ -64,13 +66,13 @@ def channel_templates(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     sigma = (_FIRST_FREQUENCY * _RATIO ** np.arange(1, CHANNELS + 1))[:, None, None]
     wide, narrow = (width ** 2 * np.exp(-2 * (np.pi * width) ** 2 * squared)
                     for width in (sigma, _WIDTH * sigma))
-    templates = narrow - wide
+    templates: np.ndarray = narrow - wide
     return templates / np.sqrt((templates ** 2).sum(axis=(1, 2), keepdims=True))
 
 
-def channel_outputs(repeats: np.ndarray, lesions: Sequence[Disc], *,
-                    pixel_spacing_mm: float) -> np.ndarray:
-    """What the channels give at each lesion, (K, H, W) HU to (K, lesions, 10)."""
+def channel_outputs(repeats: Float[np.ndarray, "k h w"], lesions: Sequence[Disc], *,
+                    pixel_spacing_mm: float) -> Float[np.ndarray, "k lesions 10"]:
+    """The outputs of the channels at each lesion, (K, H, W) HU to (K, lesions, 10)."""
     half = round(REGION_MM / 2 / pixel_spacing_mm)
     outputs = np.empty((len(repeats), len(lesions), CHANNELS))
     for number, lesion in enumerate(lesions):
@@ -87,32 +89,35 @@ def _squared_detectability(present: np.ndarray, absent: np.ndarray) -> float:
 
     With Δ the difference of the means and S the covariance of n samples of each class,
     ν degrees of freedom and p channels, Δᵀ S⁻¹ Δ is on average ν / (ν − p − 1)·(d′² + 2p / n),
-    since it judges the samples that made it; this is undone (Lachenbruch & Mickey 1968;
-    Wunderlich & Noo 2009). May be negative near d′ = 0.
+    since training and test samples are the same. The estimate inverts this (Lachenbruch & Mickey
+    1968; Wunderlich & Noo 2009), and may be negative near d′ = 0.
     """
     repeats, places, channels = present.shape
     residuals = np.concatenate([each - each.mean(axis=0) for each in (present, absent)])
     residuals = residuals.reshape(-1, channels)
     freedom = 2 * places * (repeats - 1)
     difference = present.mean(axis=(0, 1)) - absent.mean(axis=(0, 1))
-    squared = difference @ np.linalg.solve(residuals.T @ residuals / freedom, difference)
-    return (freedom - channels - 1) / freedom * squared - 2 * channels / (repeats * places)
+    squared = float(difference @ np.linalg.solve(residuals.T @ residuals / freedom, difference))
+    unbiased: float = ((freedom - channels - 1) / freedom * squared
+                       - 2 * channels / (repeats * places))
+    return unbiased
 
 
-def hotelling(present: np.ndarray, absent: np.ndarray) -> tuple[float, float]:
+def hotelling(present: Float[np.ndarray, "..."], absent: Float[np.ndarray, "..."]
+              ) -> tuple[float, float]:
     """d′ of the Hotelling observer and its standard error.
 
-    Place and background are known to the observer: the covariance is that about the
-    mean of each place. The error is a jackknife over repeats, taken on d′², and given as
-    the way from d′ to √(d′² + error), which stays finite at 0.
+    The observer knows place and background: the covariance is about the mean of each place. A
+    jackknife over repeats gives the error of d′²; the returned error is √(d′² + error) − d′,
+    which is finite at d′ = 0.
 
     Args:
       present: (K, places, C) channel outputs with the lesion, K repeats.
       absent: same shape, without it; noise independent of that of `present`.
 
     Raises:
-      InputError: if shapes differ, or repeats are too few for so many channels.
-      numpy.linalg.LinAlgError: if the covariance is singular.
+      InputError: shapes differ, or repeats are too few for the number of channels.
+      numpy.linalg.LinAlgError: the covariance is singular.
     """
     if present.shape != absent.shape or present.ndim != 3:
         raise InputError(f"channel outputs have shapes {present.shape} and {absent.shape}, "
@@ -130,16 +135,18 @@ def hotelling(present: np.ndarray, absent: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt(squared)), float(np.sqrt(squared + error) - np.sqrt(squared))
 
 
-def detectability(with_lesions: np.ndarray, without: np.ndarray, lesions: Sequence[Disc], *,
-                  pixel_spacing_mm: float) -> Detectability:
+def detectability(with_lesions: Float[np.ndarray, "k h w"], without: Float[np.ndarray, "k h w"],
+                  lesions: Sequence[Disc], *, pixel_spacing_mm: float) -> Detectability:
     """Measures both for lesions of one diameter and contrast.
 
-    CNR: the mean difference between slices with and without within the lesions, over
-    the standard deviation of a pixel there from repeat to repeat.
+    CNR: the mean difference between slices with and without lesions, over the standard deviation
+    of a pixel from repeat to repeat, both within the lesions.
 
     Args:
       with_lesions: (K, H, W) HU, repeats.
-      without: same shape, the same object without lesions, with noise of its own.
+      without: same shape, the same object without lesions, with independent noise.
+      lesions: of one diameter and contrast.
+      pixel_spacing_mm: pixel pitch.
     """
     inside = np.any([lesion.distance(without.shape[1:]) < lesion.radius for lesion in lesions],
                     axis=0)
@@ -149,7 +156,7 @@ def detectability(with_lesions: np.ndarray, without: np.ndarray, lesions: Sequen
     outputs = (channel_outputs(repeats, lesions, pixel_spacing_mm=pixel_spacing_mm)
                for repeats in (with_lesions, without))
     d_prime: tuple[float | None, float | None] = None, None
-    # Where a denoiser leaves no noise at all, the covariance is singular, or rounding alone.
+    # Without any noise the covariance is singular, or only rounding.
     if not np.array_equal(without, np.broadcast_to(without[0], without.shape)):
         with contextlib.suppress(np.linalg.LinAlgError):
             d_prime = hotelling(*outputs)

@@ -1,21 +1,24 @@
 """Image quality metrics, by dm-pix; VIF by sewar.
 
-Images are (N, H, W) float32 in HU, and every metric is per image, (N,). The data
-range is explicit everywhere: it is a choice of the protocol, in HU.
+Images are (N, H, W) in HU, and every metric has one value per image, (N,). The data range [HU]
+is an argument everywhere: the protocol chooses it.
 """
 
 import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.progress import Progress
 
 SSIM_WINDOW = 11
-"""Side of the Gaussian window [pixels], σ 1.5: the smallest image SSIM takes."""
+"""Side of the Gaussian window [pixels], σ 1.5."""
 
 
-def psnr(images: jax.Array, ndct: jax.Array, *, data_range: jax.Array | float) -> jax.Array:
+def psnr(images: Float[Array | np.ndarray, "n h w"], ndct: Float[Array | np.ndarray, "n h w"], *,
+         data_range: Float[Array, ""] | float) -> Float[Array, " n"]:
     """Peak signal-to-noise ratio [dB]: 20·log10(data_range / RMSE).
 
     Args:
@@ -26,10 +29,13 @@ def psnr(images: jax.Array, ndct: jax.Array, *, data_range: jax.Array | float) -
     Returns:
       (N,); infinite where the images are equal.
     """
-    return jax.vmap(dm_pix.psnr)((images / data_range)[..., None], (ndct / data_range)[..., None])
+    scores: Array = jax.vmap(dm_pix.psnr)((images / data_range)[..., None],
+                                          (ndct / data_range)[..., None])
+    return scores
 
 
-def ssim(images: jax.Array, ndct: jax.Array, *, data_range: jax.Array | float) -> jax.Array:
+def ssim(images: Float[Array | np.ndarray, "n h w"], ndct: Float[Array | np.ndarray, "n h w"], *,
+         data_range: Float[Array, ""] | float) -> Float[Array, " n"]:
     """Structural similarity (Wang et al., IEEE TIP 2004).
 
     Gaussian window 11×11, σ 1.5, K1 0.01, K2 0.03, population variances; images are
@@ -45,41 +51,44 @@ def ssim(images: jax.Array, ndct: jax.Array, *, data_range: jax.Array | float) -
     """
     pad = SSIM_WINDOW // 2
 
-    def one(image, reference):
-        image, reference = (jnp.pad(x / data_range, pad, mode="reflect")[..., None]
-                            for x in (image, reference))
-        return dm_pix.ssim(image, reference, filter_size=SSIM_WINDOW, filter_sigma=1.5,
-                           k1=0.01, k2=0.03)
+    def one(pair: tuple[Array, Array]) -> Array:
+        image, reference = (jnp.pad(each / data_range, pad, mode="reflect")[..., None]
+                            for each in pair)
+        score: Array = dm_pix.ssim(image, reference, filter_size=SSIM_WINDOW, filter_sigma=1.5,
+                                   k1=0.01, k2=0.03)
+        return score
 
     # One image at a time: dm-pix's filters over a whole batch take many times the memory.
-    return jax.lax.map(lambda pair: one(*pair), (images, ndct))
+    scores: Array = jax.lax.map(one, (images, ndct))
+    return scores
 
 
-def rmse_hu(images: jax.Array | np.ndarray, ndct: jax.Array | np.ndarray) -> jax.Array:
+def rmse_hu(images: Float[Array | np.ndarray, "n h w"], ndct: Float[Array | np.ndarray, "n h w"]
+            ) -> Float[Array, " n"]:
     """Root-mean-square error [HU] of (N, H, W) images, (N,)."""
     return jnp.sqrt(jnp.mean(jnp.square(images - ndct), axis=(-2, -1)))
 
 
 VIF_NOISE_VARIANCE = 2.0
-"""Of the visual noise [HU²]: ldct-benchmark's."""
+"""Variance of the visual noise [HU²], ldct-benchmark's."""
 
 MIN_VIF_SIZE = 41
-"""The smallest height and width of an image that has a VIF: its four scales need them."""
+"""The smallest height and width of an image with a VIF, for its four scales."""
 
 
-def vif(images: np.ndarray, ndct: np.ndarray, *, window_hu: tuple[float, float],
-        progress: Progress | None = None) -> np.ndarray:
+def vif(images: Float[np.ndarray, "n h w"], ndct: Float[np.ndarray, "n h w"], *,
+        window_hu: Window, progress: Progress | None = None) -> Float[np.ndarray, " n"]:
     """Visual information fidelity in the pixel domain (Sheikh & Bovik, IEEE TIP 2006).
 
     Args:
       images: (N, H, W), HU.
       ndct: the reference, same shape.
-      window_hu: what both are clipped to.
-      progress: advanced by each image.
+      window_hu: both are clipped to it.
+      progress: advanced by one for each image.
 
     Returns:
-      (N,) float64: 1 for equal images, 0 where nothing of the reference is left; NaN where
-      images are smaller than `MIN_VIF_SIZE`, or the reference has one value only.
+      (N,) float64: 1 for equal images, 0 for an image without any of the reference; NaN for
+      images smaller than `MIN_VIF_SIZE`, or a reference of one value only.
     """
     import sewar  # here, since training would wait for it
 
@@ -94,8 +103,8 @@ def vif(images: np.ndarray, ndct: np.ndarray, *, window_hu: tuple[float, float],
 
 
 @jax.jit
-def all_metrics(images: jax.Array, ndct: jax.Array, data_range: jax.Array | float
-                ) -> dict[str, jax.Array]:
+def all_metrics(images: Float[Array, "n h w"], ndct: Float[Array, "n h w"],
+                data_range: Float[Array, ""] | float) -> dict[str, Float[Array, " n"]]:
     """`psnr`, `ssim` and `rmse_hu` of (N, H, W) images in HU, each (N,)."""
     return {"psnr": psnr(images, ndct, data_range=data_range),
             "ssim": ssim(images, ndct, data_range=data_range),

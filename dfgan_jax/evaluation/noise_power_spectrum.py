@@ -1,18 +1,20 @@
-"""The noise power spectrum: how strong noise is at which spatial frequency.
+"""The noise power spectrum: the variance of noise by spatial frequency.
 
 W(f) = Δ² / N · ⟨|DFT of a patch of noise|²⟩ [HU² mm²], with Δ the pixel pitch and N the
 pixels of a patch (Siewerdsen, Cunningham & Jaffray 2002; ICRU report 87, 2012; AAPM
-TG-233, 2019). Each patch loses its mean and is tapered by a Hann window, whose power
-stands in place of N: without it the strong frequencies leak into all others.
+TG-233, 2019). Each patch loses its mean and is tapered by a Hann window, whose power replaces N:
+without the taper, strong frequencies leak into all others.
 
-Frequencies are in line pairs per cm where the pixel pitch is known; with a
-`pixel_spacing_mm` of None they are in cycles per pixel, and spectra in HU² pixel².
+Frequencies are in line pairs per cm; with a `pixel_spacing_mm` of None, for an unknown pixel
+pitch, they are in cycles per pixel, and spectra in HU² pixel².
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
+
+from dfgan_jax.support.types import JsonObject
 
 PATCH = 64
 """Side of a patch [pixels]; a sixth of a torso's width at 512²."""
@@ -23,12 +25,14 @@ def patch_side(shape: tuple[int, ...]) -> int:
     return min(PATCH, min(shape[-2:]) // 8 * 2)
 
 
-def patches_within(noise: np.ndarray, region: np.ndarray, *, side: int = PATCH) -> np.ndarray:
-    """Half-overlapping square patches that lie wholly in a region.
+def patches_within(noise: Float[np.ndarray, "h w"], region: Bool[np.ndarray, "h w"], *,
+                   side: int = PATCH) -> Float[np.ndarray, "m p p"]:
+    """Half-overlapping square patches wholly within a region.
 
     Args:
       noise: (H, W) HU.
       region: (H, W) bool.
+      side: of a patch [pixels].
 
     Returns:
       (M, side, side); M may be 0.
@@ -38,7 +42,8 @@ def patches_within(noise: np.ndarray, region: np.ndarray, *, side: int = PATCH) 
     return values[inside.all(axis=(2, 3))]
 
 
-def power_spectrum(patches: np.ndarray, *, pixel_spacing_mm: float | None) -> np.ndarray:
+def power_spectrum(patches: Float[np.ndarray, "m p p"], *, pixel_spacing_mm: float | None
+                   ) -> Float[np.ndarray, "p p"]:
     """The mean spectrum of patches of noise.
 
     Args:
@@ -51,14 +56,15 @@ def power_spectrum(patches: np.ndarray, *, pixel_spacing_mm: float | None) -> np
     taper = hann * hann[:, None]
     spectra = np.abs(np.fft.fft2((patches - patches.mean(axis=(1, 2), keepdims=True)) * taper)) ** 2
     pitch = 1.0 if pixel_spacing_mm is None else pixel_spacing_mm
-    return spectra.mean(axis=0) * pitch ** 2 / (taper ** 2).sum()
+    spectrum: np.ndarray = spectra.mean(axis=0) * pitch ** 2 / (taper ** 2).sum()
+    return spectrum
 
 
-def independent_noise(repeats: np.ndarray) -> np.ndarray:
-    """The noise of repeated scans: what differs from their mean, times √(K / (K − 1)).
+def independent_noise(repeats: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "k h w"]:
+    """The noise of repeated scans: their difference from the mean, times √(K / (K − 1)).
 
-    The mean of K scans holds 1/K of their noise, which the factor makes up for. A
-    denoiser's bias, the same in all repeats, is no noise.
+    The factor corrects for the mean of K scans, which holds 1/K of their noise. A denoiser's
+    bias, the same in all repeats, is not noise.
 
     Args:
       repeats: (K, H, W) HU, K at least 2.
@@ -71,21 +77,23 @@ def independent_noise(repeats: np.ndarray) -> np.ndarray:
                                                          repeats.dtype)
 
 
-def frequency_axes(side: int, *, pixel_spacing_mm: float | None) -> tuple[np.ndarray, np.ndarray]:
+def frequency_axes(side: int, *, pixel_spacing_mm: float | None
+                   ) -> tuple[Float[np.ndarray, "p 1"], Float[np.ndarray, "1 p"]]:
     """(side, 1) vertical and (1, side) horizontal frequencies of a spectrum, in FFT order."""
     axis = np.fft.fftfreq(side, 1.0 if pixel_spacing_mm is None else pixel_spacing_mm / 10)
     return axis[:, None], axis[None]
 
 
-def radial_mean(spectrum: np.ndarray, *, pixel_spacing_mm: float | None
-                ) -> tuple[np.ndarray, np.ndarray]:
+def radial_mean(spectrum: Float[np.ndarray, "p p"], *, pixel_spacing_mm: float | None
+                ) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, " f"]]:
     """Averages a spectrum over directions, in rings one step of frequency wide.
 
     Args:
       spectrum: (P, P), FFT order.
+      pixel_spacing_mm: pixel pitch; None if unknown.
 
     Returns:
-      (P / 2,) frequencies from 0 up to the axes' Nyquist frequency, and the means.
+      (P / 2,) frequencies from 0 up to the axes' Nyquist frequency, and (P / 2,) means.
     """
     side = len(spectrum)
     vertical, horizontal = frequency_axes(side, pixel_spacing_mm=pixel_spacing_mm)
@@ -95,19 +103,20 @@ def radial_mean(spectrum: np.ndarray, *, pixel_spacing_mm: float | None
     return np.arange(side // 2) * step, mean[:side // 2]
 
 
-def average_frequency(frequencies: np.ndarray, radial: np.ndarray) -> float:
-    """f_av = Σ f·W / Σ W over the radial mean, for a spectrum that is not 0 (AAPM TG-233, 2019).
+def average_frequency(frequencies: Float[np.ndarray, " f"], radial: Float[np.ndarray, " f"]
+                      ) -> float:
+    """f_av = Σ f·W / Σ W over the radial mean, for a non-zero spectrum (AAPM TG-233, 2019).
 
-    Lower where a denoiser leaves coarse blotches (Solomon, Christianson & Samei 2012).
+    Coarse blotches, as denoisers leave them, lower it (Solomon, Christianson & Samei 2012).
     """
     return float(frequencies @ radial / radial.sum())
 
 
-def mean_frequency(spectrum: np.ndarray, *, pixel_spacing_mm: float | None) -> float:
-    """∫ f·W / ∫ W over the whole plane, its corners included, for a spectrum that is not 0.
+def mean_frequency(spectrum: Float[np.ndarray, "p p"], *, pixel_spacing_mm: float | None) -> float:
+    """∫ f·W / ∫ W over the whole plane with its corners, for a non-zero spectrum.
 
-    Every part of the noise counts by its power, so that two spectra are compared by all that
-    they hold; higher than `average_frequency`, by half for a spectrum that falls.
+    All noise counts by its power. The mean is higher than `average_frequency`, by half for a
+    falling spectrum.
     """
     frequency = np.hypot(*frequency_axes(len(spectrum), pixel_spacing_mm=pixel_spacing_mm))
     return float((frequency * spectrum).sum() / spectrum.sum())
@@ -115,28 +124,29 @@ def mean_frequency(spectrum: np.ndarray, *, pixel_spacing_mm: float | None) -> f
 
 @dataclasses.dataclass(frozen=True)
 class NoisePower:
-    """What is told of one spectrum.
+    """The numbers of one spectrum.
 
     Attributes:
       frequencies: (P / 2,) of the rings.
-      radial: (P / 2,) mean spectrum in each.
+      radial: (P / 2,) mean spectrum in each ring.
       mean_frequency: see `average_frequency`; None without noise.
       peak_frequency: of the ring with the greatest mean; None without noise.
       noise_std_hu: √∫ W, the standard deviation of the noise within a patch [HU].
     """
 
-    frequencies: np.ndarray
-    radial: np.ndarray
+    frequencies: Float[np.ndarray, " f"]
+    radial: Float[np.ndarray, " f"]
     mean_frequency: float | None
     peak_frequency: float | None
     noise_std_hu: float
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return dataclasses.asdict(self) | {"frequencies": self.frequencies.tolist(),
                                            "radial": self.radial.tolist()}
 
 
-def noise_power(spectrum: np.ndarray, *, pixel_spacing_mm: float | None) -> NoisePower:
+def noise_power(spectrum: Float[np.ndarray, "p p"], *, pixel_spacing_mm: float | None
+                ) -> NoisePower:
     """Sums up a (P, P) spectrum in FFT order."""
     frequencies, radial = radial_mean(spectrum, pixel_spacing_mm=pixel_spacing_mm)
     step = 1 / (len(spectrum) * (1.0 if pixel_spacing_mm is None else pixel_spacing_mm))

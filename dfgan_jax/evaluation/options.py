@@ -10,19 +10,19 @@ from dfgan_jax.support.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What is compared, and what is measured of it.
+    """The rows of the tables, and their measurements.
 
     Attributes:
-      protocols: names of tables beside that of `full_range`; none: all.
+      protocols: names of tables beside that of `full_range`; empty: all.
       baselines: classical denoisers in the tables; names in `BASELINES`.
-      checkpoints: of further models in the tables; each what `Denoiser.load` takes.
-      physics: whether noise, transfer, detectability, HU by tissue and structure removed are
-        measured.
-      pixel_spacing_mm: pixel pitch of the test slices as they are scored [mm]; 0: not known.
-        Simulated slices have their own.
+      checkpoints: of further models in the tables; arguments of `Denoiser.load`.
+      physics: whether to measure noise, transfer, detectability, HU by tissue and removed
+        structure.
+      pixel_spacing_mm: pixel pitch of the scored test slices [mm]; 0: unknown. Simulated slices
+        have their own.
 
     Raises:
-      InputError: a value is none of these.
+      InputError: a name is unknown, or the pixel pitch is negative.
     """
 
     protocols: tuple[str, ...]

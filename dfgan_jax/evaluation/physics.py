@@ -1,17 +1,17 @@
-"""The physics of image quality, of one image row at a time: QDCT, a denoiser, a filter.
+"""The physics of image quality for one row of images: QDCT, a denoiser, a filter.
 
-On phantoms, where the truth is known (`measure_phantom`), and on slices with an NDCT
-(`measure_slices`). Images are (N, H, W) float32 in HU; slices are taken one by one, so
-that memory does not grow with N.
+`measure_phantom` measures on phantoms, with known truth, `measure_slices` on slices with an NDCT.
+Images are (N, H, W) in HU; slices are measured one by one, so that memory does not grow with N.
 """
 
 import contextlib
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.evaluation.detectability import Detectability, detectability
 from dfgan_jax.evaluation.noise_power_spectrum import (
@@ -34,13 +34,14 @@ from dfgan_jax.scans.tissues import (
 from dfgan_jax.simulation.quality_phantom import Disc, QualityScans
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.threads import call_ahead
+from dfgan_jax.support.types import JsonObject
 
 CYLINDER_EDGE_MM = 10.0
-"""What the noise power spectrum leaves out within the cylinder's edge."""
+"""Margin within the cylinder's edge that the noise power spectrum leaves out."""
 
 
 class PhantomPhysics(NamedTuple):
-    """What phantoms tell of one row.
+    """The measurements of one row on phantoms.
 
     Attributes:
       nps: of the noise in the cylinder.
@@ -52,30 +53,30 @@ class PhantomPhysics(NamedTuple):
     nps: NoisePower
     ttf: tuple[TaskTransfer, ...]
     detectability: tuple[Detectability, ...]
-    spectrum: np.ndarray
+    spectrum: Float[np.ndarray, "p p"]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {"nps": self.nps.as_json(), "ttf": [each.as_json() for each in self.ttf],
                 "detectability": [each.as_json() for each in self.detectability]}
 
 
 def _groups(discs: tuple[Disc, ...]) -> list[list[Disc]]:
-    """Neighbours in the list with the same radius and contrast."""
+    """Groups of neighbours with the same radius and contrast."""
     kinds = itertools.groupby(discs, lambda disc: (disc.radius, disc.contrast_hu))
     return [list(group) for _, group in kinds]
 
 
-def measure_phantom(scans: QualityScans, denoise: Callable[[np.ndarray], np.ndarray]
-                    ) -> PhantomPhysics:
+def measure_phantom(scans: QualityScans, denoise: Callable[
+        [Float[np.ndarray, "n size size"]], Float[np.ndarray, "n size size"]]) -> PhantomPhysics:
     """Measures noise, resolution and detectability on repeated scans.
 
     Args:
       scans: of `quality_phantom.scan_repeats`; at the normal dose for the row NDCT.
-      denoise: (N, size, size) float32 HU to the same; the identity for the scans as
-        they are. Each slice must be denoised by itself.
+      denoise: (N, size, size) float32 HU to the same shape, slice by slice; the identity for
+        NDCT and QDCT.
 
     Raises:
-      InputError: if `denoise` changes the shape or gives values that are not finite.
+      InputError: `denoise` changes the shape, or returns values that are not finite.
     """
     discs, lesions, background = (
         denoise(images) for images in (scans.discs, scans.lesions, scans.background))
@@ -102,28 +103,28 @@ def measure_phantom(scans: QualityScans, denoise: Callable[[np.ndarray], np.ndar
 
 
 class SlicePhysics(NamedTuple):
-    """What slices with an NDCT tell of one row.
+    """The measurements of one row on slices with an NDCT.
 
     Attributes:
-      nps: of image − NDCT in the body, which holds the noise of both and what anatomy
-        the image lost; None: no patch lay wholly within a body, see `reason`.
+      nps: of image − NDCT in the body, which holds the noise of both and the anatomy that the
+        image lost; None if no patch is wholly within a body, see `reason`.
       tissues: error in each of `tissues.TISSUES`.
       structure: of image − QDCT; None for the QDCT itself.
       frequency_unit: of `nps`.
       removed_map: (H, W) HU, image − QDCT of the chosen slice; None for the QDCT.
-      structure_map: (H, W) HU, what of it is anatomy; None for the QDCT.
-      reason: why `nps` is None, for people; empty if it is not.
+      structure_map: (H, W) HU, the anatomy in the removed map; None for the QDCT.
+      reason: sentence on an `nps` of None; otherwise empty.
     """
 
     nps: NoisePower | None
     tissues: dict[str, TissueError]
     structure: Structure | None
     frequency_unit: str
-    removed_map: np.ndarray | None
-    structure_map: np.ndarray | None
+    removed_map: Float[np.ndarray, "h w"] | None
+    structure_map: Float[np.ndarray, "h w"] | None
     reason: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {"nps": self.nps and self.nps.as_json(),
                 "tissues": {name: each.as_json() for name, each in self.tissues.items()},
                 "structure": self.structure and self.structure.as_json()}
@@ -152,21 +153,22 @@ def _measure_slice(image: np.ndarray, ndct: np.ndarray, removed: np.ndarray | No
                   structure_map if keep_map else None)
 
 
-def measure_slices(images: np.ndarray, ndct: np.ndarray, qdct: np.ndarray, *,
-                   pixel_spacing_mm: float | None, structure_slice: int = 0) -> SlicePhysics:
+def measure_slices(images: Float[np.ndarray, "..."], ndct: Float[np.ndarray, "..."],
+                   qdct: Float[np.ndarray, "..."], *, pixel_spacing_mm: float | None,
+                   structure_slice: int = 0) -> SlicePhysics:
     """Measures noise, tissues and removed structure of a row against its NDCT.
 
-    Every slice counts by its pixels, and in the spectrum by its patches.
+    Slices are weighted by their pixels, in the spectrum by their patches.
 
     Args:
-      images: (N, H, W) float32 HU; `qdct` itself for the row QDCT.
-      ndct: (N, H, W).
-      qdct: (N, H, W).
+      images: (N, H, W) HU; `qdct` itself for the row QDCT.
+      ndct: (N, H, W) HU.
+      qdct: (N, H, W) HU.
       pixel_spacing_mm: pixel pitch; None if unknown.
-      structure_slice: index of the slice whose maps are kept.
+      structure_slice: index of the slice for the maps.
 
     Raises:
-      InputError: if shapes differ, there is no such slice, or the pitch is not positive.
+      InputError: shapes differ, the slice does not exist, or the pitch is not positive.
     """
     if images.ndim != 3 or not images.shape == ndct.shape == qdct.shape:
         raise InputError(f"images, NDCT and QDCT have shapes {images.shape}, {ndct.shape} and "

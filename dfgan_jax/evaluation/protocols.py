@@ -1,16 +1,19 @@
-"""Named ways to score images: what is clipped, by which range, averaged how.
+"""Protocols: named ways to score images, each with its window, data range and averaging.
 
-The same image scores 14 to 46 dB under different protocols, so every number
-carries its protocol's name, window, range and image size. SSIM is the same function in all
-(`metrics.ssim`); where a project's own differs, its protocol says so.
+The same image scores 14 to 46 dB under different protocols, so every number carries its
+protocol's name, window, range and image size. All protocols share one SSIM (`metrics.ssim`); the
+description of a protocol names the differences from its project's own.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.evaluation import metrics
+from dfgan_jax.scans import windows
+from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.errors import InputError
 
 PUBLISHED_BATCH_SIZE = 16
@@ -19,12 +22,9 @@ FULL_RANGE_HU = 4095.0
 """The range of 12-bit CT."""
 
 METRICS = ("psnr", "ssim", "rmse_hu", "vif")
-"""In the order of tables. `vif` is of the protocols of ldct-benchmark alone."""
+"""In the order of tables. Only the protocols of ldct-benchmark have `vif`."""
 
-Window = tuple[float, float]
-"""Lowest and highest HU."""
-
-Scores = dict[str, np.ndarray]
+Scores = dict[str, Float[np.ndarray, " n"]]
 """Metric → (N,) float64, per image."""
 
 
@@ -33,38 +33,43 @@ class Protocol:
     """A way to score images against their normal-dose references.
 
     Attributes:
-      name: as `results.json` and the report write it.
+      name: in `results.json` and the report.
       description: one or two sentences for a reader of the table.
-      data_range_hu: of PSNR and SSIM [HU]; or what gives it for the images of a group, (n, H, W).
+      data_range_hu: of PSNR and SSIM [HU]; or a function from the images of a group, (n, H, W),
+        to their range.
       data_range: the same in words, with its unit.
-      window_hu: what images and references are clipped to for PSNR and SSIM; None: nothing is.
+      window_hu: images and references are clipped to it for PSNR and SSIM; None: not clipped.
       error_window_hu: the same for RMSE and VIF.
-      group_size: images scored together, in file order; None when each stands alone.
-        The mean over the data set is the unweighted mean over groups.
-      metrics: those that the protocol has.
+      group_size: images scored together, in file order; None: each by itself. The mean over the
+        data set is the unweighted mean over groups.
+      metrics: of `METRICS`.
     """
 
     name: str
     description: str
-    data_range_hu: float | Callable[[np.ndarray], float]
+    data_range_hu: float | Callable[[Float[np.ndarray, "n h w"]], float]
     data_range: str
     window_hu: Window | None = None
     error_window_hu: Window | None = None
     group_size: int | None = None
     metrics: tuple[str, ...] = ("psnr", "ssim", "rmse_hu")
 
-    def score(self, images: np.ndarray, ndct: np.ndarray, *,
-              vif: Callable[[Window], np.ndarray] | None = None) -> Scores:
+    def score(self, images: Float[np.ndarray, "..."], ndct: Float[np.ndarray, "..."], *,
+              vif: Callable[[Window], Float[np.ndarray, " n"]] | None = None) -> Scores:
         """Scores images.
 
         Args:
-          images: (N, H, W) float32, HU: the input, or a denoised image.
-          ndct: (N, H, W) float32, HU: the reference.
-          vif: gives the VIF of the images, (N,), under a window: several protocols share it.
+          images: (N, H, W), HU: the input, or a denoised image.
+          ndct: (N, H, W), HU: the reference.
+          vif: from a window to the VIF of the images, (N,), which several protocols share; by
+            default `metrics.vif`.
 
         Returns:
-          `psnr` [dB], `ssim`, `rmse_hu` [HU], where the protocol has it `vif`, and
-          `data_range_hu`, each (N,).
+          `psnr` [dB], `ssim`, `rmse_hu` [HU], `data_range_hu`, and `vif` if the protocol has it,
+          each (N,).
+
+        Raises:
+          InputError: the shapes differ, or are not (N, H, W).
         """
         if images.shape != ndct.shape or images.ndim != 3:
             raise InputError(f"images have shape {images.shape}, references {ndct.shape}; "
@@ -89,13 +94,13 @@ class Protocol:
                              metrics.vif(images, ndct, window_hu=self.error_window_hu))
         return joined
 
-    def weights(self, count: int) -> np.ndarray:
-        """What each of `count` images weighs in the mean over the data set, (count,), sum 1."""
+    def weights(self, count: int) -> Float[np.ndarray, " n"]:
+        """The weights of `count` images in the mean over the data set, (count,), sum 1."""
         step = self.group_size or count
         sizes = [min(step, count - start) for start in range(0, count, step)]
         return np.repeat([1 / size / len(sizes) for size in sizes], sizes)
 
-    def mean(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def mean(self, scores: Mapping[str, Float[np.ndarray, " n"]]) -> dict[str, float]:
         """The mean over groups of the mean over each group's images; metric → number."""
         return {name: float(self.weights(len(scores[name])) @ scores[name])
                 for name in self.metrics}
@@ -105,23 +110,23 @@ def _clipped(images: np.ndarray, window_hu: Window | None) -> np.ndarray:
     return images if window_hu is None else np.clip(images, *window_hu)
 
 
-def _windowed(name: str, window_hu: Window, description: str, **options) -> Protocol:
-    """A protocol that clips to a window, and whose range is that window's width."""
-    width = window_hu[1] - window_hu[0]
-    return Protocol(name=name, description=description, data_range_hu=width,
-                    data_range=f"{width:g} HU", window_hu=window_hu,
-                    **{"error_window_hu": window_hu, **options})
+def _windowed(name: str, window_hu: Window, description: str, *,
+              error_window_hu: Window | None = None,
+              metrics: tuple[str, ...] = Protocol.metrics) -> Protocol:
+    """A protocol that clips to a window, with the window's width as its range."""
+    return Protocol(name=name, description=description, data_range_hu=window_hu.width,
+                    data_range=f"{window_hu.width:g} HU", window_hu=window_hu,
+                    error_window_hu=error_window_hu or window_hu, metrics=metrics)
 
 
-def _ldct_benchmark(anatomy: str, *, window_center: float, window_width: float) -> Protocol:
+def _ldct_benchmark(anatomy: str, window_hu: Window) -> Protocol:
     return _windowed(
-        f"ldct_benchmark_{anatomy}",
-        (window_center - window_width / 2, window_center + window_width / 2),
-        f"ldct-benchmark's test window for the {anatomy} (centre {window_center:g}, width "
-        f"{window_width:g} HU); RMSE and VIF over −1024 to 1900 HU. Its own code takes a width "
+        f"ldct_benchmark_{anatomy}", window_hu,
+        f"ldct-benchmark's test window for the {anatomy} (centre {window_hu.center:g}, width "
+        f"{window_hu.width:g} HU); RMSE and VIF over −1024 to 1900 HU. Its own code takes a width "
         "one HU less (at most 0.11 dB), SSIM with a flat 7×7 window, and VIF with the two images "
         "exchanged, which is another number.",
-        error_window_hu=(-1024.0, 1900.0), metrics=METRICS)
+        error_window_hu=Window(-1024.0, 1900.0), metrics=METRICS)
 
 
 FULL_RANGE = Protocol(
@@ -141,14 +146,14 @@ PUBLISHED = Protocol(
 PROTOCOLS = {protocol.name: protocol for protocol in (
     FULL_RANGE,
     PUBLISHED,
-    _windowed("redcnn", (-160.0, 240.0),
+    _windowed("redcnn", windows.SOFT_TISSUE,
               "The window in which RED-CNN, WGAN-VGG and CTformer score, on 512² slices."),
-    _ldct_benchmark("chest", window_center=-600.0, window_width=1500.0),
-    _ldct_benchmark("abdomen", window_center=50.0, window_width=400.0),
-    _ldct_benchmark("neuro", window_center=40.0, window_width=80.0),
-    _windowed("dugan", (-300.0, 300.0), "DU-GAN's window."),
-    _windowed("corediff", (-1000.0, 1000.0), "CoreDiff's window."),
+    _ldct_benchmark("chest", windows.LUNG),
+    _ldct_benchmark("abdomen", windows.ABDOMEN),
+    _ldct_benchmark("neuro", windows.BRAIN),
+    _windowed("dugan", Window(-300.0, 300.0), "DU-GAN's window."),
+    _windowed("corediff", Window(-1000.0, 1000.0), "CoreDiff's window."),
 )}
-"""Name → protocol. Windows and ranges are those of the projects' own test code; Eulig et al.,
+"""Name → protocol. Windows and ranges are from the projects' own test code: Eulig et al.,
 Medical Physics 2024 (ldct-benchmark); Chen et al., IEEE TMI 2017 (RED-CNN); Huang et al., IEEE
 TIM 2021 (DU-GAN); Gao et al., IEEE TMI 2023 (CoreDiff)."""

@@ -1,26 +1,26 @@
-"""Where the numbers of a comparison are from."""
+"""The origin of the numbers of a comparison."""
 
 import datetime
 import importlib.metadata
 import platform
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import parallel
 from dfgan_jax.evaluation import published
+from dfgan_jax.support.types import JsonObject
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "dm-pix", "numpy", "scikit-image",
              "sewar", "scipy")
 
 
-def provenance(denoisers: Mapping[str, Denoiser], sources: Mapping[str, str]) -> dict[str, Any]:
-    """What `results.json` says of where its numbers are from.
+def provenance(denoisers: Mapping[str, Denoiser], sources: Mapping[str, str]) -> JsonObject:
+    """The fields of `results.json` on data, checkpoints, command, device and versions.
 
     Args:
       denoisers: row → model, at least one.
-      sources: split → where its pairs are from, in words.
+      sources: split → source of its pairs, in words.
     """
     first = next(iter(denoisers.values())).meta
     return {

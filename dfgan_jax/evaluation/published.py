@@ -1,4 +1,4 @@
-"""The results that the DFGAN slides (2023-11-27) report, for comparison beside our own."""
+"""The results on the DFGAN slides (2023-11-27), for comparison with our own."""
 
 RESULTS: dict[str, dict[str, float]] = {
     "QDCT": {"psnr": 33.78583, "ssim": 0.853226},

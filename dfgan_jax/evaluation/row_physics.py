@@ -1,22 +1,28 @@
 """The physics of each row of a comparison: numbers for `results.json`, pictures for the report."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.evaluation.physics import measure_phantom, measure_slices
+from dfgan_jax.evaluation.report.physics_section import PhysicsPictures
 from dfgan_jax.evaluation.rows import Row
 from dfgan_jax.evaluation.tables import REFERENCE_ROW
 from dfgan_jax.simulation.low_dose import ScanProtocol
-from dfgan_jax.simulation.quality_phantom import MIN_SIZE, QualityScans, scan_repeats
+from dfgan_jax.simulation.quality_phantom import (
+    QUALITY_PHANTOM_MIN_SIZE,
+    QualityScans,
+    scan_repeats,
+)
 from dfgan_jax.support.progress import progress
+from dfgan_jax.support.types import JsonObject
 
 REPEATS = 16
 """Scans of each simulated object."""
 
 _PHANTOM_SEED = 0
-"""Of their noise: the same in every evaluation."""
+"""Seed of the scans' noise, the same in every evaluation."""
 
 
 class RowPhysics:
@@ -24,25 +30,25 @@ class RowPhysics:
 
     Args:
       ndct: (N, H, W), HU: the test slices.
-      qdct: the same of the low dose.
-      protocol: how test objects are scanned.
-      pixel_spacing_mm: of the test slices; None where it is not known.
+      qdct: the same slices at low dose.
+      protocol: of the scans of test objects.
+      pixel_spacing_mm: of the test slices; None if unknown.
 
     Attributes:
-      results: what `results.json` says.
+      results: `physics` of `results.json`.
       pictures: for the report.
     """
 
-    def __init__(self, ndct: np.ndarray, qdct: np.ndarray, *, protocol: ScanProtocol,
-                 pixel_spacing_mm: float | None):
+    def __init__(self, ndct: Float[np.ndarray, "n h w"], qdct: Float[np.ndarray, "n h w"], *,
+                 protocol: ScanProtocol, pixel_spacing_mm: float | None):
         self._ndct, self._qdct = ndct, qdct
         self._pixel_spacing_mm = pixel_spacing_mm
         self._slice = len(ndct) // 2
-        size = max(min(ndct.shape[1:]), MIN_SIZE)
+        size = max(min(ndct.shape[1:]), QUALITY_PHANTOM_MIN_SIZE)
         with progress("scanning test objects", total=3 * REPEATS, unit="scans") as bar:
             normal_dose, self._low_dose = scan_repeats(
                 size=size, seed=_PHANTOM_SEED, repeats=REPEATS, protocol=protocol, progress=bar)
-        self.results: dict[str, Any] = {
+        self.results: JsonObject = {
             "phantom": {
                 "description": "A simulated water cylinder, whatever the test slices are: "
                                f"{protocol.photons_per_ray:g} photons a ray at the normal dose "
@@ -51,12 +57,12 @@ class RowPhysics:
                 "size": size, "pixel_spacing_mm": protocol.field_of_view_mm / size,
                 "repeats": REPEATS, "rows": {}},
             "slices": {"pixel_spacing_mm": pixel_spacing_mm, "rows": {}}}
-        self.pictures: dict[str, Any] = {"spectra": {}, "structure": {},
-                                         "structure_slice": f"Slice {self._slice}"}
+        self.pictures: PhysicsPictures = {"spectra": {}, "structure": {},
+                                          "structure_slice": f"Slice {self._slice}"}
         self._add(REFERENCE_ROW, normal_dose, lambda hu: hu, ndct)
 
-    def measure(self, name: str, row: Row, images: np.ndarray) -> None:
-        """Adds a row; `images` are its test slices."""
+    def measure(self, name: str, row: Row, images: Float[np.ndarray, "n h w"]) -> None:
+        """Adds a row, with its test slices, (N, H, W) HU."""
         self._add(name, self._low_dose, lambda hu: row.denoise(hu, None), images)
 
     def _add(self, name: str, scans: QualityScans, denoise: Callable[[np.ndarray], np.ndarray],
@@ -71,5 +77,5 @@ class RowPhysics:
         self.results["slices"]["rows"][name] = slices.as_json()
         self.results["slices"]["frequency_unit"] = slices.frequency_unit
         self.pictures["spectra"][name] = phantom.spectrum
-        if slices.structure_map is not None:
+        if slices.removed_map is not None and slices.structure_map is not None:
             self.pictures["structure"][name] = (slices.removed_map, slices.structure_map)

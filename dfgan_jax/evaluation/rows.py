@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax import pretrained
 from dfgan_jax.data.pairs import Pairs
@@ -18,26 +19,26 @@ from dfgan_jax.support.spacing import evenly_spaced
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the tables, and how its images come about.
+    """A row of the tables and the function that makes its images.
 
     Attributes:
-      table: what the tables say of it.
-      denoise: ((N, H, W) HU, a progress that it advances by each slice) → the same shape.
+      table: its description in the tables.
+      denoise: ((N, H, W) HU, progress to advance by one for each slice) → the same shape.
     """
 
     table: tables.Row
-    denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
+    denoise: Callable[[Float[np.ndarray, "n h w"], Progress | None], Float[np.ndarray, "n h w"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A trained model that is compared.
+    """A trained model of a comparison.
 
     Attributes:
       denoiser: loaded from a checkpoint.
       name: of its kind, such as `AttnDFGAN`.
-      shared: what runs have in common with it that differ by their seed alone; None: there can
-        be none.
+      shared: everything but the seed that defines its run: runs with an equal `shared` differ
+        only by their seed. None: no run is of this kind.
       seed: of its run.
     """
 
@@ -48,16 +49,16 @@ class Model:
 
 
 def input_row() -> Row:
-    """The low dose itself."""
+    """The row of the low dose."""
     return Row(table=tables.Row(kind="input"), denoise=lambda hu, bar: hu)
 
 
 def baseline_rows(names: Sequence[str], valid: Pairs) -> dict[str, Row]:
-    """The classical denoisers, tuned on validation slices.
+    """The rows of classical denoisers, tuned on validation slices.
 
     Args:
       names: in `BASELINES`.
-      valid: in normalised HU.
+      valid: validation slices in normalised HU.
     """
     chosen = evenly_spaced(len(valid), most=baselines.MAX_TUNING_SLICES)
     ndct, qdct = (hounsfield.denormalise(each[chosen]) for each in (valid.ndct, valid.qdct))
@@ -78,8 +79,8 @@ def baseline_rows(names: Sequence[str], valid: Pairs) -> dict[str, Row]:
 def model_rows(models: Sequence[Model]) -> dict[str, Row]:
     """A row for each model.
 
-    Pretrained weights have their own name; where several of the others are of one kind, their
-    folders name them, too.
+    Pretrained weights keep their name. Other models have the name of their kind, followed by
+    their folder if several are of this kind.
     """
     names = [pretrained.name_of(model.denoiser.home) for model in models]
     own = [model.name for model, name in zip(models, names, strict=True) if name is None]
@@ -111,7 +112,7 @@ def _each_slice(denoise: Callable[[np.ndarray], np.ndarray], hu: np.ndarray, bar
 
 def _in_all(denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
             ) -> Callable[[np.ndarray, Progress | None], np.ndarray]:
-    """What denoises a share of the slices in each process, and has all of them in every one."""
+    """Denoises a share of the slices in each process and returns all of them in every process."""
     return lambda hu, bar: agreement.shared_out(lambda part: denoise(part, bar), hu)
 
 

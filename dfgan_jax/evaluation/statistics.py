@@ -1,7 +1,7 @@
-"""How sure a mean over a test set is, and a difference between two of them.
+"""The uncertainty of means over a test set, and of differences between two rows.
 
-Slices of one patient resemble each other, so that the patient is the unit wherever there
-are enough of them; `Sample` says which unit it took, in words.
+Slices of one patient resemble each other, so the unit of statistics is the patient, or the slice
+if patients are too few. `Sample.notes` names the unit.
 """
 
 import dataclasses
@@ -11,19 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
+from jaxtyping import Float
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 
 MIN_TEST_PATIENTS = 6
-"""Below it, no Wilcoxon test over patients can give p < 0.05."""
+"""With fewer, a Wilcoxon test over patients cannot reach p < 0.05."""
 
 
 class PairedTest(NamedTuple):
     """A paired test between two rows of a table.
 
     Attributes:
-      median_difference: of the first row over the second, in the metric's unit.
+      median_difference: of first − second row, in the metric's unit.
       p: two-sided.
       n: pairs.
     """
@@ -35,10 +36,10 @@ class PairedTest(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What was drawn for a test set: slices, of patients.
+    """The slices of a test set and their patients.
 
     Attributes:
-      patients: the patient of each slice; None where they are not known.
+      patients: the patient of each slice; None if unknown.
       count: number of slices.
     """
 
@@ -51,35 +52,35 @@ class Sample:
 
     @property
     def interval_unit(self) -> str:
-        """What the bootstrap draws: `patients`, or `slices` where fewer than two are known."""
+        """The unit of the bootstrap: `patients`, or `slices` for fewer than two known patients."""
         return "patients" if (self.patient_count or 0) >= 2 else "slices"
 
     @property
     def test_unit(self) -> str:
-        """What tests compare: `patients` from `MIN_TEST_PATIENTS` on, `slices` below."""
+        """The unit of tests: `patients` from `MIN_TEST_PATIENTS` on, `slices` below."""
         return "patients" if (self.patient_count or 0) >= MIN_TEST_PATIENTS else "slices"
 
     def notes(self, *, rows: int) -> list[str]:
-        """What a reader of intervals and tests has to know, in sentences.
+        """Sentences on the intervals and tests for their reader.
 
         Args:
-          rows: of the table, any two of which are tested.
+          rows: number of rows of the table; tests compare all pairs of them.
         """
         known = ("the patients of the slices are not known" if self.patients is None else
                  f"the test set has {self.patient_count} patient"
                  f"{'' if self.patient_count == 1 else 's'}")
         if self.count < 2:
-            return ["One slice: no interval, and no test that says anything."]
+            return ["One slice: no interval, and no meaningful test."]
         level = f"{CONFIDENCE:.0%}"
         notes = [f"Intervals: {level}, percentile bootstrap of the mean, {RESAMPLES} resamples of "
                  f"{self.interval_unit} with all their slices."
                  if self.interval_unit == "patients" else
                  f"Intervals: {level}, percentile bootstrap of the mean, {RESAMPLES} resamples of "
                  f"slices: {known}. Slices of one patient resemble each other, so the intervals "
-                 "are too narrow, and say nothing of other patients."]
+                 "are too narrow, and do not extend to other patients."]
         if self.interval_unit == "patients" and self.test_unit == "slices":
             notes.append(f"With {self.patient_count} patients the bootstrap has few distinct "
-                         "resamples; take its intervals as rough.")
+                         "resamples; its intervals are rough.")
         notes.append(f"Tests: two-sided Wilcoxon signed-rank over {self.test_unit}"
                      + (" (the means of their slices)" if self.test_unit == "patients" else
                         f", since {known}, fewer than {MIN_TEST_PATIENTS}: "
@@ -91,22 +92,23 @@ class Sample:
         lowest = min(1.0, pairs * 2 / 2 ** (units or 0))
         if lowest > 1 - CONFIDENCE:
             notes.append(f"With {units} {self.test_unit} and {pairs} pairs of rows no corrected p "
-                         f"can be below {lowest:.2g}: a large p is no sign of equal rows.")
+                         f"can be below {lowest:.2g}: a large p does not show that rows are equal.")
         return notes
 
-    def interval(self, values: np.ndarray, weights: np.ndarray, *, seed: int = 0
-                 ) -> tuple[float, float] | None:
+    def interval(self, values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], *,
+                 seed: int = 0) -> tuple[float, float] | None:
         """The bootstrap interval of a weighted mean over slices (Efron & Tibshirani 1993).
 
-        Patients are drawn with all their slices (the cluster bootstrap: Davison & Hinkley
-        1997, 3.8), or slices where patients are not known.
+        Resamples draw patients with all their slices (the cluster bootstrap: Davison & Hinkley
+        1997, 3.8), or slices; see `interval_unit`.
 
         Args:
           values: (count,), a metric of each slice.
-          weights: (count,), what each weighs in the mean.
+          weights: (count,), of each slice in the mean.
+          seed: of the resamples.
 
         Returns:
-          The lower and the upper end; None where a value is not finite, or there is one unit.
+          The lower and the upper end; None if a value is not finite, or there is only one unit.
         """
         codes = self._codes(self.interval_unit)
         units = codes.max() + 1
@@ -121,15 +123,16 @@ class Sample:
             method="percentile", rng=np.random.default_rng(seed))
         return (float(result.confidence_interval.low), float(result.confidence_interval.high))
 
-    def paired_test(self, first: np.ndarray, second: np.ndarray) -> PairedTest | None:
-        """Wilcoxon's signed-rank test of two rows, slice by slice of the same test set.
+    def paired_test(self, first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]
+                    ) -> PairedTest | None:
+        """Wilcoxon's signed-rank test of two rows on the same test set.
 
         Args:
           first: (count,), a metric of each slice.
-          second: the same of the other row.
+          second: (count,), the same metric of the other row.
 
         Returns:
-          The test; None where a value is not finite.
+          The test; None if a value is not finite.
         """
         if not (np.isfinite(first).all() and np.isfinite(second).all()):
             return None
@@ -145,16 +148,16 @@ class Sample:
         return np.unique(np.asarray(self.patients), return_inverse=True)[1]
 
 
-def paired_tests(sample: Sample, rows: Mapping[str, np.ndarray]
+def paired_tests(sample: Sample, rows: Mapping[str, Float[np.ndarray, " n"]]
                  ) -> dict[tuple[str, str], PairedTest]:
-    """The tests between any two rows that can be tested; names → test."""
+    """The tests between all pairs of rows with finite values; names → test."""
     tests = {(first, second): sample.paired_test(rows[first], rows[second])
              for first, second in itertools.combinations(rows, 2)}
     return {names: test for names, test in tests.items() if test is not None}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979), in the given order, at most 1."""
+    """Corrects p-values for their number (Holm 1979); in the given order, at most 1."""
     order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
     corrected = np.empty(len(p_values))

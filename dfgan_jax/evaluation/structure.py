@@ -1,33 +1,34 @@
-"""How much of what a denoiser removed is anatomy.
+"""The anatomy that a denoiser removed.
 
-The removed map, denoised − QDCT, should hold noise alone. It is fitted, by least squares
-within the body, with what the NDCT shows for certain at three scales: bands between
-Gaussians of σ 0, 1, 2 and 4 pixels, each only where it stands out of the NDCT's own noise.
-The share of the removed map's power that the fit explains is near 0 for noise and near 1
-for blurred anatomy, and the fit's root mean square says how many HU of anatomy are gone.
-Slices are (H, W) in HU.
+The removed map, denoised − QDCT, should hold only noise. A least-squares fit within the body
+explains it by the anatomy of the NDCT at three scales: bands between Gaussians of σ 0, 1, 2 and 4
+pixels, each only where it exceeds the NDCT's own noise. The explained share of the removed map's
+power is near 0 for noise and near 1 for blurred anatomy; the root mean square of the fit is the
+lost anatomy [HU]. Slices are (H, W) in HU.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Bool, Float
+
+from dfgan_jax.support.types import JsonObject
 
 SCALES = (1.0, 2.0, 4.0)
-"""σ of the Gaussians between which the bands lie [pixels]; the first band begins at 0."""
+"""σ of the Gaussians between the bands [pixels]; the first band begins at 0."""
 
 THRESHOLD = 3.0
-"""In standard deviations of the NDCT's noise in the band."""
+"""Least magnitude of anatomy in a band, in standard deviations of the NDCT's noise there."""
 
 _MAD_TO_STD = 1.4826
 
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """Sums over the body of one slice, or of all, and what they tell.
+    """Sums over the body of one or several slices, and the measures from them.
 
     Attributes:
       pixels: of the body.
@@ -41,7 +42,7 @@ class Structure:
 
     @property
     def explained(self) -> float | None:
-        """R²: fitted over removed power, 0 to 1; None where nothing was removed."""
+        """R²: fitted over removed power, 0 to 1; None if nothing was removed."""
         return self.fitted_power / self.removed_power if self.removed_power else None
 
     @property
@@ -49,7 +50,7 @@ class Structure:
         """Root mean square of the fitted map [HU]; None without pixels."""
         return (self.fitted_power / self.pixels) ** 0.5 if self.pixels else None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {"explained": self.explained, "rms_hu": self.rms_hu}
 
 
@@ -59,14 +60,19 @@ def pooled(structures: Iterable[Structure]) -> Structure:
     return Structure(*(sum(values) for values in sums))
 
 
-def anatomy_bands(ndct: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """What of an NDCT is surely anatomy, band by band.
+def anatomy_bands(ndct: Float[np.ndarray, "h w"], body: Bool[np.ndarray, "h w"]
+                  ) -> Float[np.ndarray, "3 pixels"]:
+    """The certain anatomy of an NDCT, band by band.
 
-    A band's noise is 1.4826 times the median of its magnitude in the body. Anatomy is
-    sparse in a band and hardly moves a median; where it does, more is taken for noise.
+    A band's noise is 1.4826 times the median of its magnitude in the body. Anatomy is sparse in a
+    band and hardly raises the median; where it does, the threshold is higher.
+
+    Args:
+      ndct: (H, W) HU.
+      body: (H, W) bool.
 
     Returns:
-      (3, pixels of the body) float32 HU, 0 where the band is within its noise.
+      (3, pixels of the body) HU, 0 where the band is within its noise.
     """
     levels = [ndct, *(scipy.ndimage.gaussian_filter(ndct, scale) for scale in SCALES)]
     bands = np.stack([(finer - coarser)[body]
@@ -77,21 +83,21 @@ def anatomy_bands(ndct: np.ndarray, body: np.ndarray) -> np.ndarray:
     return bands
 
 
-def fit_structure(removed: np.ndarray, ndct: np.ndarray, body: np.ndarray
-                  ) -> tuple[Structure, np.ndarray]:
+def fit_structure(removed: Float[np.ndarray, "h w"], ndct: Float[np.ndarray, "h w"],
+                  body: Bool[np.ndarray, "h w"]) -> tuple[Structure, Float[np.ndarray, "h w"]]:
     """Fits the removed map of one slice with the anatomy of its NDCT.
 
-    The NDCT's noise is in the QDCT, too, where low doses are simulated from normal ones,
-    and a part of it passes the threshold: an ideal denoiser has a floor above 0, that of
-    `removed` = NDCT − QDCT.
+    A low dose simulated from the normal dose holds the NDCT's noise, too, and a part of it passes
+    the threshold: even an ideal denoiser, with `removed` = NDCT − QDCT, has a share above 0.
 
     Args:
-      removed: (H, W), denoised − QDCT.
+      removed: (H, W) HU, denoised − QDCT.
+      ndct: (H, W) HU.
       body: (H, W) bool.
 
     Returns:
-      the sums, about the means in the body, and the fitted map, (H, W) float32 HU,
-      0 outside the body.
+      The sums, about the means in the body, and the fitted map, (H, W) float32 HU, 0 outside the
+      body.
     """
     fitted = np.zeros(ndct.shape, np.float32)
     if not body.any():
@@ -100,7 +106,7 @@ def fit_structure(removed: np.ndarray, ndct: np.ndarray, body: np.ndarray
     bands -= bands.mean(axis=1, keepdims=True)
     values = removed[body].astype(np.float64)
     values -= values.mean()
-    # lstsq: a band in which nothing stands out is 0 throughout, and its factor stays 0.
+    # lstsq gives a band without anatomy, which is 0 throughout, the factor 0.
     factors = np.linalg.lstsq(bands @ bands.T, bands @ values, rcond=None)[0]
     fit = factors @ bands
     fitted[body] = fit

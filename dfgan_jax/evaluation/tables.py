@@ -1,23 +1,22 @@
 """Tables of scores: means with intervals, tests between rows, runs over several seeds.
 
-A table belongs to one protocol, and carries its window, range and image size wherever it is
-written.
+A table belongs to one protocol; every written form of it includes window, range and image size.
 """
 
 import csv
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from dfgan_jax.evaluation.protocols import METRICS, Protocol, Scores
 from dfgan_jax.evaluation.statistics import Sample, holm, mean_and_sd, paired_tests
 from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.types import JsonObject
 
 INPUT_ROW = "QDCT"
-"""The row that every gain is taken against."""
+"""The row that gains are relative to."""
 
 REFERENCE_ROW = "NDCT"
 
@@ -27,13 +26,13 @@ LABELS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "rmse_hu": "RMSE [HU]", "vif": "V
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a table says of a row beside its scores.
+    """A table's description of a row.
 
     Attributes:
       kind: `input`, `baseline` or `model`.
       parameters: of a baseline, in words.
-      run: the model's name, and what else the runs share that differ from this one by their
-        seed alone; None: there can be none.
+      run: the model's name and `rows.Model.shared`: runs with an equal `run` differ only by their
+        seed. None: no run is of this kind.
       seed: of the run.
     """
 
@@ -44,24 +43,25 @@ class Row:
 
 
 def size_of(shape: tuple[int, ...]) -> int | str:
-    """The size of (N, H, W) images as tables write it: 256, or `256×192`."""
+    """The size of (N, H, W) images in tables: 256, or `256×192`."""
     height, width = shape[-2:]
     return height if height == width else f"{height}×{width}"
 
 
 def tabulate(protocol: Protocol, scores: Mapping[str, Scores], rows: Mapping[str, Row],
-             sample: Sample, *, size: int | str) -> dict[str, Any]:
-    """The table of one protocol, as `results.json` holds it.
+             sample: Sample, *, size: int | str) -> JsonObject:
+    """The table of one protocol for `results.json`.
 
     Args:
-      scores: row → its scores of every slice, all of the same slices.
-      rows: row → what else there is to say; in the table's order.
+      protocol: of the scores.
+      scores: row → its scores of every slice; the same slices for all rows.
+      rows: row → its description; in the table's order.
       sample: the slices.
       size: `size_of` the images.
 
     Returns:
-      The protocol's stamp, and `rows` (means and `interval`), `seeds` (runs that differ by
-      their seed: mean and standard deviation) and `tests` (paired, between any two rows).
+      The protocol's stamp, and `rows` (means and `interval`), `seeds` (mean and standard
+      deviation over runs with different seeds) and `tests` (paired, between all pairs of rows).
     """
     weights = protocol.weights(sample.count)
     table = []
@@ -92,14 +92,14 @@ def tabulate(protocol: Protocol, scores: Mapping[str, Scores], rows: Mapping[str
     }
 
 
-def _seeds(table: Sequence[Mapping[str, Any]], rows: Mapping[str, Row], metrics: Sequence[str]
-           ) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the rows that differ by their seed alone."""
-    groups: dict[tuple[str, str], dict[int | None, Mapping[str, Any]]] = {}
+def _seeds(table: Sequence[JsonObject], rows: Mapping[str, Row], metrics: Sequence[str]
+           ) -> list[JsonObject]:
+    """Mean and standard deviation over rows that differ only by their seed."""
+    groups: dict[tuple[str, str], dict[int | None, JsonObject]] = {}
     for line in table:
         row = rows[line["name"]]
         if row.run is not None:
-            # The same seed again, in another file say, is no further run.
+            # A checkpoint of the same seed, for example in another file, is not another run.
             groups.setdefault(row.run, {}).setdefault(row.seed, line)
     seeds = []
     for (model, _), by_seed in groups.items():
@@ -114,8 +114,8 @@ def _seeds(table: Sequence[Mapping[str, Any]], rows: Mapping[str, Row], metrics:
     return seeds
 
 
-def as_text(results: Mapping[str, Any]) -> str:
-    """The tables of `results.json` as lines for a terminal: the first comes last, in view."""
+def as_text(results: JsonObject) -> str:
+    """The tables of `results.json` as lines for a terminal; the first is last, to be in view."""
     lines = []
     for name, protocol in reversed(results["protocols"].items()):
         window = protocol["window_hu"]
@@ -138,7 +138,7 @@ def as_text(results: Mapping[str, Any]) -> str:
 _DIGITS = {"psnr": 3, "ssim": 4, "rmse_hu": 2, "vif": 4}
 
 
-def _cell(value: float, interval: tuple[float, float] | None, metric: str) -> str:
+def _cell(value: float, interval: Sequence[float] | None, metric: str) -> str:
     digits = _DIGITS[metric]
     if not np.isfinite(value):
         return "–"
@@ -152,9 +152,13 @@ def write_slices_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Score
     """Writes a line for each protocol, row and slice.
 
     Args:
+      path: CSV file to write.
       scores: protocol → row → scores.
+      protocols: in the order of the lines.
+      sample: the slices.
+      size: `size_of` the images.
     """
-    def lines() -> Iterator[dict[str, Any]]:
+    def lines() -> Iterator[JsonObject]:
         for protocol in protocols:
             for name, values in scores[protocol.name].items():
                 for index in range(sample.count):
@@ -171,10 +175,14 @@ def write_patients_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Sco
                        protocols: Sequence[Protocol], sample: Sample, *, size: int | str) -> None:
     """Writes a line for each protocol, row and patient: the mean over the patient's slices.
 
-    Where patients are not known, there is none, and what an earlier evaluation wrote is removed.
+    If patients are unknown, removes the file of an earlier evaluation and writes none.
 
     Args:
+      path: CSV file to write.
       scores: protocol → row → scores.
+      protocols: in the order of the lines.
+      sample: the slices.
+      size: `size_of` the images.
     """
     if sample.patients is None:
         path.unlink(missing_ok=True)
@@ -182,7 +190,7 @@ def write_patients_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Sco
     slices_of = {patient: np.flatnonzero(np.asarray(sample.patients) == patient)
                  for patient in dict.fromkeys(sample.patients)}
 
-    def lines() -> Iterator[dict[str, Any]]:
+    def lines() -> Iterator[JsonObject]:
         for protocol in protocols:
             for name, values in scores[protocol.name].items():
                 for patient, slices in slices_of.items():
@@ -198,7 +206,7 @@ def write_patients_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Sco
 _STAMP = ("protocol", "window_low_hu", "window_high_hu", "data_range_hu", "size")
 
 
-def _stamp(protocol: Protocol, data_range_hu: float, size: int | str) -> dict[str, Any]:
+def _stamp(protocol: Protocol, data_range_hu: float, size: int | str) -> JsonObject:
     low, high = protocol.window_hu or ("", "")
     return dict(zip(_STAMP, (protocol.name, low, high, f"{data_range_hu:g}", size), strict=True))
 
@@ -207,8 +215,7 @@ def _number(value: float) -> str:
     return f"{value:.6f}" if np.isfinite(value) else ""
 
 
-def _write_csv(path: pathlib.Path, columns: Sequence[str], lines: Iterator[dict[str, Any]]
-               ) -> None:
+def _write_csv(path: pathlib.Path, columns: Sequence[str], lines: Iterator[JsonObject]) -> None:
     with (written_whole(path) as temporary,
           temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file):
         writer = csv.DictWriter(file, columns)

@@ -1,35 +1,35 @@
-"""The task transfer function: how much of an edge's contrast is left at each frequency.
+"""The task transfer function: the remaining contrast of an edge at each frequency.
 
-Of a non-linear denoiser the resolution depends on contrast and noise, so it is measured
-on discs of several contrasts, in the mean of repeated scans that were denoised one by
-one (Richard et al. 2012; Chen et al. 2014; AAPM TG-233, 2019). The pixels about a
-disc's edge, sorted by their distance from it, sample the edge-spread function more
-finely than the pixel pitch; the Fourier transform of its derivative, 1 at frequency 0,
-is the TTF. It holds all blur between object and image, the averaging over a pixel in
-the painted object and in the reconstruction included.
+The resolution of a non-linear denoiser depends on contrast and noise, so discs of several
+contrasts measure it, in the mean of repeated scans, each denoised by itself (Richard et al. 2012;
+Chen et al. 2014; AAPM TG-233, 2019). The pixels about a disc's edge, sorted by their distance from
+it, sample the edge-spread function more finely than the pixel pitch; the Fourier transform of its
+derivative, 1 at frequency 0, is the TTF. It includes all blur between object and image, also the
+averaging over a pixel in the painted object and in the reconstruction.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.simulation.quality_phantom import Disc
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.types import JsonObject
 
 REACH = 10.0
-"""How far from the edge it is looked at [pixels], at most 0.8 radii; the outer half is tapered
-off. Where blur has a σ above a quarter of the reach, the TTF comes out too high."""
+"""Greatest distance of measured pixels from the edge [pixels], at most 0.8 radii, with the outer
+half tapered. The TTF is too high for a blur with a σ above a quarter of the reach."""
 
 BIN = 0.2
-"""Of distances from the edge [pixels]."""
+"""Width of the bins of distances from the edge [pixels]."""
 
 FREQUENCIES = 41
-"""From 0 to the Nyquist frequency of the pixels."""
+"""Number of frequencies from 0 to the pixels' Nyquist frequency."""
 
 MIN_TOTAL_CNR = 15.0
-"""TG-233's limit of contrast over noise, times the root of the number of discs averaged."""
+"""TG-233's limit of contrast over noise, times the root of the number of averaged discs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,39 +40,40 @@ class TaskTransfer:
       contrast_hu: of the discs as painted.
       frequencies: (F,) [lp/cm].
       ttf: (F,), 1 at frequency 0.
-      f50: where it first falls to 0.5 [lp/cm]; None: see `reason`.
-      f10: where it first falls to 0.1 [lp/cm]; None: see `reason`.
+      f50: lowest frequency with a TTF of 0.5 [lp/cm]; None: see `reason`.
+      f10: lowest frequency with a TTF of 0.1 [lp/cm]; None: see `reason`.
       recovered_contrast: measured over true contrast, 1 without bias.
-      reason: why f50 or f10 is None, for people; empty if neither is.
+      reason: sentence on an f50 or f10 of None; otherwise empty.
     """
 
     contrast_hu: float
-    frequencies: np.ndarray
-    ttf: np.ndarray
+    frequencies: Float[np.ndarray, " f"]
+    ttf: Float[np.ndarray, " f"]
     f50: float | None
     f10: float | None
     recovered_contrast: float
     reason: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         fields = dataclasses.asdict(self)
         del fields["reason"]
         return fields | {"frequencies": self.frequencies.tolist(), "ttf": self.ttf.tolist()}
 
 
-def task_transfer(repeats: np.ndarray, discs: Sequence[Disc], *,
+def task_transfer(repeats: Float[np.ndarray, "k h w"], discs: Sequence[Disc], *,
                   pixel_spacing_mm: float) -> TaskTransfer:
     """Measures the transfer at the edges of discs.
 
-    At contrasts near the noise, the curve holds the noise's spectrum: f50 and f10 are
-    given above `MIN_TOTAL_CNR` only.
+    At contrasts near the noise, the curve follows the noise's spectrum: f50 and f10 are None up to
+    `MIN_TOTAL_CNR`.
 
     Args:
       repeats: (K, H, W) HU, scans of the same object, each denoised by itself.
       discs: of one contrast, with nothing else within 1.8 radii.
+      pixel_spacing_mm: pixel pitch.
 
     Raises:
-      InputError: if contrasts differ.
+      InputError: contrasts differ.
     """
     contrast_hu = discs[0].contrast_hu
     if any(disc.contrast_hu != contrast_hu for disc in discs):
@@ -110,7 +111,7 @@ def _edge_transfer(distances: np.ndarray, values: np.ndarray, reach: float,
                    frequencies: np.ndarray) -> np.ndarray:
     """|Fourier transform| of the derivative of values over distance; lengths in pixels.
 
-    1 at frequency 0, or 0 throughout where there is no edge at all.
+    1 at frequency 0, or 0 throughout without an edge.
     """
     count = 2 * int(reach / BIN) + 1
     centres = (np.arange(count) - (count - 1) / 2) * BIN
@@ -118,7 +119,7 @@ def _edge_transfer(distances: np.ndarray, values: np.ndarray, reach: float,
     kept = (index >= 0) & (index < count)
     pixels = np.bincount(index[kept], minlength=count)
     filled = pixels > 0
-    # Few pixels share a bin, and their mean distance is not its centre.
+    # Few pixels share a bin, so their mean distance is not its centre.
     mean_distance, mean_value = (
         np.bincount(index[kept], weights[kept], minlength=count)[filled] / pixels[filled]
         for weights in (distances, values))
@@ -128,11 +129,12 @@ def _edge_transfer(distances: np.ndarray, values: np.ndarray, reach: float,
     line = np.diff(edge) * tukey_window
     transfer = np.abs(np.exp(-2j * np.pi * frequencies[:, None] * middles) @ line)
     # Averaging over a bin and the difference of two bins are each a blur one bin wide.
-    return transfer / (transfer[0] or 1) / np.sinc(frequencies * BIN) ** 2
+    relative: np.ndarray = transfer / (transfer[0] or 1) / np.sinc(frequencies * BIN) ** 2
+    return relative
 
 
 def _falls_to(level: float, frequencies: np.ndarray, ttf: np.ndarray) -> float | None:
-    """Where the curve first reaches a level below 1, between its points; None if nowhere."""
+    """The lowest frequency at a level below 1, interpolated; None if the curve stays above it."""
     below = np.flatnonzero(ttf <= level)
     if not len(below):
         return None

@@ -1,28 +1,32 @@
-"""Batch normalisation whose running variance is the unbiased one."""
+"""Batch normalisation with an unbiased running variance."""
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from dfgan_jax.models.convolution import Conv
+
+_pmean: Callable[[tuple[Array, Array], str], tuple[Array, Array]] = jax.lax.pmean
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy, 2015).
 
     Differs from `flax.linen.BatchNorm` in one number: the running variance moves
-    towards the *unbiased* batch variance, n/(n−1) times the one that normalises,
-    as in PyTorch, so that running statistics agree with ported checkpoints.
+    towards the *unbiased* batch variance, n/(n−1) times the biased variance used for
+    normalisation, as in PyTorch. Running statistics therefore agree with ported checkpoints.
 
     Attributes:
       features: C, size of the last axis.
-      momentum: what the running statistics keep at each update.
+      momentum: share of the running statistics kept at each update.
       epsilon: added to the variance.
-      initial_bias: that is added after normalisation.
-      axis_name: mapped axis over which batch statistics are averaged; None when
-        the whole batch is at hand.
+      initial_bias: initial value of the bias.
+      axis_name: mapped axis over which batch statistics are averaged; None if
+        the input is the whole batch.
       dtype: dtype of the result; statistics are at least float32.
     """
 
@@ -31,7 +35,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     initial_bias: float = 0.0
     axis_name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     def setup(self) -> None:
         shape = (self.features,)
@@ -41,15 +45,15 @@ class BatchNorm(nn.Module):
         self.bias = self.param("bias", nn.initializers.constant(self.initial_bias), shape,
                                jnp.float32)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises (..., C) by its own statistics, and moves the running ones."""
-        # Sums and the normalised values are at least float32; no extra pass, since XLA fuses both.
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        """Normalises (..., C) by its own statistics, and updates the running statistics."""
+        # Sums and normalised values are at least float32; XLA fuses the casts into the sums.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         axes = tuple(range(x.ndim - 1))
         mean, mean_of_squares = wide.mean(axes), jnp.square(wide).mean(axes)
         count = x.size // self.features
         if self.axis_name is not None and not self.is_initializing():
-            mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), self.axis_name)
+            mean, mean_of_squares = _pmean((mean, mean_of_squares), self.axis_name)
             count = count * jax.lax.axis_size(self.axis_name)
         var = jnp.maximum(mean_of_squares - jnp.square(mean), 0)
         if not self.is_initializing():
@@ -60,10 +64,10 @@ class BatchNorm(nn.Module):
         gain, offset = self._affine(mean, var)
         return (wide * gain + offset).astype(self.dtype or x.dtype)
 
-    def running_affine(self) -> tuple[jax.Array, jax.Array]:
+    def running_affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """Normalisation by the running statistics, as x · gain + offset.
 
-        It is linear, so that a convolution before it can take it over.
+        Being linear, it can be folded into the preceding convolution.
 
         Returns:
           gain, (C,), and offset, (C,), at least float32.
@@ -75,6 +79,7 @@ class BatchNorm(nn.Module):
         return gain, self.bias - mean * gain
 
 
-def conv_norm(conv: Conv, norm: BatchNorm, x: jax.Array, *, train: bool) -> jax.Array:
-    """A convolution, then normalisation: by the batch's statistics, or in one by the running."""
+def conv_norm(conv: Conv, norm: BatchNorm, x: Float[Array, "n h w c"], *, train: bool
+              ) -> Float[Array, "n h2 w2 features"]:
+    """Convolves and normalises: by the batch's statistics, or in one step by the running ones."""
     return norm(conv(x)) if train else conv(x, affine=norm.running_affine())

@@ -1,21 +1,20 @@
 """Convolutional block attention module (CBAM; Woo et al., ECCV 2018)."""
 
-from typing import Any
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.convolution import Conv
 from dfgan_jax.models.initializers import kaiming_uniform
 
 
-def pooled_maximum(x: jax.Array, *, window: int) -> jax.Array:
+def pooled_maximum(x: Float[Array, "n h w c"], *, window: int) -> Float[Array, "n c"]:
     """The maximum over height and width, or the mean of the maxima of windows.
 
-    The maximum of an image grows with the image. The mean over windows as large as the
-    crops of training does not.
+    The maximum grows with the size of the image. The mean over windows of the size of the
+    training crops does not.
 
     Args:
       x: (N, H, W, C).
@@ -28,8 +27,8 @@ def pooled_maximum(x: jax.Array, *, window: int) -> jax.Array:
     n, h, w, c = x.shape
     if not window or window >= max(h, w):
         return x.max((1, 2))
-    lowest = jnp.finfo(x.dtype).min
-    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)), constant_values=lowest)
+    x = jnp.pad(x, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)),
+                constant_values=-jnp.inf)
     x = x.reshape(n, x.shape[1] // window, window, x.shape[2] // window, window, c)
     return x.max((2, 4)).mean((1, 2))
 
@@ -37,12 +36,12 @@ def pooled_maximum(x: jax.Array, *, window: int) -> jax.Array:
 class ChannelGate(nn.Module):
     """Scales channels by σ(MLP(average pool) + MLP(max pool)), one shared MLP.
 
-    The pools run over the whole image: a tiled result differs from that of the
-    whole image.
+    The pools run over the whole image: the result of a tile differs from the same part of
+    the result of the whole image.
 
     Attributes:
       reduction: features of the MLP's hidden layer are C / reduction, at least 1.
-      initial_bias: of the MLP's last layer; it counts twice.
+      initial_bias: of the MLP's last layer; added twice.
       window: see `pooled_maximum`.
       dtype: dtype of the computation.
     """
@@ -50,10 +49,10 @@ class ChannelGate(nn.Module):
     reduction: int = 16
     initial_bias: float = 0.0
     window: int = 0
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Maps (N, H, W, C) to the same shape."""
         channels = x.shape[-1]
         hidden = nn.Dense(max(channels // self.reduction, 1), kernel_init=kaiming_uniform,
@@ -76,16 +75,16 @@ class SpatialGate(nn.Module):
 
     initial_bias: float = 0.0
     axis_name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w c"]:
         """Maps (N, H, W, C) to the same shape."""
         pooled = jnp.stack([x.max(-1), x.mean(-1)], axis=-1)
         scale = conv_norm(
             Conv(1, 7, padding=3, use_bias=False, kernel_init=kaiming_uniform, dtype=self.dtype,
                  name="conv"),
-            # The published module moves these statistics ten times more slowly than
+            # The published module updates these statistics ten times more slowly than
             # the U-Net's other norms.
             BatchNorm(1, momentum=0.99, initial_bias=self.initial_bias, axis_name=self.axis_name,
                       dtype=self.dtype, name="norm"),
@@ -110,10 +109,10 @@ class CBAM(nn.Module):
     spatial_bias: float = 0.0
     window: int = 0
     axis_name: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w c"]:
         """Maps (N, H, W, C) to the same shape."""
         x = ChannelGate(self.reduction, initial_bias=self.channel_bias, window=self.window,
                         dtype=self.dtype, name="channel_gate")(x)

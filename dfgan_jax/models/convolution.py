@@ -1,23 +1,27 @@
-"""Convolution, computed in the form that suits its shape.
+"""Convolution, computed in the fastest form for its shape.
 
-Libraries of convolutions are made for many channels. Of those with few, as at a
-U-Net's ends, each form below is the same sum in another order, as a matrix product.
+Convolution libraries are optimised for many channels. For few channels, as in the first and last
+layers of a U-Net, each form below computes the same sum in another order, as a matrix product.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+_optimization_barrier: Callable[[Array], Array] = jax.lax.optimization_barrier
 
 _MAX_PATCH = 32
-"""Values of one patch up to which patches are copied out for one matrix product."""
+"""Largest number of values per patch for which patches are copied into one matrix product."""
 
 _MANY = 8
-"""Channels from which a matrix product is worth its copies."""
+"""Smallest number of channels for which a matrix product outweighs its copies."""
 
 
 class Conv(nn.Module):
@@ -31,10 +35,10 @@ class Conv(nn.Module):
       kernel_size: k.
       stride: of the window.
       padding: zeros on each side.
-      use_bias: whether it has a `bias`.
+      use_bias: adds a `bias`.
       dtype: dtype of the computation.
       kernel_init: initial kernel.
-      kernel_scale: kernel → a factor that it is multiplied by; None for 1.
+      kernel_scale: kernel → factor of the kernel; None for 1.
     """
 
     features: int
@@ -42,19 +46,20 @@ class Conv(nn.Module):
     stride: int = 1
     padding: int = 0
     use_bias: bool = True
-    dtype: Any = None
-    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: DTypeLike | None = None
+    kernel_init: Initializer = nn.initializers.lecun_normal()
     kernel_scale: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, affine: tuple[jax.Array, jax.Array] | None = None
-                 ) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"], *,
+                 affine: tuple[Float[Array, " features"], Float[Array, " features"]] | None = None
+                 ) -> Float[Array, "n h2 w2 features"]:
         """Maps (N, H, W, C) to (N, H', W', features).
 
         Args:
           x: images.
-          affine: gain and offset, (features,) each, of a normalisation that follows and
-            is computed as part of the convolution.
+          affine: gain and offset, (features,) each, of a following normalisation, which is
+            folded into the kernel and the bias.
         """
         size = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (size, size, x.shape[-1], self.features),
@@ -71,7 +76,8 @@ class Conv(nn.Module):
         return y if bias is None else y + bias
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"], *, stride: int,
+             padding: int) -> Float[Array, "n h2 w2 features"]:
     """Cross-correlates images with a kernel.
 
     Args:
@@ -106,9 +112,9 @@ def _convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> 
 
 
 def _halved(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Images and kernel with 2×2 pixels as channels: stride 2 becomes stride 1.
+    """Moves 2×2 pixels of images and kernel into channels, so that stride 2 becomes stride 1.
 
-    The sums are the same, and gradients need no dilation, which is slow on a CPU.
+    The sums are the same, and the gradients need no dilation, which is slow on a CPU.
     """
     n, h, w, c = x.shape
     size, _, _, features = kernel.shape
@@ -119,7 +125,7 @@ def _halved(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _taps(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
-    """What each of the k² weights of a kernel meets: (N, H', W', C) each."""
+    """Returns the pixels that each of a kernel's k² weights multiplies: (N, H', W', C) each."""
     n, h, w, c = x.shape
     return [jax.lax.slice(x, (0, i, j, 0), (n, h - size + i + 1, w - size + j + 1, c),
                           (1, stride, stride, 1))
@@ -131,7 +137,7 @@ def _pad(x: jax.Array, padding: int) -> jax.Array:
 
 
 def _over_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Windows that do not overlap: each is a row of a matrix."""
+    """Convolves windows that do not overlap, each as a row of a matrix."""
     n, h, w, c = x.shape
     size = len(kernel)
     blocks = x.reshape(n, h // size, size, w // size, size, c)
@@ -139,9 +145,9 @@ def _over_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _over_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
-    """Patches of few values: each is a column of a matrix.
+    """Convolves patches of few values, each as a column of a matrix.
 
-    A column, since copies along the last axis of few channels would be slow.
+    As rows, they would be copied along the last axis of few channels, which is slow.
     """
     taps = _taps(_pad(x, padding), size=len(kernel), stride=stride)
     n, h, w, _ = taps[0].shape
@@ -151,7 +157,7 @@ def _over_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int)
 
 
 def _sum_of_shifts(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
-    """One feature: the products of each pixel with all k² weights, then their sum."""
+    """Convolves to one feature: multiplies each pixel by all k² weights, then sums shifts."""
     size, _, channels, _ = kernel.shape
     weights = kernel.reshape(size * size, channels).T
     products = jnp.matmul(x, weights,
@@ -162,18 +168,18 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Arra
 
 
 def _over_space_to_depth(x: jax.Array, kernel: jax.Array, *, block: int) -> jax.Array:
-    """Blocks of pixels as channels, so that there are many: a convolution by block.
+    """Moves blocks of pixels into channels, and convolves the blocks.
 
-    The kernel over blocks repeats the given one, with zeros where it does not reach.
+    The kernel over blocks repeats the given kernel, with zeros outside its support.
     """
     n, h, w, c = x.shape
     size, _, _, features = kernel.shape
     reach = -(-(size // 2) // block)
-    # Else what makes `x` would be computed in the order of the blocks, which is slow.
-    x = jax.lax.optimization_barrier(x)
+    # Without the barrier, XLA computes `x` in the order of the blocks, which is slow.
+    x = _optimization_barrier(x)
     blocks = x.reshape(n, h // block, block, w // block, block, c)
     blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // block, w // block, -1)
-    # place[d, s, t, i]: pixel s of the block d − reach away meets weight i for result pixel t.
+    # place[d, s, t, i]: weight i multiplies pixel s of the block d − reach away for output pixel t.
     d, s, t, i = np.ogrid[:2 * reach + 1, :block, :block, :size]
     place = ((d - reach) * block + s - t + size // 2 == i).astype(np.float32)
     wide = jnp.einsum("dsti,euvj,ijcf->desuctvf", place, place, kernel,

@@ -1,55 +1,60 @@
-"""The registry of the generators, and how to make one from a configuration."""
+"""The registry of the generators, and their construction from a configuration."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
-from dfgan_jax.models.architecture import Architecture, Generator
+from dfgan_jax.models.architecture import Architecture, Generator, Options, OptionValue
 from dfgan_jax.models.cnn10 import CNN10_ARCHITECTURE
+from dfgan_jax.models.nafnet import NAFNET_ARCHITECTURE
 from dfgan_jax.models.redcnn import REDCNN_ARCHITECTURE
 from dfgan_jax.models.unet import UNET
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.types import JsonObject
 
-ARCHITECTURES: dict[str, Architecture] = {each.name: each for each in (
+AnyArchitecture: TypeAlias = Architecture[Any]
+
+ARCHITECTURES: dict[str, AnyArchitecture] = {each.name: each for each in (
     UNET,
     REDCNN_ARCHITECTURE,
     CNN10_ARCHITECTURE,
+    NAFNET_ARCHITECTURE,
 )}
-"""Name → what the generator states of itself."""
+"""Name in configurations → architecture."""
 
 UNNAMED = UNET.name
-"""What configurations mean that name no architecture: they are from before it was a choice."""
+"""The architecture of configurations without the field, which older versions wrote."""
 
-PUBLISHED_OPTIONS: dict[str, Any] = {
+PUBLISHED_OPTIONS: dict[str, OptionValue] = {
     name: value for each in ARCHITECTURES.values() for name, value in each.published.items()
     if name not in ("width", "attention")}
-"""The options that every configuration's `generator` has beside `architecture`, `width` and
-`attention`, as the published networks have them; name → value. Options of one name have one
-published value. A generator without such an option takes no other value for it."""
+"""The published values of the options in a configuration's `generator`, besides `architecture`,
+`width` and `attention`; name → value. Architectures that share an option share its published
+value, and an architecture without the option takes only this value."""
 
 UNSEEN_OPTIONS = tuple(dict.fromkeys(
     name for each in ARCHITECTURES.values() for name in each.unseen))
-"""Those of `PUBLISHED_OPTIONS` that change the result and that no weight shows."""
+"""The `PUBLISHED_OPTIONS` that change the result but not the weights."""
 
 _SIZE_MULTIPLE = math.lcm(*(each.size_multiple for each in ARCHITECTURES.values()))
 
-MIN_SIZE = _SIZE_MULTIPLE * max(-(-each.min_size // _SIZE_MULTIPLE)
-                                for each in ARCHITECTURES.values())
+COMMON_MIN_SIZE = _SIZE_MULTIPLE * max(-(-each.min_size // _SIZE_MULTIPLE)
+                                       for each in ARCHITECTURES.values())
 """Smallest height and width that every generator takes [pixels]."""
 
 
-def options_of(*, width: int, architecture: str = UNNAMED, attention: bool = False,
-               **options: Any) -> tuple[Architecture, Any]:
-    """What a configuration's `generator` describes; see `build_generator`.
+def options_of(*, width: int, architecture: str = UNNAMED, attention: OptionValue = False,
+               **options: OptionValue) -> tuple[AnyArchitecture, Options]:
+    """Reads a configuration's `generator`; for the arguments see `build_generator`.
 
     Returns:
       The architecture, and its own options.
 
     Raises:
-      InputError: there is no such generator, or an option has a value that it does not take.
+      InputError: the architecture is unknown, or an option has a value out of range.
     """
     found = ARCHITECTURES.get(architecture)
     if found is None or (attention and "attention" not in found.published):
@@ -57,7 +62,7 @@ def options_of(*, width: int, architecture: str = UNNAMED, attention: bool = Fal
                  for name, each in ARCHITECTURES.items())
         raise InputError(f"a generator of architecture {architecture!r} with attention "
                          f"{attention!r}: expected {', or '.join(names)}")
-    own = {"width": width}
+    own: dict[str, OptionValue] = {"width": width}
     for name, value in {"attention": attention, **options}.items():
         if name in found.published:
             own[name] = value
@@ -70,53 +75,52 @@ def options_of(*, width: int, architecture: str = UNNAMED, attention: bool = Fal
         raise InputError(f"generator.{error}") from None
 
 
-def build_generator(*, width: int, architecture: str = UNNAMED, attention: bool = False,
-                    dtype: Any = None, **options: Any) -> Generator:
-    """Makes the module that a configuration's `generator` describes.
+def build_generator(*, width: int, architecture: str = UNNAMED, attention: OptionValue = False,
+                    dtype: DTypeLike | None = None, **options: OptionValue) -> Generator:
+    """Makes the module of a configuration's `generator`.
 
     Args:
       width: see the options of the architecture.
-      architecture: one of `ARCHITECTURES`; configurations from before it was a choice name
-        none, and mean the U-Net.
-      attention: CBAM, in the U-Net.
+      architecture: one of `ARCHITECTURES`; older configurations lack it, and mean the U-Net.
+      attention: True for CBAM, in the U-Net.
       dtype: dtype of the computation.
-      **options: the architecture's other options, by name; those that are not given are the
-        published network's. Those of other architectures may be given as published.
+      **options: the architecture's other options; the defaults are the published network's.
+        Options of other architectures must have their published values.
 
     Raises:
-      InputError: there is no such generator, or an option has a value that it does not take.
+      InputError: the architecture is unknown, or an option has a value out of range.
     """
     found, own = options_of(width=width, architecture=architecture, attention=attention, **options)
     return found.build(own, dtype=dtype)
 
 
-def architecture_of(generator: Generator) -> Architecture:
-    """What a module states of itself.
+def architecture_of(generator: Generator) -> AnyArchitecture:
+    """The architecture of a module.
 
     Raises:
-      KeyError: it is of no known architecture.
+      KeyError: the architecture is unknown.
     """
     return {each.module: each for each in ARCHITECTURES.values()}[type(generator)]
 
 
-def table_name(generator: Mapping[str, Any], discriminators: str | None) -> str:
+def table_name(generator: JsonObject, discriminators: str | None) -> str:
     """The name of a table's row.
 
     Args:
       generator: of a configuration.
-      discriminators: their layout; None where a file of weights tells of none.
+      discriminators: their layout; None for a file of weights without this information.
 
     Raises:
-      InputError: as of `build_generator`.
+      InputError: see `build_generator`.
     """
     architecture, options = options_of(**generator)
     return architecture.table_name(options, discriminators)
 
 
-def initial_variables(generator: Generator, key: jax.Array) -> dict[str, Any]:
-    """Random weights: {"params": …, "batch_stats": …}, which do not depend on the image's size.
+def initial_variables(generator: Generator, key: Array) -> dict[str, PyTree]:
+    """Random weights, {"params": …, "batch_stats": …}, independent of the image's size.
 
-    `batch_stats` is empty where a generator normalises nothing.
+    `batch_stats` is empty for a generator without normalisation.
     """
-    image = jnp.zeros((1, MIN_SIZE, MIN_SIZE, 1))
+    image = jnp.zeros((1, COMMON_MIN_SIZE, COMMON_MIN_SIZE, 1))
     return {"batch_stats": {}, **generator.init(key, image, train=False)}

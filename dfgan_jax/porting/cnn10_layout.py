@@ -1,6 +1,6 @@
 """CNN-10 in files of PyTorch, with the keys of ldct-benchmark (github.com/eeulig/ldct-benchmark).
 
-Its files keep them under `model_state_dict`.
+Its files hold the state dict under `model_state_dict`.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ def _layout(options: CNN10Options) -> Layout:
     layout: dict[str, Entry] = {}
     features = (1, *features_of(options.width))
     for i, size in enumerate(KERNEL_SIZES):
-        place = 2 * i  # a ReLU stands between two convolutions in PyTorch's list
+        place = 2 * i  # PyTorch's list has a ReLU between two convolutions
         layout |= conv(f"layers.{place}", f"conv{i + 1}", features[i], features[i + 1], size)
     return layout
 
 
 def _shown(tensors: Mapping[str, np.ndarray]) -> CNN10Options | None:
-    """Many networks have a list of `layers`, but hardly one whose first kernel is as large."""
+    """Recognises CNN-10 by its large first kernel, since many networks have a list of `layers`."""
     if _FIRST in tensors and tensors[_FIRST].shape[2:] != KERNEL_SIZES[:1] * 2:
         return None
     half = size_of(tensors, "layers.2.weight", 0, default=CNN10Options.width // 2)

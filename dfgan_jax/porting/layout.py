@@ -1,35 +1,36 @@
-"""What a layout is: the entries of a PyTorch state dict, mapped to the Flax variables.
+"""Layouts: the entries of a PyTorch state dict, mapped to the Flax variables.
 
-A *path* names a leaf of the Flax variables with its collection in front, as in
+A *path* names a leaf of the Flax variables, starting with its collection, as in
 `params/inc/conv1/kernel` or `batch_stats/inc/norm1/mean`; a *key* names an
 entry of a PyTorch state dict, as in `inc.conv.conv.0.weight`.
 
-PyTorch's norms also count the batches that moved their statistics. Nothing reads
-the counts; they are kept, so that a file comes back as it was, in a collection of
-their own, `batches_tracked`.
+PyTorch's norms also count the batches that updated their statistics. The counts are unused, but
+kept in the collection `batches_tracked`, so that a conversion back restores the file.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple
 
+import flax.traverse_util
 import numpy as np
+from jaxtyping import PyTree
 
-from dfgan_jax.models.architecture import Architecture
+from dfgan_jax.models.architecture import Architecture, OptionsT
 
 COUNTS = "batches_tracked"
 """The collection of the norms' counts of batches."""
 
 
 class Axes(NamedTuple):
-    """A change of layout.
+    """A permutation of axes.
 
-    Letters: o and i are channels out and in, h and w height and width.
+    Letters: o and i are output and input channels, h and w height and width.
 
     Attributes:
-      order: axes of Flax's array, taken from PyTorch's.
-      torch: PyTorch's axes.
-      flax: Flax's.
+      order: PyTorch's axes in the order of Flax's array.
+      torch: letters of PyTorch's axes.
+      flax: letters of Flax's axes.
     """
 
     order: tuple[int, ...]
@@ -44,12 +45,12 @@ TRANSPOSED_CONV = Axes((2, 3, 0, 1), "iohw", "hwio")
 
 
 class Entry(NamedTuple):
-    """Where an entry of a state dict goes.
+    """The Flax variable of an entry of a state dict.
 
     Attributes:
       path: of the Flax variable.
       shape: PyTorch's.
-      axes: the change of layout; None where there is none.
+      axes: the permutation of axes; None for the identity.
     """
 
     path: str
@@ -73,47 +74,59 @@ Layout = Mapping[str, Entry]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NetworkLayout:
-    """How a generator lies in files of PyTorch. All of it stands in one file of this folder.
+class NetworkLayout(Generic[OptionsT]):
+    """The layout of a generator in files of PyTorch, defined in one file of this folder.
 
     Attributes:
       architecture: the generator; options are its `Architecture.options`.
-      layout: of a network with some options.
+      layout: options → layout.
       keys: every key that a network of the architecture may have.
-      shown: the options that tensors show by their keys and shapes, the published ones where some
-        are missing; None where they are not of such a network at all.
-      published: options of the published networks, of which a reader is told.
-      describe: a network with some options, in words, but for its width.
-      is_told_by_one_key: a single key is enough to take tensors for such a network, since no
-        others have keys like these; else half of them are needed.
+      shown: tensors → options, read from keys and shapes, with published values for missing
+        tensors; None if the tensors belong to another network.
+      published: options of the published networks, named in error messages.
+      describe: options → description of the network, without its width.
+      is_told_by_one_key: recognise the network by a single key, since its keys are unique;
+        otherwise half of the keys are needed.
     """
 
-    architecture: Architecture
-    layout: Callable[[Any], Layout]
+    architecture: Architecture[OptionsT]
+    layout: Callable[[OptionsT], Layout]
     keys: Layout
-    shown: Callable[[Mapping[str, np.ndarray]], Any | None]
-    published: Sequence[Any]
-    describe: Callable[[Any], str]
+    shown: Callable[[Mapping[str, np.ndarray]], OptionsT | None]
+    published: Sequence[OptionsT]
+    describe: Callable[[OptionsT], str]
     is_told_by_one_key: bool = False
 
 
+def flattened(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
+    """Variables by their paths: nested → path → array."""
+    flatten: Callable[..., dict[str, np.ndarray]] = flax.traverse_util.flatten_dict
+    return flatten(dict(variables), sep="/")
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
+    """The inverse of `flattened`."""
+    unflatten: Callable[..., dict[str, PyTree]] = flax.traverse_util.unflatten_dict
+    return unflatten(arrays, sep="/")
+
+
 def needed(layout: Layout) -> list[str]:
-    """The keys but for the counts, which some files lack."""
+    """The keys without those of the counts, which some files lack."""
     return [key for key, entry in layout.items() if entry.collection != COUNTS]
 
 
 def size_of(tensors: Mapping[str, np.ndarray], key: str, axis: int, *, default: int) -> int:
-    """A size of a kernel, from which a network's width is told; from 1 to 2²⁰.
+    """The size of an axis of a kernel, limited to 1 to 2²⁰; it determines a network's width.
 
     Args:
       tensors: key → array.
-      key: of a kernel, four-dimensional.
-      axis: of it.
-      default: where there is no such kernel.
+      key: of a four-dimensional kernel.
+      axis: of the kernel.
+      default: for a missing kernel.
     """
     if key not in tensors or tensors[key].ndim != 4:
         return default
-    return min(max(tensors[key].shape[axis], 1), 1 << 20)
+    return min(max(int(tensors[key].shape[axis]), 1), 1 << 20)
 
 
 def kernel(key: str, path: str, shape: tuple[int, ...], axes: Axes) -> Layout:

@@ -1,7 +1,7 @@
-"""Known networks among the tensors of a file, recognised by their keys.
+"""Recognition of known networks among the tensors of a file, by their keys.
 
 The tensors of a network may lie in a *container* (`state_dict`, `model.generator`, …:
-the keys that lead to it, joined by dots), and their keys may share a *prefix*
+its keys from the top of the file, joined by dots), and their keys may share a *prefix*
 (`module.`, `_orig_mod.`, `generator.`, …).
 """
 
@@ -9,9 +9,10 @@ import collections
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import PyTree
 
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.layout import COUNTS, Layout, needed, size_of
@@ -22,19 +23,22 @@ from dfgan_jax.support.safe_pickle import PickledArray, printable
 _MAX_NAME_LENGTH = 200
 _MAX_NODES = 100_000
 _MAX_CANDIDATES = 16
-"""A file may hold a hundred thousand keys; no file holds more networks than this."""
+"""Limits the search in files with a hundred thousand keys; no file holds more networks."""
 
 _DISCRIMINATOR = torch_layout.discriminator_layout()
 _WORDS = max(key.count(".") for keys in [*(known.keys for known in LAYOUTS.values()),
                                          _DISCRIMINATOR] for key in keys) + 1
 
 
+_Node: TypeAlias = dict[object, object] | list[object] | tuple[object, ...]
+
+
 class Container(NamedTuple):
-    """Tensors that stand side by side in a file.
+    """The tensors of one dict or list in a file.
 
     Attributes:
       file: path of the file.
-      name: the keys that lead to them, joined by dots; empty at the top.
+      name: keys from the top of the file to the dict, joined by dots; empty at the top.
       tensors: key → array.
     """
 
@@ -47,15 +51,15 @@ class Container(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The tensors of a container, behind a prefix, that look like a known network.
+    """The tensors of a container, after a prefix, recognised as a known network.
 
     Attributes:
-      container: that they lie in.
-      prefix: of their keys.
+      container: of the tensors.
+      prefix: of the keys.
       tensors: key without the prefix → array.
       description: of the known network.
-      layout: of the known network, at this one's width.
-      architecture: of a generator; empty of a discriminator.
+      layout: of the known network, at the width of the tensors.
+      architecture: of a generator; empty for a discriminator.
     """
 
     container: Container
@@ -75,24 +79,29 @@ class Network(NamedTuple):
         return f"{self.container.name}.{self.prefix}".strip(".")
 
     def matches(self) -> int:
-        """Keys in common with the known network, but for the counts, which some files lack."""
+        """The number of keys shared with the known network, without the counts."""
         return sum(key in self.tensors for key in needed(self.layout))
 
 
-def containers(tree: Any, *, file: str) -> Iterator[Container]:
-    """Every dict and list in a tree that holds arrays, each once, outer ones first.
+def containers(tree: object, *, file: str) -> Iterator[Container]:
+    """Yields every dict and list in a tree that holds arrays, once each, outer ones first.
 
     Args:
       tree: from `read_weight_file`.
       file: its path.
+
+    Raises:
+      InputError: there are more than 100,000 dicts and lists.
     """
     seen = {id(tree)}
-    waiting = collections.deque([("", tree)] if isinstance(tree, dict | list | tuple) else [])
+    waiting: collections.deque[tuple[str, _Node]] = collections.deque()
+    if isinstance(tree, dict | list | tuple):
+        waiting.append(("", tree))
     while waiting:
         name, node = waiting.popleft()
         tensors = {}
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if isinstance(value, PickledArray):  # NumPy's, beside PyTorch's
+            if isinstance(value, PickledArray):  # an array of NumPy in a file of PyTorch
                 value = value.value
             if isinstance(value, np.ndarray):
                 tensors[str(key)] = value
@@ -108,7 +117,7 @@ def containers(tree: Any, *, file: str) -> Iterator[Container]:
 
 
 def _candidates(places: Sequence[Container], layout: Layout) -> list[tuple[Container, str]]:
-    """The containers and prefixes behind which there are the most keys of a layout."""
+    """The containers and prefixes that are followed by the most keys of a layout."""
     votes: collections.Counter[tuple[int, str]] = collections.Counter()
     for index, container in enumerate(places):
         for key in container.tensors:
@@ -125,9 +134,10 @@ def _behind(container: Container, prefix: str) -> dict[str, np.ndarray]:
 
 
 def find_generators(places: Sequence[Container]) -> list[Network]:
-    """Networks that have enough keys of a known generator: those with the most keys first.
+    """Finds generators by their keys, sorted by the number of known keys, largest first.
 
-    How many are enough its `NetworkLayout` says: many other networks, too, have a `conv1`.
+    `NetworkLayout.is_told_by_one_key` decides on the number of keys that is needed: other
+    networks, too, have a `conv1`.
     """
     found = []
     for name, known in LAYOUTS.items():
@@ -145,7 +155,7 @@ def find_generators(places: Sequence[Container]) -> list[Network]:
 
 
 def find_discriminators(places: Sequence[Container]) -> list[Network]:
-    """Networks that have at least half the keys of the discriminator."""
+    """Finds networks with at least half the keys of the discriminator."""
     found = []
     for container, prefix in _candidates(places, _DISCRIMINATOR):
         tensors = _behind(container, prefix)
@@ -158,12 +168,12 @@ def find_discriminators(places: Sequence[Container]) -> list[Network]:
 
 
 def is_whole_enough(network: Network) -> bool:
-    """Whether a network has at least half the keys, so that it must be meant."""
+    """Whether a network has at least half the keys of the known network."""
     return 2 * network.matches() >= len(needed(network.layout))
 
 
 def describe_foreign(places: Sequence[Container]) -> str:
-    """Why tensors are not a generator, where not one key is right."""
+    """Explains that tensors are no generator, when no key is known."""
     largest = max(places, key=lambda place: len(place.tensors))
     keys = ", ".join(printable(key) for key in list(largest.tensors)[:4])
     by_one, by_half = [], []
@@ -180,20 +190,20 @@ def describe_foreign(places: Sequence[Container]) -> str:
 
 
 def _to_float32(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # an overflow is told as not finite
+    with np.errstate(over="ignore"):  # an overflow is reported as not finite
         return array.astype(np.float32)
 
 
 def check(network: Network, *, others: Sequence[Network] = ()) -> None:
-    """Refuses tensors that are not all of a network, and no more.
+    """Checks that tensors match a network completely.
 
     Args:
-      network: recognised.
-      others: recognised too; tensors of theirs in the same container are not left over.
+      network: the recognised network.
+      others: other recognised networks, whose tensors in the same container are allowed.
 
     Raises:
-      InputError: naming every tensor that is missing, left over, of another shape or
-        type, or not finite.
+      InputError: tensors are missing, left over, of another shape or type, or not finite; the
+        message names each.
     """
     tensors, layout, prefix = network.tensors, network.layout, network.prefix
     theirs = tuple(other.prefix for other in others if other.container is network.container
@@ -208,7 +218,7 @@ def check(network: Network, *, others: Sequence[Network] = ()) -> None:
             continue
         array = tensors[key]
         is_count = entry.collection == COUNTS
-        # Integers are of kind i and u; bfloat16, and all that ml_dtypes brings, of kind V.
+        # Integers are of kind i and u; bfloat16 and the other types of ml_dtypes of kind V.
         if array.shape != entry.shape:
             wrong["of another shape"].append(f"{prefix}{key} {array.shape}, expected {entry.shape}")
         elif array.dtype.kind not in ("iu" if is_count else "fV"):
@@ -222,11 +232,11 @@ def check(network: Network, *, others: Sequence[Network] = ()) -> None:
                          f"the closest known model is {network.description}:{lists}")
 
 
-def to_variables(network: Network) -> dict[str, Any]:
-    """The Flax variables of a network that `check` has let pass.
+def to_variables(network: Network) -> dict[str, PyTree]:
+    """Converts a network that has passed `check` to Flax variables.
 
     Returns:
-      Collections in float32 (the counts in int64, 0 where the file has none), nested.
+      Collections, nested, in float32; counts in int64, 0 if the file has none.
     """
     state_dict = {}
     for key, entry in network.layout.items():
@@ -237,7 +247,7 @@ def to_variables(network: Network) -> dict[str, Any]:
 
 
 def explain(network: Network) -> list[str]:
-    """What becomes of each tensor: key, shape and type → path and shape, change of layout."""
+    """Explains the conversion of each tensor: key, shape and type → path, shape and axes."""
     parameters = sum(math.prod(entry.shape) for entry in network.layout.values()
                      if entry.collection == "params")
     lines = [f"{network}, {parameters:,} parameters"]
@@ -257,7 +267,7 @@ def explain(network: Network) -> list[str]:
 
 
 def _judged(network: Network) -> str:
-    """What a discriminator of one channel judges, by the last word that says so."""
+    """The role of a discriminator of one channel, from the last such word in its names."""
     for name in (network.place.lower(), pathlib.Path(network.container.file).name.lower()):
         difference, image = name.rfind("diff"), max(name.rfind("image"), name.rfind("img"))
         if difference != image:  # not both absent
@@ -266,11 +276,11 @@ def _judged(network: Network) -> str:
 
 
 def roles(discriminators: Sequence[Network]) -> dict[str, Network]:
-    """Tells which discriminator judges what.
+    """Assigns roles to discriminators.
 
     Returns:
-      {"joint": one of two channels}, or {"image": …, "difference": …}, of one channel
-      each, whose container, prefix or file says so; else {}.
+      {"joint": …} for a discriminator of two channels, or {"image": …, "difference": …} for two
+      of one channel whose container, prefix or file names the role; otherwise {}.
     """
     found: dict[str, Network] = {}
     for network in discriminators:
@@ -285,7 +295,7 @@ def roles(discriminators: Sequence[Network]) -> dict[str, Network]:
 
 
 def unused(places: Sequence[Container], used: Sequence[Network]) -> dict[str, int]:
-    """Counts the tensors that no network uses, by the outermost key that leads to them."""
+    """Counts the tensors that no network uses, by their outermost key."""
     counts: collections.Counter[str] = collections.Counter()
     for place in places:
         prefixes = tuple(network.prefix for network in used if network.container is place)

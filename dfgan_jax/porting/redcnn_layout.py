@@ -33,7 +33,10 @@ def redcnn_layout(*, width: int = 96) -> Layout:
     return layout
 
 
-def _shown(tensors: Mapping[str, np.ndarray]) -> REDCNNOptions:
+def _shown(tensors: Mapping[str, np.ndarray]) -> REDCNNOptions | None:
+    """A block of NAFNet has five convolutions of these names, too, with other kernels."""
+    if "conv1.weight" in tensors and tensors["conv1.weight"].shape[2:] == (1, 1):
+        return None
     return REDCNNOptions(width=size_of(tensors, "conv1.weight", 0, default=REDCNNOptions.width))
 
 

@@ -1,9 +1,8 @@
-"""PyTorch's own file formats, read and written without PyTorch.
+"""PyTorch's file formats, read and written without PyTorch.
 
-Since PyTorch 1.6 a file is a zip archive, not compressed: `data.pkl` says which
-tensors there are, `data/KEY` holds the bytes of each storage. Before, it was a row
-of pickles (magic number, protocol, system, content, keys of storages) and then the
-storages, each behind its length.
+Since PyTorch 1.6 a file is an uncompressed zip archive: `data.pkl` describes the tensors, and
+`data/KEY` holds the bytes of each storage. Older files are a sequence of pickles (magic number,
+protocol, system, content, keys of storages), followed by the storages, each after its length.
 """
 
 import io
@@ -13,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -26,18 +25,18 @@ ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 _MAX_READ_BYTES = 16 << 20
-"""Of a zip archive's directory, and of its pickle: each is read at once."""
+"""Largest directory and largest pickle of a zip archive, each of which is read at once."""
 _CHUNK_BYTES = 1 << 20
 
 
-def _fill(storage: Storage, stream: Any) -> None:
+def _fill(storage: Storage, stream: IO[bytes] | BoundedReader) -> None:
     """Reads a storage's bytes."""
     for start in range(0, storage.data.size, _CHUNK_BYTES):
         part = storage.data[start:start + _CHUNK_BYTES]
         part[:] = np.frombuffer(stream.read(part.size), np.uint8)
 
 
-def _read_zip(file: BoundedReader) -> Any:
+def _read_zip(file: BoundedReader) -> object:
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         roots = [name.removesuffix("data.pkl") for name in entries
@@ -49,16 +48,16 @@ def _read_zip(file: BoundedReader) -> Any:
             raise pickle.UnpicklingError("a TorchScript archive, which holds code; save the "
                                          "state_dict() instead")
 
-        def open_record(name: str, *, size: int | None = None) -> Any:
+        def open_record(name: str, *, size: int | None = None) -> IO[bytes]:
             info = entries.get(root + name)
             if info is None:
                 raise pickle.UnpicklingError(f"{name} is missing in the archive")
-            # Compressed, a few bytes could stand for gigabytes.
+            # A few compressed bytes could expand to gigabytes.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
                 raise pickle.UnpicklingError(f"{name} is compressed, which PyTorch never does")
             if size not in (None, info.file_size):
                 raise pickle.UnpicklingError(f"{name} has {info.file_size} bytes; expected {size}")
-            if info.CRC == 0:  # what PyTorch writes when told not to compute checksums
+            if info.CRC == 0:  # PyTorch's value without checksums
                 del info.CRC
             return archive.open(info)
 
@@ -81,8 +80,8 @@ def _read_zip(file: BoundedReader) -> Any:
         return content
 
 
-def _read_legacy(file: BoundedReader) -> Any:
-    def plain() -> Any:
+def _read_legacy(file: BoundedReader) -> object:
+    def plain() -> object:
         return SafeUnpickler(file, names={}, allowed="plain values").load()
 
     if plain() != _LEGACY_MAGIC:
@@ -105,18 +104,18 @@ def _read_legacy(file: BoundedReader) -> Any:
     return content
 
 
-def read_torch_file(path: str | os.PathLike) -> Any:
+def read_torch_file(path: str | os.PathLike[str]) -> object:
     """Reads a file that `torch.save` wrote, of any version since 0.1.10.
 
     Args:
       path: of a `.pth`, `.pt` or `.pth.tar`.
 
     Returns:
-      What was saved: dicts, lists, tuples and plain values, with an array for each
-      tensor. Arrays share memory where the tensors did.
+      The content: dicts, lists, tuples and plain values, with an array for each tensor.
+      Arrays share memory if the tensors did.
 
     Raises:
-      InputError: the file is missing, broken or truncated, or holds anything but
+      InputError: the file is missing, broken or truncated, or holds objects other than
         tensors, dicts and plain values.
     """
     path = pathlib.Path(path)
@@ -129,25 +128,25 @@ def read_torch_file(path: str | os.PathLike) -> Any:
             if is_zip:
                 return _read_zip(BoundedReader(file, limit=_MAX_READ_BYTES))
             return _read_legacy(BoundedReader(file))
-        except Exception as error:  # it cannot be told what a broken file raises
+        except Exception as error:  # a broken file may raise any exception
             raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
 
 
-def write_torch_file(file: BinaryIO, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict as PyTorch does since 1.6; `torch.load(weights_only=True)` reads it.
+def write_torch_file(file: io.BufferedIOBase, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict in the format of PyTorch 1.6, for `torch.load(weights_only=True)`.
 
-    The same arrays give the same bytes.
+    Equal arrays result in equal bytes.
 
     Args:
-      file: to write to.
-      state_dict: key → array of any type among `torch.*Storage`.
+      file: open for writing.
+      state_dict: key → array of a type of `torch.*Storage`.
 
     Raises:
-      KeyError: an array is of a type that PyTorch does not have.
+      KeyError: PyTorch has no such type.
     """
     payload = pickled(state_dict)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        def write(name: str, data: Any) -> None:
+        def write(name: str, data: bytes) -> None:
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
 
         write("data.pkl", payload)

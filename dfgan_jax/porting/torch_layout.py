@@ -1,37 +1,46 @@
 """Names, axes and shapes of the published PyTorch networks, mapped to the Flax variables.
 
-`layout.py` says what a layout is; that of each generator stands in a file of its own, and all of
-them in `LAYOUTS`.
+`layout.py` defines layouts, `*_layout.py` those of the generators, and `LAYOUTS` lists them.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
+from jaxtyping import PyTree
 
 from dfgan_jax.porting.cnn10_layout import CNN10_LAYOUT
-from dfgan_jax.porting.layout import COUNTS, Entry, Layout, NetworkLayout, conv
+from dfgan_jax.porting.layout import (
+    COUNTS,
+    Entry,
+    Layout,
+    NetworkLayout,
+    conv,
+    flattened,
+    nested,
+)
+from dfgan_jax.porting.nafnet_layout import NAFNET_LAYOUT
 from dfgan_jax.porting.redcnn_layout import REDCNN_LAYOUT, redcnn_layout
 from dfgan_jax.porting.unet_layout import UNET_LAYOUT, generator_layout
 
 __all__ = ["COUNTS", "LAYOUTS", "Entry", "Layout", "discriminator_layout", "from_state_dict",
            "generator_layout", "redcnn_layout", "to_state_dict"]
 
-LAYOUTS: dict[str, NetworkLayout] = {each.architecture.name: each for each in (
+LAYOUTS: dict[str, NetworkLayout[Any]] = {each.architecture.name: each for each in (
     UNET_LAYOUT,
     REDCNN_LAYOUT,
     CNN10_LAYOUT,
+    NAFNET_LAYOUT,
 )}
-"""Name of the architecture → how it lies in files of PyTorch."""
+"""Name of the architecture → its layout in files of PyTorch."""
 
 
 def discriminator_layout(*, channels: int = 2, width: int = 128) -> Layout:
     """The layout of a discriminator.
 
     Args:
-      channels: of its input: 2 for the joint one, 1 for each of a pair.
-      width: channels of its first layer.
+      channels: of the input: 2 for the joint discriminator, 1 for each of a pair.
+      width: channels of the first layer.
     """
     layout: dict[str, Entry] = {}
     for i, (features_in, features) in enumerate(
@@ -42,24 +51,27 @@ def discriminator_layout(*, channels: int = 2, width: int = 128) -> Layout:
     return layout
 
 
-def from_state_dict(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[str, Any]:
-    """The Flax variables that hold a state dict's arrays.
+def from_state_dict(state_dict: Mapping[str, np.ndarray], layout: Layout) -> dict[str, PyTree]:
+    """Converts a state dict to Flax variables.
 
     Args:
-      state_dict: key → array; must hold every key of the layout.
+      state_dict: key → array, for every key of the layout.
       layout: of a generator, or from `discriminator_layout`.
 
     Returns:
-      {"params": …, "batch_stats": …, "batches_tracked": …}, nested, those of them
-      that there are.
+      {"params": …, "batch_stats": …, "batches_tracked": …}, nested, without collections that
+      the layout lacks.
+
+    Raises:
+      KeyError: a key is missing.
     """
     flat = {entry.path: entry.from_torch(np.asarray(state_dict[key]))
             for key, entry in layout.items()}
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+    return nested(flat)
 
 
-def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
-    """The inverse of `from_state_dict`; keys whose collection is not given are left out.
+def to_state_dict(variables: Mapping[str, PyTree], layout: Layout) -> dict[str, np.ndarray]:
+    """The inverse of `from_state_dict`; keys of missing collections are left out.
 
     Args:
       variables: any of {"params": …, "batch_stats": …, "batches_tracked": …}, nested.
@@ -68,6 +80,6 @@ def to_state_dict(variables: Mapping[str, Any], layout: Layout) -> dict[str, np.
     Returns:
       key → array in PyTorch's axes.
     """
-    flat = flax.traverse_util.flatten_dict(dict(variables), sep="/")
+    flat = flattened(variables)
     return {key: entry.to_torch(np.asarray(flat[entry.path])) for key, entry in layout.items()
             if entry.collection in variables}

@@ -1,18 +1,19 @@
 """Tensors in PyTorch's pickles, read and written without PyTorch.
 
-A pickle says which tensors there are: each by a call that is resolved here to make an array, on
-a storage that the pickle names and whose bytes stand elsewhere in the file.
+A pickle describes each tensor by a call, resolved here to a function that makes an array, and by
+the key of a storage, whose bytes are elsewhere in the file.
 """
 
 import collections
 import io
 import math
 import pickle
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from jaxtyping import UInt8
 
 from dfgan_jax.support.safe_pickle import (
     NUMPY_NAMES,
@@ -23,10 +24,10 @@ from dfgan_jax.support.safe_pickle import (
 )
 
 _MAX_ITEMS = 100_000
-"""Of dicts that are made by a call; PyTorch writes empty ones, and fills them."""
+"""Largest number of items in calls that make dicts; PyTorch makes empty dicts and fills them."""
 _MAX_NDIM = 64
 _MAX_EXPANDED = 1 << 24
-"""Elements of a tensor whose strides of 0 make more of them than its storage has."""
+"""Largest number of elements of a tensor that strides of 0 expand beyond its storage."""
 
 _STORAGES = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
@@ -35,7 +36,7 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 
-# Those of the storages, and those that only files since PyTorch 2.1 name.
+# The types of the storages, and further types of files since PyTorch 2.1.
 _DTYPES = {
     "float64": np.float64, "float32": np.float32, "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16, "int64": np.int64, "int32": np.int32, "int16": np.int16,
@@ -51,54 +52,54 @@ class _StorageType(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """The bytes of one storage, or of a part of one, (n,) uint8, and the type of its elements."""
+    """The bytes of a storage, or of a part of it, (n,) uint8, and the type of its elements."""
 
     dtype: np.dtype
-    data: np.ndarray
+    data: UInt8[np.ndarray, " n"]
 
 
-class _Dict(dict, StandIn):
-    """`collections.OrderedDict`, to which PyTorch adds attributes, and `Counter`."""
+class _Dict(dict[object, object], StandIn):
+    """`collections.OrderedDict`, whose instances get attributes in PyTorch, and `Counter`."""
 
     def __setstate__(self, state: object) -> None:
         """Ignores `_metadata`, the versions of PyTorch's modules."""
 
 
-def _size(*arguments: Any) -> tuple:
+def _size(*arguments: object) -> tuple[int, ...]:
     """`torch.Size`."""
     (values,) = arguments
     return _integers(values)
 
 
 def _device(*_: object) -> None:
-    """`torch.device`: where a tensor was makes no difference here."""
+    """`torch.device`, which is ignored."""
 
 
-def _integers(values: Any) -> tuple[int, ...]:
+def _integers(values: object) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or len(values) > _MAX_NDIM or not all(
             type(value) is int and 0 <= value < 2**62 for value in values):
         raise pickle.UnpicklingError("a tensor's size or stride is no list of sensible integers")
     return tuple(values)
 
 
-def _rebuild_tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: object
+def _rebuild_tensor(storage: object, offset: object, size: object, stride: object, *_: object
                     ) -> np.ndarray:
     """`torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`."""
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("a tensor has no storage")
-    (offset,), size, stride = _integers([offset]), _integers(size), _integers(stride)
+    (start,), shape, steps = _integers([offset]), _integers(size), _integers(stride)
     dtype = storage.dtype
-    if math.prod(size) > max(storage.data.size, _MAX_EXPANDED):
+    if math.prod(shape) > max(storage.data.size, _MAX_EXPANDED):
         raise pickle.UnpicklingError("a tensor is larger than its storage")
-    if len(size) != len(stride):
-        raise pickle.UnpicklingError(f"a tensor has {len(size)} sizes and {len(stride)} strides")
-    # NumPy refuses what would reach beyond the buffer.
-    return np.ndarray(size, dtype, storage.data, offset * dtype.itemsize,
-                      tuple(step * dtype.itemsize for step in stride))
+    if len(shape) != len(steps):
+        raise pickle.UnpicklingError(f"a tensor has {len(shape)} sizes and {len(steps)} strides")
+    # NumPy raises an error for elements beyond the buffer.
+    return np.ndarray(shape, dtype, storage.data, start * dtype.itemsize,
+                      tuple(step * dtype.itemsize for step in steps))
 
 
-def _rebuild_tensor_v3(storage: Storage, offset: int, size: tuple, stride: tuple,
-                       _requires_grad: object, _hooks: object, dtype: np.dtype, *_: object
+def _rebuild_tensor_v3(storage: object, offset: object, size: object, stride: object,
+                       _requires_grad: object, _hooks: object, dtype: object, *_: object
                        ) -> np.ndarray:
     """`torch._utils._rebuild_tensor_v3`, whose storage is bytes without a type."""
     if not isinstance(storage, Storage) or not isinstance(dtype, np.dtype):
@@ -106,14 +107,14 @@ def _rebuild_tensor_v3(storage: Storage, offset: int, size: tuple, stride: tuple
     return _rebuild_tensor(Storage(dtype, storage.data), offset, size, stride)
 
 
-def _rebuild_parameter(data: np.ndarray, *_: object) -> np.ndarray:
+def _rebuild_parameter(data: object, *_: object) -> np.ndarray:
     """`torch._utils._rebuild_parameter`."""
     if not isinstance(data, np.ndarray):
         raise pickle.UnpicklingError("a parameter has no tensor")
     return data
 
 
-_NAMES: Mapping[str, Any] = {
+_NAMES: Mapping[str, object] = {
     **NUMPY_NAMES,
     "torch.Size": _size,
     "torch.device": _device,
@@ -128,7 +129,7 @@ _NAMES: Mapping[str, Any] = {
 
 
 class TensorUnpickler(SafeUnpickler):
-    """Reads the content; the bytes of its storages are for the caller to fill in.
+    """Reads the content, with empty storages, which the caller fills.
 
     Attributes:
       storages: key → storage.
@@ -140,7 +141,7 @@ class TensorUnpickler(SafeUnpickler):
         self._budget = budget
         self._items_left = _MAX_ITEMS
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if module == "collections" and name in ("OrderedDict", "Counter"):
             return self._dict
         try:
@@ -150,11 +151,11 @@ class TensorUnpickler(SafeUnpickler):
                     ". Was a whole module saved? Save its state_dict() instead")
             raise pickle.UnpicklingError(f"{error}{hint}") from None
 
-    def _dict(self, items: Any = ()) -> _Dict:
-        """A dict of no items as PyTorch writes it, of pairs by Python 2, of a dict for Counter."""
+    def _dict(self, items: object = ()) -> _Dict:
+        """Makes a dict: of no items in PyTorch, of pairs in Python 2, of a dict for `Counter`."""
         if not isinstance(items, list | tuple | dict):
             raise pickle.UnpicklingError("an OrderedDict is made of no list of items")
-        # Many calls could share one list.
+        # The sum over all calls is limited, since many calls could share one list.
         self._items_left -= len(items)
         if self._items_left < 0:
             raise pickle.UnpicklingError("its OrderedDicts are made of too many items")
@@ -165,7 +166,7 @@ class TensorUnpickler(SafeUnpickler):
         check_items({}, flat)
         return _Dict(zip(flat[::2], flat[1::2], strict=True))
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: object) -> Storage:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise pickle.UnpicklingError("it holds a pickled module; save its state_dict() instead")
         _, kind, key, _, count, *view = pid
@@ -191,7 +192,7 @@ class TensorUnpickler(SafeUnpickler):
 
 
 class _Name(NamedTuple):
-    """A name that PyTorch will resolve, written without importing it."""
+    """A name for PyTorch to resolve, written without importing it."""
 
     module: str
     name: str
@@ -212,11 +213,11 @@ class _TensorReference(NamedTuple):
 
 
 class _Pickler(pickle._Pickler):
-    """Writes what PyTorch writes for a tensor: a call of `_rebuild_tensor_v2`."""
+    """Writes a tensor as PyTorch does, as a call of `_rebuild_tensor_v2`."""
 
-    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict[type, Callable[..., None]]] = dict(pickle._Pickler.dispatch)
 
-    def persistent_id(self, obj: Any) -> Any:
+    def persistent_id(self, obj: object) -> object:
         if isinstance(obj, _StorageReference):
             return ("storage", obj.kind, obj.key, "cpu", obj.elements)
         return None
@@ -229,7 +230,7 @@ class _Pickler(pickle._Pickler):
 
     def save_tensor(self, obj: _TensorReference) -> None:
         strides = tuple(math.prod(obj.shape[i + 1:]) for i in range(len(obj.shape)))
-        hooks: dict[int, Any] = collections.OrderedDict()
+        hooks: dict[int, object] = collections.OrderedDict()
         self.save_reduce(  # type: ignore[attr-defined]
             _Name("torch._utils", "_rebuild_tensor_v2"),
             (obj.storage, 0, obj.shape, strides, False, hooks), obj=obj)  # no gradient required
@@ -238,13 +239,13 @@ class _Pickler(pickle._Pickler):
 
 
 def pickled(state_dict: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle of a state dict, whose storages are numbered from 0 in its order.
+    """Pickles a state dict, with storages numbered from 0 in its order.
 
     Args:
-      state_dict: key → array of any type among `torch.*Storage`.
+      state_dict: key → array of a type of `torch.*Storage`.
 
     Raises:
-      KeyError: an array is of a type that PyTorch does not have.
+      KeyError: PyTorch has no such type.
     """
     names = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
     content = collections.OrderedDict()

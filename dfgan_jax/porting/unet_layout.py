@@ -1,7 +1,7 @@
 """The U-Net in files of PyTorch, with the keys of DFGAN's published code."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -52,10 +52,10 @@ def generator_layout(*, attention: bool, width: int = 32, add_image: bool = True
     """The layout of the U-Net.
 
     Args:
-      attention: with CBAM.
-      width: channels of its first stage.
-      add_image: see `UNet`.
-      normalization: see `UNet`.
+      attention: True for CBAM.
+      width: channels of the first stage.
+      add_image: see `UNetOptions`.
+      normalization: see `UNetOptions`.
     """
     layout = dict(_double_conv("inc.conv.conv", "inc", 1, width, normalization))
     for i in (1, 2, 3, 4):
@@ -92,20 +92,20 @@ _KEYS = {**generator_layout(attention=True),
 
 
 def _shown(tensors: Mapping[str, np.ndarray]) -> UNetOptions:
-    """The options that tensors show; `add_image` as published where some are missing."""
-    options: dict[str, Any] = {
-        "attention": any(key in _KEYS and ".attn." in key for key in tensors),
-        "width": size_of(tensors, "inc.conv.conv.0.weight", 0, default=UNetOptions.width),
-        "normalization": _normalization(tensors)}
-    without_image = generator_layout(add_image=False, **options)
-    whole = all(key in tensors for key in needed(without_image))
-    adds = any(key in tensors for key in
-               generator_layout(**options).keys() - without_image.keys())
-    return UNetOptions(add_image=adds or not whole, **options)
+    """Reads the options from tensors; `add_image` is the published one if tensors are missing."""
+    options = UNetOptions(
+        width=size_of(tensors, "inc.conv.conv.0.weight", 0, default=UNetOptions.width),
+        attention=any(key in _KEYS and ".attn." in key for key in tensors),
+        normalization=_normalization(tensors))
+    without_image = dataclasses.replace(options, add_image=False)
+    keys = _layout(without_image).keys()
+    whole = all(key in tensors for key in needed(_layout(without_image)))
+    adds = any(key in tensors for key in _layout(options).keys() - keys)
+    return options if adds or not whole else without_image
 
 
 def _normalization(tensors: Mapping[str, np.ndarray]) -> Normalization:
-    """Of the stages; batch normalisation, as published, where the keys do not tell."""
+    """The normalisation of the stages; batch normalisation, as published, if it has no keys."""
     first = "inc.conv.conv.1."
     if f"{first}weight" in tensors and f"{first}running_mean" not in tensors:
         return "group"

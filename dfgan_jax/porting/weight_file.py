@@ -1,10 +1,8 @@
-"""Files of weights, PyTorch's or safetensors', told apart by their content."""
+"""Files of weights in PyTorch's or the safetensors format, distinguished by content."""
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -21,27 +19,21 @@ SUFFIXES = (".pth", ".pt", ".pth.tar", SAFETENSORS)
 _MAX_HEADER_BYTES = 16 << 20
 
 
-def has_suffix(path: str | os.PathLike) -> bool:
-    """Whether a path ends like a file of weights, and so is meant to be none of a folder."""
+def has_suffix(path: str | os.PathLike[str]) -> bool:
+    """Whether a path has the suffix of a file of weights, and so is meant as a file, no folder."""
     return str(path).lower().endswith(SUFFIXES)
 
 
-def is_safetensors(path: str | os.PathLike) -> bool:
-    """Whether a path ends like a safetensors file."""
+def is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a path has the suffix of a safetensors file."""
     return str(path).lower().endswith(SAFETENSORS)
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """The checksum that names a file's content, in hexadecimal."""
-    with pathlib.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_weight_file(path: str | os.PathLike) -> Any:
+def read_weight_file(path: str | os.PathLike[str]) -> object:
     """Reads a file of weights, whatever its name.
 
     Returns:
-      What `read_torch_file` gives; of safetensors, key → array.
+      The content: see `read_torch_file`; of safetensors, key → array.
 
     Raises:
       InputError: the file is missing, broken, or refused.
@@ -59,12 +51,12 @@ def read_weight_file(path: str | os.PathLike) -> Any:
                          f"{_MAX_HEADER_BYTES:,} are expected")
     try:
         return safetensors.numpy.load_file(path)
-    except Exception as error:  # it cannot be told what a broken file raises
+    except Exception as error:  # a broken file may raise any exception
         raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The metadata of a safetensors file; {} of every other file.
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a safetensors file; {} for every other file.
 
     Args:
       path: of a file that `read_weight_file` has read.
@@ -77,14 +69,14 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         return opened.metadata() or {}
 
 
-def write_weight_file(path: str | os.PathLike, state_dict: Mapping[str, np.ndarray], *,
+def write_weight_file(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray], *,
                       metadata: Mapping[str, str]) -> None:
-    """Writes a state dict, whole or not at all.
+    """Writes a state dict to a new file, atomically.
 
     Args:
-      path: ending in one of `SUFFIXES`, which names the format.
+      path: its suffix, one of `SUFFIXES`, selects the format.
       state_dict: key → array.
-      metadata: for safetensors, which has a place for it.
+      metadata: written to safetensors only.
 
     Raises:
       InputError: the file exists.
@@ -93,7 +85,7 @@ def write_weight_file(path: str | os.PathLike, state_dict: Mapping[str, np.ndarr
     refuse_existing(path)
     with written_whole(path) as temporary, temporary.open("wb") as file:
         if is_safetensors(path):
-            # The library takes no other order, and `ascontiguousarray` no scalars.
+            # The library needs C order, and `ascontiguousarray` changes the shape of scalars.
             contiguous = {key: np.asarray(array, order="C") for key, array in state_dict.items()}
             file.write(safetensors.numpy.save(contiguous, {"format": "pt", **metadata}))
         else:

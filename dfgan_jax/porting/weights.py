@@ -1,4 +1,4 @@
-"""The networks of a run without its optimizers: what PyTorch's files and ours exchange."""
+"""The networks of a run without its optimizers, for exchange with files of PyTorch."""
 
 import dataclasses
 import functools
@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import numpy as np
+from jaxtyping import PyTree
 
+from dfgan_jax.models.architecture import Options, OptionValue
 from dfgan_jax.models.generators import (
     ARCHITECTURES,
     PUBLISHED_OPTIONS,
@@ -18,10 +19,12 @@ from dfgan_jax.models.generators import (
     options_of,
 )
 from dfgan_jax.porting import recognition, torch_layout
-from dfgan_jax.porting.layout import Layout, NetworkLayout
-from dfgan_jax.porting.weight_file import read_metadata, read_weight_file, sha256
+from dfgan_jax.porting.layout import Layout, NetworkLayout, flattened
+from dfgan_jax.porting.weight_file import read_metadata, read_weight_file
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.types import JsonObject
 
 _OPTIONS, _TRAINED_ON = "generator_options", "trained_on"
 
@@ -32,36 +35,35 @@ class Weights:
 
     Attributes:
       generator: {"params": …, "batch_stats": …, "batches_tracked": …}; the last two are empty
-        for a generator that normalises nothing.
+        for a generator without normalisation.
       discriminators: name (`image` and `difference`, or `joint`) → {"params": …}.
-      unseen: the `UNSEEN_OPTIONS` of the generator that are not the published network's;
+      unseen: the `UNSEEN_OPTIONS` of the generator with other than published values;
         name → value.
     """
 
-    generator: dict[str, Any]
-    discriminators: dict[str, Any]
-    unseen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    generator: dict[str, PyTree]
+    discriminators: dict[str, PyTree]
+    unseen: Mapping[str, OptionValue] = dataclasses.field(default_factory=dict)
 
     @property
-    def generator_variables(self) -> dict[str, Any]:
-        """What the generator is applied with: its variables without the counts."""
+    def generator_variables(self) -> dict[str, PyTree]:
+        """The variables that the generator is applied with: without the counts."""
         return {name: self.generator[name] for name in ("params", "batch_stats")}
 
     @functools.cached_property
-    def _shown(self) -> tuple[NetworkLayout, Any]:
-        """The generator's layout, and those of its options that its variables show.
+    def _shown(self) -> tuple[NetworkLayout[Any], Options]:
+        """The generator's layout, and the options that follow from its variables.
 
         Raises:
-          InputError: the variables are those of no known architecture.
+          InputError: the variables match no known architecture.
         """
-        shapes = {path: np.shape(leaf) for path, leaf in
-                  flax.traverse_util.flatten_dict(self.generator, sep="/").items()}
+        shapes = {path: np.shape(leaf) for path, leaf in flattened(self.generator).items()}
         params = {path for path in shapes if path.startswith("params/")}
         for known in torch_layout.LAYOUTS.values():
             tensors = {key: entry.to_torch(np.broadcast_to(np.float32(0), shapes[entry.path]))
                        for key, entry in known.keys.items()
                        if entry.path in shapes and len(shapes[entry.path]) == len(entry.shape)}
-            options = known.shown(tensors)
+            options: Options | None = known.shown(tensors)
             if options is not None and params == {
                     entry.path for entry in known.layout(options).values()
                     if entry.collection == "params"}:
@@ -77,17 +79,17 @@ class Weights:
 
     @property
     def attention(self) -> bool:
-        """The generator has CBAM."""
-        return getattr(self._shown[1], "attention", False)
+        """Whether the generator has CBAM."""
+        return bool(getattr(self._shown[1], "attention", False))
 
     @property
     def width(self) -> int:
-        """Of the generator; see the options of its architecture."""
+        """The width of the generator; see the options of its architecture."""
         return self._shown[1].width
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What `build_generator` makes the generator's module from."""
+    def options(self) -> JsonObject:
+        """The arguments of `build_generator` for the generator's module."""
         published = ARCHITECTURES[self.architecture].published
         seen = {name: value for name, value in dataclasses.asdict(self._shown[1]).items()
                 if value != published[name]}
@@ -95,7 +97,7 @@ class Weights:
                 "width": self.width, **self.unseen}
 
     def layouts(self) -> dict[str, Layout]:
-        """The layout of `generator`, and of each discriminator by its name."""
+        """The layouts of `generator` and of each discriminator, by name."""
         known, options = self._shown
         result = {"generator": known.layout(options)}
         for name, variables in self.discriminators.items():
@@ -104,7 +106,7 @@ class Weights:
         return result
 
     def state_dicts(self) -> dict[str, dict[str, np.ndarray]]:
-        """The networks for PyTorch, by the same names: key → array, in PyTorch's order."""
+        """The state dicts for PyTorch, by the same names: key → array, in PyTorch's order."""
         variables = {"generator": self.generator, **self.discriminators}
         return {name: torch_layout.to_state_dict(variables[name], layout)
                 for name, layout in self.layouts().items()}
@@ -112,28 +114,28 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedWeights:
-    """Networks, and what their files or their checkpoint tell beside them.
+    """Networks, with the metadata of their files or checkpoint.
 
     Attributes:
       weights: the networks.
-      meta: what a checkpoint keeps beside its state. Of files, `config` holds only what
-        the networks tell, and `epoch` what a file names beside them.
-      explanation: what became of each tensor, as lines for a reader.
+      meta: the metadata of a checkpoint. For files, `config` holds only values that follow from
+        the networks, and `epoch` is read from a file if it has one.
+      explanation: the conversion of each tensor, as lines for a reader.
     """
 
     weights: Weights
-    meta: dict[str, Any]
+    meta: JsonObject
     explanation: Sequence[str]
 
 
-def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = None
+def read_weights(paths: Sequence[str | os.PathLike[str]], *, container: str | None = None
                  ) -> LoadedWeights:
-    """Reads a generator, and its discriminators where there are any.
+    """Reads a generator, and its discriminators if there are any.
 
     Args:
-      paths: of one or more files, PyTorch's or safetensors'.
-      container: that the generator is in, where the files hold several: the keys that
-        lead to it and the prefix of its keys, joined by dots.
+      paths: of one or more files in PyTorch's or the safetensors format.
+      container: selects one of several generators: the keys from the top of the file to its
+        dict, and the prefix of its keys, joined by dots.
 
     Raises:
       InputError: a file is missing, broken or refused; there is no generator, or more
@@ -169,52 +171,53 @@ def read_weights(paths: Sequence[str | os.PathLike], *, container: str | None = 
     epochs = [tree["epoch"] for tree in trees.values()
               if isinstance(tree, dict) and type(tree.get("epoch")) is int
               and 0 <= tree["epoch"] < 2**63]
-    meta = {"step": None, "epoch": epochs[0] if epochs else None,
-            "config": {"generator": weights.options,
-                       "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
-                       "dtype": "float32"},
-            "trained_on": _trained_on(generator.container.file),
-            "source": [{"file": pathlib.Path(path).name, "sha256": sha256(path)}
-                       for path in trees]}
+    meta: JsonObject = {
+        "step": None, "epoch": epochs[0] if epochs else None,
+        "config": {"generator": weights.options,
+                   "discriminators": {0: None, 1: "joint", 2: "pair"}[len(roles)],
+                   "dtype": "float32"},
+        "trained_on": _trained_on(generator.container.file),
+        "source": [{"file": pathlib.Path(path).name, "sha256": file_digest(path)}
+                   for path in trees]}
     return LoadedWeights(weights=weights, meta=meta, explanation=explanation)
 
 
-def unseen_options(generator_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `UNSEEN_OPTIONS` of a configuration's `generator` that are not the published ones."""
+def unseen_options(generator_config: JsonObject) -> dict[str, OptionValue]:
+    """The `UNSEEN_OPTIONS` in a configuration's `generator` with other than published values."""
     return {name: generator_config[name] for name in UNSEEN_OPTIONS
             if generator_config.get(name, PUBLISHED_OPTIONS[name]) != PUBLISHED_OPTIONS[name]}
 
 
-def explain_options(unseen: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know of a generator that its tensors do not show, as lines."""
+def explain_options(unseen: Mapping[str, OptionValue]) -> list[str]:
+    """Describes the options of a generator that do not follow from its tensors, as lines."""
     words = {name: tell for each in ARCHITECTURES.values() for name, tell in each.unseen.items()}
     return [f"  {words[name](value)}" for name, value in unseen.items()]
 
 
-def file_metadata(unseen: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, str]:
-    """What a safetensors file carries beside its tensors, for `read_weights`.
+def file_metadata(unseen: Mapping[str, OptionValue], meta: JsonObject) -> dict[str, str]:
+    """The metadata of a safetensors file, for `read_weights`.
 
     Args:
-      unseen: of the generator's options; none of the published network.
-      meta: of a checkpoint, of which `trained_on` is carried where it is there.
+      unseen: see `Weights`.
+      meta: of a checkpoint; only `trained_on` is written, if present.
     """
     carried = {_OPTIONS: dict(unseen), _TRAINED_ON: meta.get("trained_on")}
     return {name: json.dumps(value) for name, value in carried.items() if value}
 
 
-def _trained_on(path: str) -> Any:
-    """What a file says of the scans that its model was trained on; None where it does not."""
+def _trained_on(path: str) -> object:
+    """Reads the metadata on the scans that a model was trained on; None without them."""
     text = read_metadata(path).get(_TRAINED_ON, "null")
     try:
-        return json.loads(text)
+        trained_on: object = json.loads(text)
+        return trained_on
     except ValueError as error:
         raise InputError(f"{path}: its metadata {_TRAINED_ON!r} are not JSON: {printable(text)}"
                          ) from error
 
 
-def _unseen_options(path: str, architecture: str) -> dict[str, Any]:
-    """The options that `file_metadata` wrote; a file that carries none holds the published network.
-    """
+def _unseen_options(path: str, architecture: str) -> dict[str, OptionValue]:
+    """Reads the options that `file_metadata` wrote; without them the published values hold."""
     text = read_metadata(path).get(_OPTIONS, "{}")
     try:
         options = json.loads(text)
@@ -223,7 +226,7 @@ def _unseen_options(path: str, architecture: str) -> dict[str, Any]:
         for name, value in options.items():
             if type(value) is not type(PUBLISHED_OPTIONS[name]):
                 raise ValueError(f"{name} is {value!r}")
-        options_of(architecture=architecture, width=ARCHITECTURES[architecture].published["width"],
+        options_of(architecture=architecture, width=ARCHITECTURES[architecture].options().width,
                    **options)
     except ValueError as error:
         raise InputError(f"{path}: its metadata name generator options that there are not: "
@@ -233,7 +236,7 @@ def _unseen_options(path: str, architecture: str) -> dict[str, Any]:
 
 def _the_generator(where: str, places: Sequence[recognition.Container], container: str | None
                    ) -> recognition.Network:
-    """The one generator in the containers, whole or nearly so."""
+    """Finds the one generator in the containers; at least half of its keys are present."""
     if not places:
         raise InputError(f"{where}: not a DFGAN generator: it holds no tensors")
     found = recognition.find_generators(places)
@@ -255,12 +258,12 @@ def _the_generator(where: str, places: Sequence[recognition.Container], containe
         raise InputError(f"{where}: not a DFGAN generator, but a discriminator; give the "
                          "generator's file as well")
     if found:
-        return found[0]  # for `check` to tell all that is wrong
+        return found[0]  # `check` then reports all errors
     raise InputError(recognition.describe_foreign(places))
 
 
 def explain_state_dicts(weights: Weights) -> list[str]:
-    """What becomes of each variable for PyTorch: path and shape → key and shape, layout change."""
+    """Explains the conversion to PyTorch: path and shape of each variable → key, shape, axes."""
     lines = []
     for name, layout in weights.layouts().items():
         lines.append(f"{name}:")

@@ -1,6 +1,6 @@
 """Weights that come with the package, by name.
 
-`index.json` names each file, its version, its SHA-256 and, in a sentence, what it was trained on;
+`index.json` lists each file with its version, its SHA-256 and a sentence on its training data;
 docs/weights.md is the card.
 """
 
@@ -8,28 +8,39 @@ import importlib.resources
 import json
 import os
 import pathlib
-from typing import Any, Final
+from typing import Final, TypedDict
 
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import file_digest
 
 DEFAULT: Final = "attn_dfgan"
-"""Taken where no checkpoint is named."""
+"""Name of the weights without a given checkpoint."""
 
 
-def index() -> dict[str, dict[str, Any]]:
-    """Name → `file`, `version`, `sha256` and `about`."""
-    return json.loads((_folder() / "index.json").read_text(encoding="utf-8"))
+class Described(TypedDict):
+    """An entry of `index.json`."""
+
+    file: str
+    version: str
+    sha256: str
+    about: str
 
 
-def resolve(path: str | os.PathLike) -> pathlib.Path:
+def index() -> dict[str, Described]:
+    """Name → entry of `index.json`."""
+    entries: dict[str, Described] = json.loads(
+        (_folder() / "index.json").read_text(encoding="utf-8"))
+    return entries
+
+
+def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a checkpoint, or of the pretrained weights of that name.
 
-    A file or folder of a name in the index comes before the weights.
+    An existing file or folder comes before weights of the same name.
 
     Raises:
-      InputError: the weights are not installed or not as they were published; or there is nothing
-        of that name, which is no path either.
+      InputError: the weights are not installed or differ from the published ones; or there is
+        neither a path nor weights of that name.
     """
     described = _described(path)
     if described is None:
@@ -48,21 +59,21 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     return file
 
 
-def describe(path: str | os.PathLike) -> str | None:
-    """What pretrained weights were trained on, in a line; None where `path` is no name of any."""
+def describe(path: str | os.PathLike[str]) -> str | None:
+    """Version and training data of pretrained weights, in a line; None for another `path`."""
     described = _described(path)
     return (None if described is None else
             f"{path}, version {described['version']}: {described['about']}")
 
 
-def name_of(path: str | os.PathLike) -> str | None:
+def name_of(path: str | os.PathLike[str]) -> str | None:
     """The name of the pretrained weights in a file; None of any other path."""
     path = pathlib.Path(path)
     return next((name for name, each in index().items() if path == _folder() / each["file"]), None)
 
 
-def _described(path: str | os.PathLike) -> dict[str, Any] | None:
-    """The index's entry; None of other names, and where a file or folder has the name."""
+def _described(path: str | os.PathLike[str]) -> Described | None:
+    """The entry of a name; None for other names, and if a file or folder has the name."""
     return None if pathlib.Path(path).exists() else index().get(str(path))
 
 

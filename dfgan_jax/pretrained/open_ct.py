@@ -2,18 +2,17 @@
 
     python -m dfgan_jax.pretrained.open_ct --input=download/ --output=open_ct/
 
-looks through a folder of DICOM files, as The Cancer Imaging Archive gives them, for the slices of
-`open_ct.csv`, by series and by the SHA-256 of the pixels, and copies them to
+searches a folder of DICOM files from The Cancer Imaging Archive for the slices of `open_ct.csv`,
+by series and by the SHA-256 of the pixels, and copies them to
 OUTPUT/SPLIT/COLLECTION/PATIENT/NNN.dcm. Without `--output` it copies nothing. Other slices are
-passed over; the status is 1 where a listed one is missing or has other pixels.
+ignored; the exit status is 1 if a listed slice is missing or has other pixels.
 
-docs/weights.md has the collections with licences and DOIs, and all that follows.
+docs/weights.md lists the collections with licences and DOIs, and the steps that follow.
 """
 
 import collections
 import contextlib
 import csv
-import hashlib
 import importlib.resources
 import pathlib
 import shutil
@@ -25,6 +24,7 @@ from absl import app, flags
 from pydicom.errors import InvalidDicomError
 
 from dfgan_jax.scans import dicom_folder
+from dfgan_jax.support.digests import array_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing
 from dfgan_jax.support.progress import progress
@@ -66,7 +66,7 @@ def read_manifest() -> list[OpenSlice]:
 
 
 def pixels_sha256(path: pathlib.Path) -> str:
-    """The SHA-256 of a file's stored values, whatever its transfer syntax.
+    """The SHA-256 of a file's stored values; it does not depend on the transfer syntax.
 
     Raises:
       InputError: the file cannot be decoded.
@@ -75,11 +75,11 @@ def pixels_sha256(path: pathlib.Path) -> str:
         pixels = pydicom.dcmread(path).pixel_array
     except Exception as error:  # a broken file can raise anything
         raise InputError(f"{path}: cannot be decoded ({error})") from error
-    return hashlib.sha256(pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()).hexdigest()
+    return array_digest(pixels.astype(pixels.dtype.newbyteorder("<")))
 
 
 def files_of_series(folder: pathlib.Path, series_uids: set[str]) -> dict[pathlib.Path, str]:
-    """File → SOP instance UID, of the files of some series below a folder.
+    """File → SOP instance UID of the files of some series below a folder.
 
     Raises:
       InputError: there is no such folder.
@@ -101,7 +101,7 @@ def files_of_series(folder: pathlib.Path, series_uids: set[str]) -> dict[pathlib
 
 def check(folder: pathlib.Path, *, output: pathlib.Path | None, splits: tuple[str, ...]
           ) -> tuple[int, list[str]]:
-    """Compares the listed slices below a folder with `open_ct.csv`, and copies the right ones.
+    """Compares the slices below a folder with `open_ct.csv`, and copies the right ones.
 
     Args:
       folder: of DICOM files, in any order.
@@ -109,7 +109,7 @@ def check(folder: pathlib.Path, *, output: pathlib.Path | None, splits: tuple[st
       splits: some of `SPLITS`.
 
     Returns:
-      How many are right; and a line on each that is missing or has other pixels.
+      Number of right slices; and a line on each that is missing or has other pixels.
 
     Raises:
       InputError: there is no such folder, or the output exists.

@@ -1,8 +1,7 @@
 """CT slices in DICOM: recognised, read as HU, and written again with other pixels.
 
-One file is one slice (CT Image Storage, monochrome, one frame, rescaled to HU). Whatever
-else is found beside slices is refused by name: as `NotACTSlice` where the file is sound
-but holds something else, as a plain `InputError` where it is broken.
+One file is one slice (CT Image Storage, monochrome, one frame, rescaled to HU). Other files
+are refused with the reason: sound files by `NotACTSlice`, broken files by a plain `InputError`.
 """
 
 import dataclasses
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pydicom
+from jaxtyping import Bool, Float32, Integer, Num
 from pydicom.dataset import Dataset
 
 from dfgan_jax.scans.dicom_derivation import Derivation, mark_as_derived
@@ -35,35 +35,35 @@ class CTSlice:
 
     Attributes:
       header: of the file.
-      dataset: all of the file, its pixels as they were stored there.
+      dataset: all elements of the file, with its pixels as stored.
       stored: (H, W) integers, before the rescale.
-      outside: (H, W) bool: padding, and what lies outside the field of view.
+      outside: (H, W) bool: padding, and pixels outside the field of view.
       hu: (H, W) float32; `OUTSIDE_HU` outside.
     """
 
     header: SliceHeader
     dataset: Dataset
-    stored: np.ndarray
-    outside: np.ndarray
-    hu: np.ndarray
+    stored: Integer[np.ndarray, "h w"]
+    outside: Bool[np.ndarray, "h w"]
+    hu: Float32[np.ndarray, "h w"]
 
 
 def read_header(path: pathlib.Path) -> SliceHeader:
-    """Reads what stands before the pixels.
+    """Reads the elements before the pixels.
 
     Raises:
-      NotACTSlice: the file holds something else.
-      InputError: it is broken, or says nothing that identifies it.
+      NotACTSlice: the file is sound, and no CT slice.
+      InputError: the file is broken, or has no identifiers.
     """
     return header_of(path, *parse(path, stop_before_pixels=True))
 
 
 def read_slice(path: pathlib.Path) -> CTSlice:
-    """Reads a slice, and decodes it where it is compressed.
+    """Reads a slice, and decodes it if it is compressed.
 
     Raises:
-      NotACTSlice: the file holds something else.
-      InputError: it is broken, or compressed in a way that no decoder here knows.
+      NotACTSlice: the file is sound, and no CT slice.
+      InputError: the file is broken, or no decoder here knows its compression.
     """
     dataset, has_pixels = parse(path)
     header = header_of(path, dataset, has_pixels)
@@ -81,22 +81,22 @@ def read_slice(path: pathlib.Path) -> CTSlice:
     return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu)
 
 
-def write_slice(path: pathlib.Path, source: CTSlice, hu: np.ndarray, *, derivation: Derivation
-                ) -> int:
+def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"], *,
+                derivation: Derivation) -> int:
     """Writes a slice with other pixels as an image derived from it, whole or not at all.
 
-    Slope, intercept, bits and padding stay as they are in the source, and so does what lies
-    outside the field of view; geometry, patient and study too. What was compressed or big-endian
-    is written as explicit little-endian.
+    Slope, intercept, bits and padding stay those of the source, and so do the pixels outside
+    the field of view, geometry, patient and study. Compressed and big-endian sources are
+    written as explicit little-endian.
 
     Args:
       path: of the file.
-      source: where all but the pixels comes from; its dataset is changed.
+      source: slice with all other elements; its dataset is changed.
       hu: (H, W), HU.
-      derivation: what made them.
+      derivation: how the pixels were made.
 
     Returns:
-      Number of pixels beyond what the stored bits can hold, which were set to their limit.
+      Number of pixels outside the range of the stored bits, which were set to its limits.
 
     Raises:
       InputError: an element of the source cannot be written again.
@@ -112,10 +112,10 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: np.ndarray, *, derivati
     try:
         replace_pixels(dataset, stored)
         mark_as_derived(dataset, derivation)
-        # In memory first: pydicom raises OSError for elements, too.
+        # To memory first: pydicom raises OSError for elements, too.
         content = io.BytesIO()
         pydicom.dcmwrite(content, dataset, enforce_file_format=True)
-    except Exception as error:  # an element that could be read, but has no valid form
+    except Exception as error:  # an element that can be read, but has no valid form
         raise broken(origin, error) from error
     with written_whole(path) as temporary:
         temporary.write_bytes(content.getvalue())
@@ -123,7 +123,7 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: np.ndarray, *, derivati
 
 
 def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
-    """The slices of each series, in the order of their position, else of their number."""
+    """The slices of each series, ordered by position, or by number if one has no position."""
     series: dict[str, list[SliceHeader]] = {}
     for header in headers:
         series.setdefault(header.series_uid, []).append(header)
@@ -134,10 +134,10 @@ def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
 
 
 def series_notes(slices: list[SliceHeader]) -> list[str]:
-    """What is odd in a series, in words: gaps, positions or instances that occur twice.
+    """Irregularities of a series, in words: gaps, repeated positions and repeated instances.
 
     Args:
-      slices: of one series, as `group_by_series` gives them.
+      slices: of one series, in the order of `group_by_series`.
     """
     notes = []
     if len({header.sop_uid for header in slices}) < len(slices):

@@ -1,13 +1,13 @@
-"""The record of what pixels were made by, as it is written beside them."""
+"""The record of a derivation (model, weights, version) in the elements beside the pixels."""
 
 import dataclasses
 import datetime
 import uuid
-from typing import Any
 
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from dfgan_jax.scans.dicom_file import numbers_of, text_of
 
@@ -16,7 +16,7 @@ _UID_NAMESPACE = uuid.UUID("5f0c7f0e-3a52-5c8e-9d1c-6d0f1b7a2c41")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Derivation:
-    """What pixels were made by, as it is written beside them.
+    """Model, weights and software that made pixels, for the elements beside them.
 
     Attributes:
       model: name, such as AttnDFGAN.
@@ -32,11 +32,11 @@ class Derivation:
 
     @property
     def name(self) -> str:
-        """The model, and the strength where it is not 1."""
+        """The model, and the strength if it is not 1."""
         return self.model if self.strength == 1 else f"{self.model}, strength {self.strength:g}"
 
     def derived_uid(self, source_uid: str) -> str:
-        """A UID that the same source, weights and strength always give.
+        """A UID that depends on the source, weights, version and strength alone.
 
         See PS3.5 B.2, UUIDs of RFC 9562.
         """
@@ -47,7 +47,7 @@ class Derivation:
 
 
 def mark_as_derived(dataset: Dataset, derivation: Derivation) -> None:
-    """Identifies a dataset anew, as a derived image (PS3.3 C.7.6.1.1.2 and C.12.4)."""
+    """Gives a dataset new identifiers, as a derived image (PS3.3 C.7.6.1.1.2 and C.12.4)."""
     sop_uid, series_uid = str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)
     dataset.SOPInstanceUID = derivation.derived_uid(sop_uid)
     dataset.SeriesInstanceUID = derivation.derived_uid(series_uid)
@@ -89,7 +89,7 @@ def mark_as_derived(dataset: Dataset, derivation: Derivation) -> None:
         dataset.SeriesNumber = int(number[0]) + 1000
 
 
-def _code_item(code: Any) -> Dataset:
+def _code_item(code: Code) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
     item.CodeMeaning = code.meaning

@@ -1,9 +1,9 @@
-"""DICOM files, parsed without trusting them."""
+"""Parses untrusted DICOM files."""
 
+import io
 import pathlib
 import warnings
 import zlib
-from typing import BinaryIO
 
 import numpy as np
 import pydicom
@@ -20,28 +20,28 @@ from dfgan_jax.support.safe_pickle import printable
 warnings.filterwarnings("ignore", module="pydicom")
 
 _MAX_INFLATED_BYTES = 2**28
-"""A deflated slice takes a few MB; a file built to fill the memory, a thousand times its size."""
+"""A deflated slice takes a few MB; a file built to fill the memory inflates a thousandfold."""
 
 _SUFFIXES = (".dcm", ".ima", ".dicom", ".dic")
-"""Names by which a file says that it is DICOM."""
+"""Suffixes of DICOM files."""
 
 
 class NotACTSlice(InputError):
-    """A sound file that holds something else than one CT slice in HU."""
+    """A sound file that is not a single CT slice in HU."""
 
 
 def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Dataset, bool]:
-    """Parses a file; of one without the DICOM preamble, what can be told from its content.
+    """Parses a file; one without the DICOM preamble is recognised by its content.
 
     Returns:
       The dataset, and whether it has pixels: pydicom takes the end of a truncated file for that
       of the dataset.
 
     Raises:
-      NotACTSlice: it is no DICOM file.
-      InputError: it is broken.
+      NotACTSlice: the file is not DICOM.
+      InputError: the file is broken.
     """
-    if path.is_fifo():  # to open it would wait for its other end
+    if path.is_fifo():  # opening it would wait for its other end
         raise NotACTSlice(f"{path}: a pipe")
     try:
         file = path.open("rb")
@@ -72,14 +72,14 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Data
 
 
 def broken(path: pathlib.Path, error: Exception) -> InputError:
-    """The error to raise for a file in which something cannot be read, or written again."""
+    """The error of a file with an element that cannot be read, or written again."""
     return InputError(f"{path}: broken ({type(error).__name__}: {printable(error, limit=160)})")
 
 
-def _inflated(path: pathlib.Path, file: BinaryIO) -> DicomBytesIO:
+def _inflated(path: pathlib.Path, file: io.BufferedIOBase) -> DicomBytesIO:
     """A deflated file as an explicit little-endian one, of bounded size."""
     meta = read_file_meta_info(path)
-    # Preamble, prefix, and the element that holds the length.
+    # Preamble, prefix, and the element of the length.
     file.seek(128 + 4 + 12 + meta.FileMetaInformationGroupLength)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(file.read(), _MAX_INFLATED_BYTES)
@@ -95,10 +95,10 @@ def _inflated(path: pathlib.Path, file: BinaryIO) -> DicomBytesIO:
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
-    """The text of an element; of several values, joined; empty where it is unreadable."""
+    """The text of an element; several values are joined, an unreadable element is empty."""
     try:
         value = dataset.get(keyword)
-    except Exception:  # a broken element says nothing; which must be there others check
+    except Exception:  # broken; callers check the elements that they need
         return ""
     if isinstance(value, pydicom.multival.MultiValue):
         return "\\".join(map(str, value))
@@ -106,7 +106,7 @@ def text_of(dataset: Dataset, keyword: str) -> str:
 
 
 def numbers_of(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """The finite numbers of an element; None where there are not `count`."""
+    """The finite numbers of an element; None unless there are `count`."""
     try:
         value = dataset.get(keyword)
         values = tuple(map(float, [value] if count == 1 else value))

@@ -1,4 +1,4 @@
-"""What a folder of DICOM files holds."""
+"""The CT slices and other files of a folder of DICOM files."""
 
 import collections
 import os
@@ -12,7 +12,7 @@ from dfgan_jax.support.progress import progress
 
 
 def find_files(root: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, sorted; the file itself where `root` is one."""
+    """All files below a folder, sorted; `root` itself if it is a file."""
     if root.is_file():
         return [root]
     return sorted(pathlib.Path(folder, name)
@@ -24,12 +24,15 @@ def _raise(error: OSError) -> None:
 
 
 class DicomFolder:
-    """What a folder holds: CT slices, files of other kinds, broken ones.
+    """The CT slices, files of other kinds and broken files of a folder.
 
     Attributes:
       headers: of the CT slices.
-      skipped: path → why, of sound files that hold something else.
-      broken: path → why.
+      skipped: path → reason, of sound files that are no CT slices.
+      broken: path → reason.
+
+    Raises:
+      InputError: the folder has no CT slice.
     """
 
     def __init__(self, root: pathlib.Path):
@@ -54,7 +57,7 @@ class DicomFolder:
         reasons[path] = str(error).removeprefix(f"{path}: ")
 
     def lines(self) -> list[str]:
-        """The kinds of skipped files with their numbers, and the broken ones by name."""
+        """The kinds of skipped files with their numbers, and the names of broken ones."""
         kinds = collections.Counter(self.skipped.values())
         lines = [f"skipped {count} × {kind}" for kind, count in kinds.most_common()]
         shown = list(self.broken.items())[:20]

@@ -1,4 +1,4 @@
-"""What the header of a CT slice says, and whether it is one at all."""
+"""The header of a CT slice, and the check that a file is one."""
 
 import dataclasses
 import pathlib
@@ -17,14 +17,14 @@ _MAX_PIXELS = 2**24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SliceHeader:
-    """What the header of a CT slice says; None or empty where it does not.
+    """The header of a CT slice; missing values are None or empty.
 
     Attributes:
       path: of the file.
       rows, columns: height and width [pixels].
       sop_uid, series_uid, study_uid, frame_of_reference_uid: identifiers.
-      acquisition: names what the slice was measured in: the irradiation event, or the slice's
-        own date and time. The same in all that is reconstructed from it.
+      acquisition: names the measurement: the irradiation event, or the date and time of the
+        slice. All reconstructions of a measurement share it.
       patient_id: as given.
       series_description: as given.
       instance_number: as given.
@@ -54,7 +54,7 @@ class SliceHeader:
 
     @property
     def location_mm(self) -> float | None:
-        """Where the slice lies along its normal, also where the gantry is tilted."""
+        """Position of the slice along its normal, also of a tilted gantry."""
         if self.orientation is None or self.position_mm is None:
             return None
         normal = np.cross(self.orientation[:3], self.orientation[3:])
@@ -62,16 +62,16 @@ class SliceHeader:
 
 
 def header_of(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> SliceHeader:
-    """Checks that a dataset is a CT slice, and gathers what identifies it.
+    """Checks that a dataset is a CT slice, and collects its identifiers and geometry.
 
     Args:
       path: of the file, for messages.
       dataset: parsed, with or without its pixels.
-      has_pixels: whether they are in the file.
+      has_pixels: whether the file has pixels.
 
     Raises:
-      NotACTSlice: it is something else.
-      InputError: it is broken, or says nothing that identifies it.
+      NotACTSlice: the file is sound, and no CT slice.
+      InputError: the file is broken, or has no identifiers.
     """
     try:
         _check_kind(path, dataset, has_pixels)
@@ -108,13 +108,13 @@ def header_of(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> SliceHe
 
 
 def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> None:
-    """Refuses by name what is no single CT slice in HU."""
+    """Refuses files other than a single CT slice in HU, with the reason."""
     kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
     if kind != uid.CTImageStorage:
         if uid.CTImageStorage.startswith(kind) or not uid.UID(kind).is_valid:
             raise InputError(f"{path}: broken: its SOP class is {printable(kind)}")
         raise NotACTSlice(f"{path}: {uid.UID(kind).name}, not CT Image Storage")
-    if not has_pixels:  # nor may it have reached what is asked for below
+    if not has_pixels:  # a truncated file may lack the elements below, too
         raise InputError(f"{path}: broken: it has no pixels")
     image_type = [str(value).upper() for value in dataset.get("ImageType") or ()]
     if "LOCALIZER" in image_type:

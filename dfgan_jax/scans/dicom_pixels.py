@@ -1,14 +1,15 @@
-"""The pixels of a CT slice: decoded, rescaled, told from padding, and replaced."""
+"""The pixels of a CT slice: decoding, rescale, padding, and replacement."""
 
 import pathlib
 import struct
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Bool, Integer, Num
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 from dfgan_jax.scans.dicom_file import broken, numbers_of
 from dfgan_jax.support.errors import InputError
@@ -20,8 +21,8 @@ _DECODERS = {
                      uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEGLSNearLossless,
                      uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
 }
-"""Transfer syntax → the plug-in that decodes it: of those that know it, one that broken
-streams did not make crash or fill the memory."""
+"""Transfer syntax → the plug-in that decodes it: one that neither crashes nor fills the memory
+on broken streams."""
 
 _JPEG_START, _JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 
@@ -43,13 +44,17 @@ def rescale_of(path: pathlib.Path, dataset: Dataset) -> tuple[float, float]:
 
 
 def stored_range(dataset: Dataset) -> tuple[int, int]:
-    """The lowest and the highest value that the stored bits can hold."""
+    """The lowest and the highest value of the stored bits."""
     bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
 
 
-def decode(path: pathlib.Path, dataset: Dataset) -> np.ndarray:
-    """The stored values, (H, W) signed or unsigned integers as the header says."""
+def decode(path: pathlib.Path, dataset: Dataset) -> Integer[np.ndarray, "h w"]:
+    """The stored values, (H, W) integers, signed or unsigned by the header.
+
+    Raises:
+      InputError: the pixels cannot be decoded, or contradict the header.
+    """
     syntax = dataset.file_meta.get("TransferSyntaxUID") or _native_syntax(dataset)
     try:
         if syntax.is_compressed and syntax not in _DECODERS:
@@ -82,7 +87,7 @@ def decode(path: pathlib.Path, dataset: Dataset) -> np.ndarray:
 def _check_codestream(path: pathlib.Path, dataset: Dataset) -> None:
     """Refuses a stream of JPEG, JPEG-LS or JPEG 2000 that names another size than the header.
 
-    Decoders believe it: one of 65,535×65,535 takes minutes and gigabytes before it is refused.
+    Decoders trust it: 65,535×65,535 would take minutes and gigabytes before an error.
     """
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     if frame.startswith(_JPEG_START):
@@ -102,17 +107,17 @@ def _check_codestream(path: pathlib.Path, dataset: Dataset) -> None:
 
 
 def _native_syntax(dataset: Dataset) -> uid.UID:
-    """Of a file that names none, the way in which it could be parsed."""
+    """The transfer syntax of a file that names none: the encoding in which it was parsed."""
     is_implicit, is_little = dataset.original_encoding
     if not is_little:
         return uid.ExplicitVRBigEndian
     return uid.ImplicitVRLittleEndian if is_implicit else uid.ExplicitVRLittleEndian
 
 
-def find_outside(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
-    """(H, W) bool: padding by its tags, and corners at the lowest value that can be stored.
+def find_outside(dataset: Dataset, stored: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """(H, W) bool: padding by its tags, and corners at the lowest value of the stored bits.
 
-    Scanners that store 12 bits fill what lies outside the field of view with 0, without a tag.
+    Scanners that store 12 bits fill pixels outside the field of view with 0, without a tag.
     The same value within the body or the air around it is a measurement.
     """
     lowest, _ = stored_range(dataset)
@@ -128,7 +133,7 @@ def find_outside(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def _padding(dataset: Dataset, keyword: str) -> int | None:
-    """A value of padding as the pixels would hold it, whichever sign its element was given."""
+    """A value of padding as a stored pixel value, whichever sign its element has."""
     value = numbers_of(dataset, keyword, 1)
     if value is None:
         return None
@@ -137,8 +142,8 @@ def _padding(dataset: Dataset, keyword: str) -> int | None:
     return wrapped - (1 << bits) if dataset.PixelRepresentation and wrapped >> bits - 1 else wrapped
 
 
-def replace_pixels(dataset: Dataset, stored: np.ndarray) -> None:
-    """Puts pixels in, uncompressed, and takes out what spoke of the former ones.
+def replace_pixels(dataset: Dataset, stored: Num[np.ndarray, "h w"]) -> None:
+    """Sets uncompressed pixels, and removes elements that describe the former ones.
 
     Args:
       dataset: of the slice; changed.
@@ -167,7 +172,7 @@ def replace_pixels(dataset: Dataset, stored: np.ndarray) -> None:
 
 
 def _swap_bytes(dataset: Dataset) -> None:
-    """Makes big-endian elements fit for little-endian; numbers are swapped when written."""
+    """Swaps bytes of big-endian elements for little-endian; numbers are swapped when written."""
     for element in dataset.iterall():  # parses each while its byte order is known
         if element.VR in _WORD_BYTES and isinstance(element.value, bytes):
             words = np.frombuffer(element.value, f">u{_WORD_BYTES[element.VR]}")

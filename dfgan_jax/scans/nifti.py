@@ -1,8 +1,9 @@
-"""Volumes in NIfTI: axial slices of HU out of a file, and the same file with other values.
+"""Volumes in NIfTI: reads axial slices of HU, and writes the same file with other values.
 
-Nothing here holds a whole volume: files are mapped into memory, and `.nii.gz` is unpacked
+No volume is in memory as a whole: files are mapped into memory, and `.nii.gz` is unpacked
 into a scratch folder first.
 """
+# mypy: untyped-calls-exclude=nibabel
 
 import dataclasses
 import gzip
@@ -12,6 +13,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from jaxtyping import Num
 from nibabel import orientations
 
 from dfgan_jax.support.errors import InputError
@@ -27,7 +29,7 @@ class NiftiVolume:
 
     Attributes:
       path: as the user gave it.
-      unpacked: the file that is mapped.
+      unpacked: the mapped file.
       stored: (N, H, W) view of the stored values: the slices from feet to head, the rows
         from front to back, the columns from the patient's right to the left, as CT slices
         are stored and shown.
@@ -37,14 +39,14 @@ class NiftiVolume:
 
     path: pathlib.Path
     unpacked: pathlib.Path
-    stored: np.ndarray
+    stored: Num[np.ndarray, "n h w"]
     slope: float
     intercept: float
     pixel_spacing_mm: tuple[float, float]
 
 
 def is_nifti(path: pathlib.Path) -> bool:
-    """Whether a name is that of a NIfTI file."""
+    """Whether a file has the suffix of a NIfTI file."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -56,12 +58,12 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
       scratch: folder for the unpacked file.
 
     Raises:
-      InputError: the file is broken, or no volume of numbers.
-      OSError: there is no room to unpack it.
+      InputError: the file is broken, or is no volume of numbers.
+      OSError: the disk has no room to unpack it.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    path.open("rb").close()  # one that may not be read is not taken for a broken one
+    path.open("rb").close()  # OSError of a file without the right to read it
     unpacked = _unpack(path, scratch) if path.name.lower().endswith(".gz") else path
     try:
         image: Any = nibabel.load(unpacked)
@@ -81,18 +83,19 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
                        pixel_spacing_mm=(float(spacing[rows]), float(spacing[columns])))
 
 
-def create_like(source: NiftiVolume, path: pathlib.Path, *, description: str) -> np.ndarray:
-    """Writes a file that differs from another in its values and description only.
+def create_like(source: NiftiVolume, path: pathlib.Path, *, description: str
+                ) -> Num[np.ndarray, "n h w"]:
+    """Writes a file with the header of another, except its description, and values of 0.
 
     Args:
-      path: of the new file, `.nii`; it gets its full size at once, filled with zeros.
+      path: of the new file, `.nii`, of full size.
       description: at most 79 characters.
 
     Returns:
       (N, H, W) view of its stored values, mapped for writing.
 
     Raises:
-      OSError: there is no room for it.
+      OSError: the disk has no room for it.
     """
     image: Any = nibabel.load(source.unpacked)
     start, dtype = image.dataobj.offset, image.dataobj.dtype
@@ -114,12 +117,12 @@ def pack(unpacked: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _unpack(path: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
-    """Unpacks as much as the header says that there is, and no more."""
+    """Unpacks as many bytes as the header states, and no more."""
     unpacked = scratch / "unpacked.nii"
     try:
         with gzip.open(path, "rb") as source:
             head = source.read(540)
-            kind = nibabel.Nifti2Header if len(head) > 3 and 540 in (
+            kind: Any = nibabel.Nifti2Header if len(head) > 3 and 540 in (
                 int.from_bytes(head[:4], order) for order in ("little", "big")
             ) else nibabel.Nifti1Header
             header = kind(head[:kind.template_dtype.itemsize])
@@ -144,7 +147,7 @@ def _unpack(path: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
 
 
 def _axes(affine: np.ndarray) -> tuple[int, int, int]:
-    """Which axis of the array runs along the patient: between slices, rows and columns."""
+    """The axes of the array between slices, between rows and between columns."""
     to_patient = orientations.io_orientation(affine)[:, 0]  # array axis → x, y, z
     if np.isnan(to_patient).any():
         raise InputError("its affine has a direction of length 0")
@@ -153,7 +156,7 @@ def _axes(affine: np.ndarray) -> tuple[int, int, int]:
 
 
 def _as_slices(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """A view (N, H, W) of a volume: axes and directions of CT slices."""
+    """A view (N, H, W) of a volume, with the axes and directions of CT slices."""
     if array.dtype.kind not in "iuf":
         raise InputError(f"holds {array.dtype}, not numbers in HU")
     while array.ndim > 3 and array.shape[-1] == 1:
@@ -165,4 +168,5 @@ def _as_slices(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
     _axes(affine)
     turn = orientations.ornt_transform(orientations.io_orientation(affine),
                                        orientations.axcodes2ornt("LPS"))
-    return orientations.apply_orientation(array, turn).transpose(2, 1, 0)
+    turned: np.ndarray = orientations.apply_orientation(array, turn)
+    return turned.transpose(2, 1, 0)

@@ -1,4 +1,4 @@
-"""The slices of a scan in HU, one by one, whatever kind of file they are in."""
+"""The slices of a scan in HU, one by one, from files of any format."""
 
 import contextlib
 import dataclasses
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from jaxtyping import Bool, Float32, Num
 
 from dfgan_jax.scans import dicom, nifti
 from dfgan_jax.scans.dicom_header import SliceHeader
@@ -21,13 +22,13 @@ class ScanSlice:
     """A slice before its pixels are read.
 
     Attributes:
-      name: of its file, and of its place in it.
-      series: names the slices that were scanned alike.
+      name: of its file, and its index in it.
+      series: name of the series, whose slices share the scan's settings.
       shape: (H, W).
       pixel_spacing_mm: pixel pitch.
       header: of DICOM; else None.
-      read: gives (H, W) float32, HU, `OUTSIDE_HU` outside the field of view; and (H, W) bool,
-        what lies outside.
+      read: returns (H, W) float32, HU, `OUTSIDE_HU` outside the field of view; and (H, W) bool,
+        True outside.
     """
 
     name: str
@@ -35,17 +36,17 @@ class ScanSlice:
     shape: tuple[int, int]
     pixel_spacing_mm: float
     header: SliceHeader | None
-    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+    read: Callable[[], tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]]
 
 
 def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlice:
     """A slice of a DICOM file.
 
     Args:
-      pixel_spacing_mm: for a file that does not say.
+      pixel_spacing_mm: pixel pitch of a file without one; None: such a file is an error.
 
     Raises:
-      InputError: pixels are not square, or nothing says how large they are.
+      InputError: pixels are not square, or their size is unknown.
     """
     def read() -> tuple[np.ndarray, np.ndarray]:
         one = dicom.read_slice(header.path)
@@ -63,11 +64,11 @@ def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pa
     """The slices of an `.npy` of HU, (H, W) or (N, H, W), or of a NIfTI file.
 
     Args:
-      pixel_spacing_mm: for a file that does not say.
+      pixel_spacing_mm: pixel pitch of a file without one; None: such a file is an error.
       scratch: folder for an unpacked `.nii.gz`, which is removed at the end.
 
     Raises:
-      InputError: the file cannot be used, or nothing says how large its pixels are.
+      InputError: the file cannot be used, its pixels are not square, or their size is unknown.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as unpacked:
         slope, intercept, given = 1.0, 0.0, None
@@ -86,11 +87,11 @@ def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pa
                for index in range(len(stored))]
 
 
-def read_hu_array(path: pathlib.Path) -> np.ndarray:
+def read_hu_array(path: pathlib.Path) -> Num[np.ndarray, "*n h w"]:
     """Maps an `.npy` of HU, (H, W) or (N, H, W) numbers.
 
     Raises:
-      InputError: the file is missing, broken, or holds something else.
+      InputError: the file is missing or broken, or has another content.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -116,10 +117,10 @@ def _read(stored: np.ndarray, slope: float, intercept: float, index: int, name: 
 
 
 def square_pitch(spacing_mm: tuple[float, ...] | None) -> float | None:
-    """The pixel pitch of square pixels; None of others, and where nothing says how large they are.
+    """The pixel pitch of square pixels; None for other pixels, and for an unknown spacing.
 
     Args:
-      spacing_mm: between rows, between columns; None where it is not known.
+      spacing_mm: between rows, between columns; None if unknown.
     """
     if spacing_mm is None or abs(spacing_mm[0] - spacing_mm[1]) > 1e-3 * spacing_mm[0]:
         return None
@@ -127,7 +128,7 @@ def square_pitch(spacing_mm: tuple[float, ...] | None) -> float | None:
 
 
 def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float | None) -> float:
-    """The pixel pitch of a file, of square pixels."""
+    """The pixel pitch of a file of square pixels."""
     if given is None:
         if default is None:
             raise InputError(f"{path}: gives no pixel spacing; expected one to be given [mm]")

@@ -1,18 +1,20 @@
-"""Where a slice shows which tissue, and the bias and noise of an image there.
+"""Masks of the tissues in a slice, and the bias and noise of an image in each.
 
-Tissues are told by the NDCT, in which noise would sort pixels: the noisy low ones into
-fat, the high ones into bone, and an image would seem biased against them. It is therefore
+Masks come from HU ranges of the NDCT. Its noise would sort pixels, noisy low ones into fat
+and high ones into bone, and an image would seem biased against them. The NDCT is therefore
 smoothed first, and each tissue loses the pixels near its edge, where smoothing mixes it
 with its neighbours. Slices are (H, W) in HU.
 """
 
 import dataclasses
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Bool, Float, Float64, Num
 
 from dfgan_jax.scans.hounsfield import HIGHEST_12_BIT_HU
+from dfgan_jax.support.types import JsonObject
 
 TISSUES: Final[dict[str, tuple[float, float]]] = {
     "lung": (-950.0, -500.0),
@@ -34,22 +36,25 @@ EDGE = 2
 """Pixels that a tissue loses on each side."""
 
 
-def body_mask(hu: np.ndarray, *, margin: int = 8) -> np.ndarray:
-    """The largest thing denser than fat, filled, without `margin` pixels of its edge.
+def body_mask(hu: Float[np.ndarray, "h w"], *, margin: int = 8) -> Bool[np.ndarray, "h w"]:
+    """The largest region denser than fat, filled, without `margin` pixels of its edge.
 
     Returns:
-      (H, W) bool; all False where nothing is dense.
+      (H, W) bool; all False if no pixel is dense.
     """
-    dense = scipy.ndimage.binary_opening(scipy.ndimage.gaussian_filter(hu, 2) > -300, iterations=4)
+    dense: np.ndarray = scipy.ndimage.binary_opening(
+        scipy.ndimage.gaussian_filter(hu, 2) > -300, iterations=4)
     labels, count = scipy.ndimage.label(dense)
     if not count:
         return dense
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    return scipy.ndimage.binary_erosion(scipy.ndimage.binary_fill_holes(largest),
-                                        iterations=margin)
+    body: np.ndarray = scipy.ndimage.binary_erosion(scipy.ndimage.binary_fill_holes(largest),
+                                                    iterations=margin)
+    return body
 
 
-def tissue_masks(ndct: np.ndarray, body: np.ndarray) -> dict[str, np.ndarray]:
+def tissue_masks(ndct: Float[np.ndarray, "h w"], body: Bool[np.ndarray, "h w"]
+                 ) -> dict[str, Bool[np.ndarray, "h w"]]:
     """The pixels of each of `TISSUES` within the body, as (H, W) bool masks."""
     smooth = scipy.ndimage.gaussian_filter(ndct, SMOOTHING)
     return {name: scipy.ndimage.binary_erosion(
@@ -63,27 +68,28 @@ class TissueError:
 
     Attributes:
       bias_hu: mean of image − NDCT; None without pixels.
-      noise_std_hu: standard deviation of image − NDCT, which holds the NDCT's own
-        noise, too; None without pixels.
-      pixels: how many there are.
+      noise_std_hu: standard deviation of image − NDCT, which includes the NDCT's own
+        noise; None without pixels.
+      pixels: number of pixels.
     """
 
     bias_hu: float | None
     noise_std_hu: float | None
     pixels: int
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return dataclasses.asdict(self)
 
 
-def moments(error: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
+def moments(error: Float[np.ndarray, "h w"], masks: dict[str, Bool[np.ndarray, "h w"]]
+            ) -> Float64[np.ndarray, "tissues 3"]:
     """(tissues, 3): number of pixels, sum and sum of squares of an (H, W) error."""
     values = [error[mask].astype(np.float64) for mask in masks.values()]
     return np.array([(len(each), each.sum(), each @ each) for each in values])
 
 
-def tissue_errors(total_moments: np.ndarray) -> dict[str, TissueError]:
-    """From the sum of the slices' `moments`, in the order of `TISSUES`."""
+def tissue_errors(total_moments: Num[np.ndarray, "tissues 3"]) -> dict[str, TissueError]:
+    """The error in each tissue, from the sum of the slices' `moments` in the order of `TISSUES`."""
     errors = {}
     for name, (pixels, total, squares) in zip(TISSUES, total_moments.tolist(), strict=True):
         if pixels:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Float
 
 from dfgan_jax.simulation.anatomy import (
     FAT,
@@ -17,15 +18,15 @@ from dfgan_jax.simulation.canvas import Canvas, Shape, Tissue
 
 
 def paint_abdomen(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy,
-                  inside: np.ndarray, dome: float) -> None:
-    """Paints what lies under the diaphragm's domes.
+                  inside: Float[np.ndarray, "size size"], dome: float) -> None:
+    """Paints the organs under the diaphragm's domes.
 
     Args:
       inside: (size, size) coverage of the body's cavity.
-      dome: how far the domes reach: above 0, and 1 where no lung is left.
+      dome: extent of the domes, above 0 and at most 1; at 1 no lung is left.
     """
     a, b, y0, level = anatomy.a, anatomy.b, anatomy.cavity_y, anatomy.level
-    # The diaphragm's domes: what lies outside them is still lung.
+    # The diaphragm's domes: the cavity outside them is still lung.
     reach = 0.25 + 0.85 * dome
     lift = y0 - 0.15 * b * (1 - dome)
     left_reach = reach * dome ** 0.3  # the liver lifts the right dome higher

@@ -1,4 +1,4 @@
-"""What the organs of one slice of a torso share: tissues, sizes, and how outlines vary."""
+"""Tissues, sizes and outlines that the organs of one slice of a torso share."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,10 @@ SKIN = Tissue(15, 5, 5)
 FLUID = Tissue(10, 1, 1)
 GAS = Tissue(-990, 3, 0)
 CARTILAGE = Tissue(110, 15, 10)
+
+
+Segment = tuple[float, float, float, float, float, float]
+"""x0, y0, x1, y1, and the radii at both ends [mm]; see `Canvas.capsule`."""
 
 
 class Anatomy:
@@ -58,7 +62,7 @@ def ramp(value: float, start: float, end: float) -> float:
 
 
 def vessel_tree(rng: np.random.Generator, x: float, y: float, direction: float, *,
-                length: float, radius: float, depth: int) -> list[tuple]:
+                length: float, radius: float, depth: int) -> list[Segment]:
     """Segments (x0, y0, x1, y1, r0, r1) of a tree that forks `depth` times.
 
     At a fork the radii obey Murray's law, r³ = r1³ + r2³.

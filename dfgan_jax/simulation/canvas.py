@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.scans.hounsfield import HU_AIR
 
@@ -15,18 +16,18 @@ from dfgan_jax.scans.hounsfield import HU_AIR
 class Tissue(NamedTuple):
     """Mean HU, and the standard deviations [HU] of its fine and coarse texture."""
 
-    hu: float | np.ndarray
+    hu: float | Float[np.ndarray, "h w"]
     fine: float = 3.0
     coarse: float = 3.0
 
 
 class Shape(NamedTuple):
-    """A signed distance [mm], negative inside, on the box of pixels that it covers."""
+    """A signed distance [mm], negative inside, on a box of pixels around the shape."""
 
     box: tuple[slice, slice]
-    distance: np.ndarray
-    width: float | np.ndarray = np.inf
-    """Thickness [mm], where the shape may be thinner than a pixel."""
+    distance: Float[np.ndarray, "h w"]
+    width: float | Float[np.ndarray, "h w"] = np.inf
+    """Thickness [mm] of a shape that may be thinner than a pixel."""
 
 
 class Canvas:
@@ -40,14 +41,16 @@ class Canvas:
         self.layers = np.zeros((3, size, size), np.float32)
         self.layers[0] = HU_AIR
 
-    def box(self, x: float, y: float, reach_x: float, reach_y: float) -> tuple[slice, slice]:
-        """The pixels within the given reaches of a point, with two more around."""
+    def box(self, x: float, y: float, reach_x: float | np.floating, reach_y: float | np.floating
+            ) -> tuple[slice, slice]:
+        """The pixels within the given reaches of a point, and two more on each side."""
         margin = 2 * self.pixel_mm
         rows = np.searchsorted(self.y[:, 0], [y - reach_y - margin, y + reach_y + margin])
         columns = np.searchsorted(self.x[0], [x - reach_x - margin, x + reach_x + margin])
         return slice(rows[0], rows[1]), slice(columns[0], columns[1])
 
-    def grid(self, box: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+    def grid(self, box: tuple[slice, slice]
+             ) -> tuple[Float[np.ndarray, "1 w"], Float[np.ndarray, "h 1"]]:
         """x (1, w) and y (h, 1) of the pixels' centres in a box [mm]."""
         return self.x[:, box[1]], self.y[box[0]]
 
@@ -63,7 +66,7 @@ class Canvas:
         cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
         stretch = 1.0 if exponent <= 2 else 2 ** (0.5 - 1 / exponent)
         reach *= stretch
-        rim = 6.0  # mm, for what is painted around the shape with a negative inset
+        rim = 6.0  # mm, for painting around the shape with a negative inset
         box = self.box(x, y, reach * np.hypot(rx * cos, ry * sin) + rim,
                        reach * np.hypot(rx * sin, ry * cos) + rim)
         grid_x, grid_y = self.grid(box)
@@ -100,28 +103,30 @@ class Canvas:
         radius = r0 + along * (r1 - r0)
         return Shape(box, distance - radius, 2 * radius)
 
-    def coverage(self, distance: np.ndarray, width: float | np.ndarray = np.inf) -> np.ndarray:
-        """The share of each pixel in a band `width` thick, from its centre's distance."""
+    def coverage(self, distance: Float[np.ndarray, "h w"],
+                 width: float | Float[np.ndarray, "h w"] = np.inf) -> Float[np.ndarray, "h w"]:
+        """The share of each pixel in a band of thickness `width`, from its centre's distance."""
         near = np.clip(0.5 - distance / np.float32(self.pixel_mm), 0, 1)
         if np.min(width) >= 2 * self.pixel_mm:
             return near
         beyond = np.clip(0.5 - (distance + width) / np.float32(self.pixel_mm), 0, 1)
         return np.maximum(near - beyond, 0)
 
-    def cover(self, shape: Shape) -> np.ndarray:
+    def cover(self, shape: Shape) -> Float[np.ndarray, "size size"]:
         """Coverage on the whole slice, (size, size)."""
         whole = np.zeros(self.layers.shape[1:], np.float32)
         whole[shape.box] = self.coverage(shape.distance, shape.width)
         return whole
 
-    def paint(self, shape: Shape, tissue: Tissue, *, within: np.ndarray | None = None,
-              inset: float = 0.0, opacity: float = 1.0) -> None:
-        """Paints a tissue over what is there.
+    def paint(self, shape: Shape, tissue: Tissue, *,
+              within: Float[np.ndarray, "size size"] | None = None, inset: float = 0.0,
+              opacity: float = 1.0) -> None:
+        """Paints a tissue over the former ones.
 
         Args:
-          within: (size, size) coverage of what clips the shape.
+          within: (size, size) coverage of a region that clips the shape.
           inset: mm by which the shape is made smaller on all sides; −6 or more.
-          opacity: below 1 for what fills only a part of the slice's thickness.
+          opacity: share of the slice's thickness that the tissue fills.
         """
         share = self.coverage(shape.distance + np.float32(inset), shape.width - 2 * inset)
         share = share * np.float32(opacity)

@@ -1,14 +1,15 @@
 """The organs of the chest: lungs, heart, great vessels."""
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.simulation.anatomy import FAT, GAS, Anatomy, ramp, vessel_tree, waves
 from dfgan_jax.simulation.canvas import Canvas, Tissue
 
 
 def paint_chest(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy,
-                inside: np.ndarray) -> None:
-    """Paints the lungs and what lies between them.
+                inside: Float[np.ndarray, "size size"]) -> None:
+    """Paints the lungs and the organs between them.
 
     Args:
       inside: (size, size) coverage of the body's cavity.

@@ -1,28 +1,29 @@
-"""A slice as another reconstruction kernel would have given it.
+"""Changes a slice to another reconstruction kernel.
 
-Filtered back-projection is linear, and its kernel the same in every direction: an image of one
-kernel is that of another after a filter of its pixels, the ratio of the two MTFs. Anatomy and
-noise change as they do on the scanner; so training pairs of many kernels come from a scan of one.
+Filtered back-projection is linear, and its kernel the same in every direction: a filter with the
+ratio of two MTFs turns the image of one kernel into that of the other. Anatomy and noise change
+as on the scanner, so a scan with one kernel gives training pairs of many.
 """
 
 from typing import Final
 
 import numpy as np
 import scipy.fft
+from jaxtyping import Float, Float32
 
 from dfgan_jax.simulation.projection import kernel_mtf
 from dfgan_jax.support.errors import InputError
 
 HIGHEST_GAIN: Final = 8.0
-"""Where the first kernel left less than this share of the other's MTF, there is hardly more
-than the rounding of HU to raise."""
+"""Greatest ratio of the MTFs: frequencies that the first kernel weakens more hold little but the
+rounding of HU."""
 
 _MARGIN: Final = 32
-"""Pixels that the slice is continued by, mirrored: the filter is short, and wraps round."""
+"""Mirrored pixels around the slice: the filter is short, and wraps round."""
 
 
-def change_kernel(hu: np.ndarray, *, pixel_spacing_mm: float, old: str | float, new: str | float
-                  ) -> np.ndarray:
+def change_kernel(hu: Float[np.ndarray, "*shape"], *, pixel_spacing_mm: float, old: str | float,
+                  new: str | float) -> Float32[np.ndarray, "*shape"]:
     """Filters a slice by the ratio of two kernels' MTFs, up to a gain of `HIGHEST_GAIN`.
 
     Args:
@@ -46,9 +47,10 @@ def change_kernel(hu: np.ndarray, *, pixel_spacing_mm: float, old: str | float, 
     frequency_lp_cm = frequency * 10 / pixel_spacing_mm
     gain = np.minimum(kernel_mtf(frequency_lp_cm, new)
                       / np.maximum(kernel_mtf(frequency_lp_cm, old), 1e-30), HIGHEST_GAIN)
-    # By the edge's value to the fast length, where a jump would ring.
+    # To the fast length with the edge's value: a jump would ring.
     padded = np.pad(padded, [(0, full - length) for full, length in
                              zip(shape, padded.shape, strict=True)], mode="edge")
-    filtered = scipy.fft.irfft2(scipy.fft.rfft2(padded) * gain.astype(np.float32), shape)
+    filtered: np.ndarray = scipy.fft.irfft2(
+        scipy.fft.rfft2(padded) * gain.astype(np.float32), shape)
     height, width = hu.shape
     return filtered[_MARGIN:_MARGIN + height, _MARGIN:_MARGIN + width].astype(np.float32)

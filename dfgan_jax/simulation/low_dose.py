@@ -13,46 +13,50 @@ widths, which cuts the corners, as in the published files.
 
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, Int64
 
 from dfgan_jax.scans.hounsfield import OUTSIDE_HU, hu_to_mu, mu_to_hu
 from dfgan_jax.simulation.phantom import torso_phantom
 from dfgan_jax.simulation.projection import KERNELS, ParallelBeam
+from dfgan_jax.support.digests import json_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import Progress
 
 SIMULATOR_VERSION = 1
-"""Raise it with every change that changes an image: it is part of the cache key."""
+"""Part of the cache key: raise it with every change that changes an image."""
 
 REFERENCE_SIZE = 256
-"""The image size that `ScanProtocol` is written for."""
+"""The image size of the numbers in `ScanProtocol`."""
 
 FIELD_OF_VIEW_DIAMETER = 1.2
 """Of the reconstructed circle, in image widths."""
 
 REFERENCE_ATTENUATION = 7.0
-"""Line integral at which tube-current modulation leaves the current as it is: 36 cm of water."""
+"""Line integral at which tube-current modulation does not change the current: 36 cm of water."""
 
 MIN_SIGNAL = 0.5
-"""Smallest detector signal [photons] that the logarithm sees; see `log_transform`."""
+"""Smallest detector signal [photons] of the logarithm; see `log_transform`."""
+
+
+DosePair = tuple[Float32[np.ndarray, "size size"], Float32[np.ndarray, "size size"]]
+"""A slice at the normal and at the low dose."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScanProtocol:
-    """How a slice is scanned; the defaults give the published baseline scores.
+    """The settings of a scan; the defaults give the published baseline scores.
 
-    The protocol is written for 256² pixels. At another size the scanner scales with
+    The numbers are those of 256² pixels. At another size the scanner scales with
     it: the detector pitch and the kernel's frequencies follow the pixel, the views grow
-    as size and the photons a ray as size², divided by what the number of views was
-    rounded by, so views · photons · pitch² stays, and with it the noise in HU and its
-    texture in pixels. Per area that is a dose growing as size³, the law of Brooks &
+    as size and the photons a ray as size², corrected for the rounding of the views, so
+    views · photons · pitch² is constant, and with it the noise in HU and its texture in
+    pixels. Per area that is a dose growing as size³, the law of Brooks &
     Di Chiro (1976) for constant noise at a constant slice thickness. The share of the
     electronic noise stays too.
 
@@ -82,7 +86,7 @@ class ScanProtocol:
     bowtie_attenuation: float = 3.0
     kernel: str = "sharp"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.field_of_view_mm >= 250:
             raise InputError(f"field_of_view_mm is {self.field_of_view_mm}, expected at least 250")
         if self.views < 4 or self.views % 4:
@@ -112,13 +116,12 @@ class ScanProtocol:
             electronic_noise_std=self.electronic_noise_std * factor ** 0.5)
 
 
-def incident_photons(offset: np.ndarray, *, photons_per_ray: float,
-                     bowtie_attenuation: float) -> np.ndarray:
-    """Photons that leave the bowtie filter towards each detector bin.
+def incident_photons(offset: Float[np.ndarray, "*rays"], *, photons_per_ray: float,
+                     bowtie_attenuation: float) -> Float64[np.ndarray, "*rays"]:
+    """Photons behind the bowtie filter, towards each detector bin.
 
-    The filter evens out the noise between the centre and the edge of a round body:
-    its attenuation grows as the path through a cylinder as wide as the detector
-    shrinks.
+    The filter evens out the noise between the centre and the edge of a round body: its
+    attenuation grows where the path through a cylinder as wide as the detector shrinks.
 
     Args:
       offset: distance of each ray from the centre, in half detectors (−1 to 1).
@@ -128,11 +131,13 @@ def incident_photons(offset: np.ndarray, *, photons_per_ray: float,
     Returns:
       float64, the shape of `offset`.
     """
-    return photons_per_ray * np.exp(-bowtie_attenuation * (1 - np.sqrt(1 - offset ** 2)))
+    photons: np.ndarray = photons_per_ray * np.exp(
+        -bowtie_attenuation * (1 - np.sqrt(1 - offset ** 2)))
+    return photons
 
 
-def modulate_tube_current(line_integrals: np.ndarray, *,
-                          tube_current_modulation: float) -> np.ndarray:
+def modulate_tube_current(line_integrals: Float[np.ndarray, "*n views bins"], *,
+                          tube_current_modulation: float) -> Float[np.ndarray, "*n views 1"]:
     """The tube current of each view, relative to that at `REFERENCE_ATTENUATION`.
 
     exp(m·(P − `REFERENCE_ATTENUATION`)), with P the greatest line integral of the view:
@@ -147,7 +152,8 @@ def modulate_tube_current(line_integrals: np.ndarray, *,
       (..., views, 1), positive.
     """
     greatest = line_integrals.max(axis=-1, keepdims=True)
-    return np.exp(tube_current_modulation * (greatest - REFERENCE_ATTENUATION))
+    current: np.ndarray = np.exp(tube_current_modulation * (greatest - REFERENCE_ATTENUATION))
+    return current
 
 
 @functools.lru_cache(maxsize=2)
@@ -156,8 +162,9 @@ def _parallel_beam(size: int, views: int, field_of_view_mm: float) -> ParallelBe
                         diameter=FIELD_OF_VIEW_DIAMETER)
 
 
-def count_photons(rng: np.random.Generator, line_integrals: np.ndarray, *,
-                  photons_per_ray: float | np.ndarray) -> np.ndarray:
+def count_photons(rng: np.random.Generator, line_integrals: Float[np.ndarray, "*rays"], *,
+                  photons_per_ray: float | Float[np.ndarray, "..."]
+                  ) -> Int64[np.ndarray, "*rays"]:
     """Poisson counts behind an object.
 
     Args:
@@ -170,12 +177,12 @@ def count_photons(rng: np.random.Generator, line_integrals: np.ndarray, *,
     return rng.poisson(photons_per_ray * np.exp(-line_integrals.astype(np.float64)))
 
 
-def thin_counts(rng: np.random.Generator, counts: np.ndarray, *,
-                dose_fraction: float) -> np.ndarray:
+def thin_counts(rng: np.random.Generator, counts: Int64[np.ndarray, "*rays"], *,
+                dose_fraction: float) -> Int64[np.ndarray, "*rays"]:
     """Keeps every photon with probability `dose_fraction`.
 
-    The thinned counts of a Poisson process are Poisson again, at the lower dose, and
-    correlate with the counts that they come from.
+    Thinned Poisson counts are Poisson counts of the lower dose, correlated with the
+    original ones.
 
     Args:
       counts: int64, any shape.
@@ -185,18 +192,19 @@ def thin_counts(rng: np.random.Generator, counts: np.ndarray, *,
     """
     if not 0 < dose_fraction < 1:
         raise InputError(f"dose_fraction is {dose_fraction}, expected above 0, below 1")
-    return rng.binomial(counts, dose_fraction)
+    thinned: np.ndarray = rng.binomial(counts, dose_fraction)
+    return thinned
 
 
-def log_transform(rng: np.random.Generator, counts: np.ndarray, *,
-                  photons_per_ray: float | np.ndarray,
-                  electronic_noise_std: float) -> np.ndarray:
+def log_transform(rng: np.random.Generator, counts: Int64[np.ndarray, "*rays"], *,
+                  photons_per_ray: float | Float[np.ndarray, "..."],
+                  electronic_noise_std: float) -> Float32[np.ndarray, "*rays"]:
     """Line integrals from counts, with electronic noise added first.
 
-    The logarithm needs a positive signal: readings below `MIN_SIGNAL`, which only
-    occur where hardly a photon arrives, are raised to it, which limits a line integral
-    to log(photons_per_ray / MIN_SIGNAL) and biases such starved rays (streaks, as in
-    scanners without a correction). With the default protocol there are none.
+    The logarithm needs a positive signal: readings below `MIN_SIGNAL`, of rays with hardly
+    a photon, are raised to it. This limits a line integral to
+    log(photons_per_ray / MIN_SIGNAL) and biases such starved rays (streaks, as in scanners
+    without a correction). The default protocol has no such rays.
 
     Args:
       counts: int64, any shape.
@@ -208,14 +216,16 @@ def log_transform(rng: np.random.Generator, counts: np.ndarray, *,
     """
     noise = rng.standard_normal(counts.shape, np.float32) * np.float32(electronic_noise_std)
     signal = np.maximum(counts + noise, MIN_SIGNAL)
-    return np.log(photons_per_ray / signal).astype(np.float32)
+    line_integrals: np.ndarray = np.log(photons_per_ray / signal)
+    return line_integrals.astype(np.float32)
 
 
-def project(hu: np.ndarray, *, protocol: ScanProtocol | None = None) -> np.ndarray:
+def project(hu: Float[np.ndarray, "..."], *, protocol: ScanProtocol | None = None
+            ) -> Float32[np.ndarray, "1 views bins"]:
     """Line integrals of a noise-free slice, for `scan_projected`.
 
     Args:
-      hu: (size, size) float32; what lies outside the field of view is ignored.
+      hu: (size, size) float32; pixels outside the field of view are ignored.
 
     Returns:
       (1, views, bins) float32, without unit.
@@ -228,11 +238,11 @@ def project(hu: np.ndarray, *, protocol: ScanProtocol | None = None) -> np.ndarr
     return beam.project(hu_to_mu(hu)[None])
 
 
-def scan_projected(rng: np.random.Generator, line_integrals: np.ndarray, *, size: int,
-                   protocol: ScanProtocol | None = None) -> tuple[np.ndarray, np.ndarray]:
+def scan_projected(rng: np.random.Generator, line_integrals: Float32[np.ndarray, "1 views bins"],
+                   *, size: int, protocol: ScanProtocol | None = None) -> DosePair:
     """`scan` from the line integrals of `project` at that size and protocol.
 
-    Of many scans of one object the projection, half of the work, is done once.
+    Many scans of one object then share the projection, half of the work.
     """
     scaled = (protocol or ScanProtocol()).at_size(size)
     beam = _parallel_beam(size, scaled.views, scaled.field_of_view_mm)
@@ -254,12 +264,12 @@ def scan_projected(rng: np.random.Generator, line_integrals: np.ndarray, *, size
     return ndct, qdct
 
 
-def scan(rng: np.random.Generator, hu: np.ndarray, *,
-         protocol: ScanProtocol | None = None) -> tuple[np.ndarray, np.ndarray]:
+def scan(rng: np.random.Generator, hu: Float[np.ndarray, "..."], *,
+         protocol: ScanProtocol | None = None) -> DosePair:
     """Scans a noise-free slice at the normal and at the low dose.
 
     Args:
-      hu: (size, size) float32; what lies outside the field of view is ignored.
+      hu: (size, size) float32; pixels outside the field of view are ignored.
 
     Returns:
       ndct and qdct, each (size, size) float32 in HU.
@@ -269,8 +279,8 @@ def scan(rng: np.random.Generator, hu: np.ndarray, *,
 
 
 def simulate_pair(index: int, *, size: int, seed: int, split: str,
-                  protocol: ScanProtocol | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Slice `index` of a split: always the same images, whatever else is simulated.
+                  protocol: ScanProtocol | None = None) -> DosePair:
+    """Slice `index` of a split; its images depend on the arguments alone.
 
     Returns:
       ndct and qdct, each (size, size) float32 in HU.
@@ -283,7 +293,7 @@ def simulate_pair(index: int, *, size: int, seed: int, split: str,
 
 def iterate_pairs(count: int, *, size: int, seed: int, split: str,
                   protocol: ScanProtocol | None = None, threads: int | None = None,
-                  progress: Progress | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                  progress: Progress | None = None) -> Iterator[DosePair]:
     """Yields `simulate_pair` of 0 … count − 1, in order, made by several threads.
 
     Args:
@@ -310,7 +320,9 @@ def iterate_pairs(count: int, *, size: int, seed: int, split: str,
 
 def simulate_pairs(count: int, *, size: int, seed: int, split: str,
                    protocol: ScanProtocol | None = None, threads: int | None = None,
-                   progress: Progress | None = None) -> tuple[np.ndarray, np.ndarray]:
+                   progress: Progress | None = None
+                   ) -> tuple[Float32[np.ndarray, "n size size"],
+                              Float32[np.ndarray, "n size size"]]:
     """The slices of `iterate_pairs`, stacked.
 
     Returns:
@@ -325,7 +337,7 @@ def simulate_pairs(count: int, *, size: int, seed: int, split: str,
 
 
 def simulation_hash(*, size: int, seed: int, protocol: ScanProtocol | None = None) -> str:
-    """16 hexadecimal digits that name everything that determines the images of a split."""
+    """16 hexadecimal digits of the digest of all settings that determine a split's images."""
     parts = {"version": SIMULATOR_VERSION, "size": size, "seed": seed,
              "protocol": dataclasses.asdict(protocol or ScanProtocol())}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(parts)[:16]

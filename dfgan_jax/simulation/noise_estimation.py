@@ -1,7 +1,7 @@
-"""What a full-dose slice's own noise says about its scan: photons and reconstruction kernel.
+"""Estimates photons and reconstruction kernel of a scan from the noise of a full-dose slice.
 
-Both are estimated from the spectrum of the noise where the tissue is uniform; no tag of the
-scanner is needed. For the units of photons see `scan_rays`.
+Both come from the spectrum of the noise in uniform tissue; no tag of the scanner is needed. For
+the units of photons see `scan_rays`.
 """
 
 from typing import Final, NamedTuple
@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import scipy.fft
 import scipy.ndimage
+from jaxtyping import Float, Num, Shaped
 
 from dfgan_jax.simulation.projection import kernel_mtf
 from dfgan_jax.simulation.scan_rays import (
@@ -24,9 +25,9 @@ _TISSUE_HU: Final = (-200.0, 250.0)
 _SMOOTHING_MM: Final = 1.1
 _PATCH_MM: Final = 12.0
 _ANATOMY_LP_CM: Final = 1.6
-"""Below it a patch's spectrum tells whether the tissue is uniform, ..."""
+"""A patch's spectrum below it shows whether the tissue is uniform, ..."""
 _NOISE_LP_CM: Final = 2.0
-"""... and above it what the noise is. Noise in different bands is independent: choosing
+"""... and its spectrum above it is the noise. Noise of different bands is independent: choosing
 patches by one band leaves no bias in the other, as the lowest of local deviations would."""
 _UNIFORM_SHARE: Final = 0.2
 _FAINTEST: Final = 0.01
@@ -39,14 +40,14 @@ _MIN_PATCHES: Final = 100
 
 
 class ScanNoise(NamedTuple):
-    """What a slice's noise says about its scan.
+    """Noise and settings of a scan, estimated from a slice.
 
     Attributes:
       photons_per_ray: unattenuated, in the centre, in a view whose greatest line integral
         is `low_dose.REFERENCE_ATTENUATION`.
-      kernel: f50 of the reconstruction kernel [lp/cm], or the name that was given.
-      noise_std_hu: standard deviation of the noise [HU] where the tissue is most uniform.
-      patches: regions of soft tissue, overlapping, of which the most uniform were measured.
+      kernel: f50 of the reconstruction kernel [lp/cm], or the given name.
+      noise_std_hu: standard deviation of the noise [HU] in the most uniform tissue.
+      patches: number of overlapping patches of soft tissue; the most uniform are measured.
     """
 
     photons_per_ray: float
@@ -56,7 +57,7 @@ class ScanNoise(NamedTuple):
 
 
 def _local_power(scan: ScanRays, ray_variance: np.ndarray) -> np.ndarray:
-    """What the noise power spectrum near each pixel is, over |f|·MTF² [HU²; f in 1/pixel].
+    """The noise power spectrum near each pixel over |f|·MTF² [HU²; f in 1/pixel].
 
     A view adds to the spectrum along its own direction only, and there the variance of the
     ray through the pixel times the ramp squared, so the mean over directions is a plain
@@ -65,31 +66,35 @@ def _local_power(scan: ScanRays, ray_variance: np.ndarray) -> np.ndarray:
     # A pixel's weights sum to BINS_PER_PIXEL in each view.
     total = scan.beam.backproject(ray_variance[None].astype(np.float32))[0] / BINS_PER_PIXEL
     per_view = total[scan.crop] / scan.beam.views
-    return per_view * (np.pi / scan.beam.views / BINS_PER_PIXEL * scan.hu_per_mu ** 2)
+    power: np.ndarray = per_view * (np.pi / scan.beam.views / BINS_PER_PIXEL
+                                    * scan.hu_per_mu ** 2)
+    return power
 
 
 def _taper(size: int) -> np.ndarray:
     hann = np.hanning(size + 2)[1:-1]
-    return hann * hann[:, None]
+    return np.multiply.outer(hann, hann)
 
 
 def _frequency(size: int) -> np.ndarray:
     """(size, size) frequencies [1/pixel] of a Fourier transform, of any direction."""
-    return np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+    frequency: np.ndarray = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+    return frequency
 
 
 def _expected_spectrum(size: int, pixel_spacing_mm: float, kernel: str | float) -> np.ndarray:
-    """(size, size) mean of a tapered patch's spectrum where the noise's is |f|·MTF².
+    """(size, size) mean spectrum of a tapered patch of noise with the spectrum |f|·MTF².
 
-    The taper smears the spectrum by more than the kernel's slope allows to neglect: it
-    multiplies the autocovariance by the taper's.
+    The taper multiplies the autocovariance by its own; the smear of the spectrum cannot be
+    neglected beside the kernel's slope.
     """
     frequency = _frequency(2 * size)
     spectrum = frequency * kernel_mtf(frequency * 10 / pixel_spacing_mm, kernel) ** 2
     taper = _taper(size)
     smear = np.abs(scipy.fft.fft2(taper, (2 * size, 2 * size))) ** 2 / (taper ** 2).sum()
     product = scipy.fft.ifft2(spectrum) * scipy.fft.ifft2(smear)
-    return scipy.fft.fft2(product).real[::2, ::2]
+    expected: np.ndarray = scipy.fft.fft2(product).real[::2, ::2]
+    return expected
 
 
 def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: int,
@@ -112,16 +117,16 @@ def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: i
     return spectra, [patches(power)[inside].mean(axis=(1, 2)) for power in local_power]
 
 
-def estimate_from_rays(scan: ScanRays, hu: np.ndarray, pixel_spacing_mm: float, kernel: str | float,
-                       electronic_noise_std: float) -> ScanNoise:
-    """`estimate_noise`, of a slice whose rays are there already.
+def estimate_from_rays(scan: ScanRays, hu: Float[np.ndarray, "h w"], pixel_spacing_mm: float,
+                       kernel: str | float, electronic_noise_std: float) -> ScanNoise:
+    """`estimate_noise` of a slice with known rays.
 
     Args:
       scan: rays of the slice.
-      hu: (H, W) float32, as `checked_slice` gives it; the rest as for `estimate_noise`.
+      hu: (H, W) float32, a result of `checked_slice`; the rest as for `estimate_noise`.
     """
     size = max(2 * round(_PATCH_MM / pixel_spacing_mm / 2), 12)
-    # At one photon a ray; those of electronic noise fall with its square.
+    # At one photon a ray; that of electronic noise falls with the square of the photons.
     spectra, (photon_power, electronic_power) = _tissue_spectra(
         hu, (_local_power(scan, 1 / scan.signal / scan.ray_mm),
              _local_power(scan, 1 / scan.signal ** 2 / scan.ray_mm)), size, pixel_spacing_mm)
@@ -172,15 +177,15 @@ def estimate_from_rays(scan: ScanRays, hu: np.ndarray, pixel_spacing_mm: float, 
     return ScanNoise(float(photons_per_ray), kernel, float(np.sqrt(variance)), len(spectra))
 
 
-def estimate_noise(ndct_hu: np.ndarray, *, pixel_spacing_mm: float, kernel: str | float = "auto",
+def estimate_noise(ndct_hu: Num[np.ndarray, "..."], *, pixel_spacing_mm: float,
+                   kernel: str | float = "auto",
                    electronic_noise_std: float = ELECTRONIC_NOISE_STD,
-                   outside: np.ndarray | None = None) -> ScanNoise:
-    """Measures the noise of a full-dose slice, and what it says about the scan.
+                   outside: Shaped[np.ndarray, "..."] | None = None) -> ScanNoise:
+    """Measures the noise of a full-dose slice, and estimates photons and kernel from it.
 
-    Patches of soft tissue are ranked by their power at low frequencies, where anatomy is;
-    in the most uniform ones the spectrum at higher frequencies, relative to what one
-    photon a ray would give there, is |f|·MTF² over the number of photons. Structure that
-    is left counts as noise.
+    Patches of soft tissue are ranked by their power at the low frequencies of anatomy. In the
+    most uniform patches the spectrum at higher frequencies, relative to that of one photon a
+    ray, is |f|·MTF² over the number of photons. Remaining structure counts as noise.
 
     Args:
       ndct_hu: (H, W) float32.
@@ -193,7 +198,7 @@ def estimate_noise(ndct_hu: np.ndarray, *, pixel_spacing_mm: float, kernel: str 
       photons, kernel, noise and the number of regions; see `ScanNoise`.
 
     Raises:
-      InputError: also where there is too little soft tissue, or no noise to measure.
+      InputError: an argument cannot be used, or the slice has too little soft tissue or noise.
     """
     hu = checked_slice(ndct_hu, pixel_spacing_mm, kernel, electronic_noise_std, outside)
     return estimate_from_rays(rays_of(hu, pixel_spacing_mm), hu, pixel_spacing_mm, kernel,

@@ -8,6 +8,7 @@ Tomography (2011), and portal-venous contrast as in abdominal scans.
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Float32
 
 from dfgan_jax.scans.hounsfield import HU_AIR
 from dfgan_jax.simulation.abdomen import paint_abdomen
@@ -22,14 +23,14 @@ _FINE_MM, _COARSE_MM = 1.5, 6.0
 
 
 def torso_phantom(rng: np.random.Generator, *, size: int, field_of_view_mm: float = 360.0,
-                  level: float | None = None) -> np.ndarray:
+                  level: float | None = None) -> Float32[np.ndarray, "size size"]:
     """Draws one axial slice of a random patient.
 
     Args:
       rng: the only source of randomness.
       size: width and height in pixels, at least 32.
       field_of_view_mm: width of the image, at least 250; the body takes 88 to 96 % of it.
-      level: 0 (upper chest) to 1 (kidneys); random where it is None.
+      level: 0 (upper chest) to 1 (kidneys); None: random.
 
     Returns:
       (size, size) float32 in HU, −1000 to about 2500; air outside the body.
@@ -40,7 +41,7 @@ def torso_phantom(rng: np.random.Generator, *, size: int, field_of_view_mm: floa
         raise InputError(f"field_of_view_mm is {field_of_view_mm}, expected at least 250")
     if level is not None and not 0 <= level <= 1:
         raise InputError(f"level is {level}, expected 0 to 1")
-    # Textures have a generator of their own, or their size would change the anatomy.
+    # Textures have their own generator: their size must not change the anatomy.
     texture_rng = np.random.default_rng(rng.integers(2**63))
     drawn_level = rng.uniform(0, 1)
     level = drawn_level if level is None else level
@@ -70,8 +71,9 @@ def _smooth_noise(rng: np.random.Generator, size: int, sigma: float) -> np.ndarr
     white = rng.standard_normal((size, size), np.float32)
     if sigma < 0.3:
         return white
-    smooth = scipy.ndimage.gaussian_filter(white, sigma, mode="wrap", truncate=3)
-    return smooth / smooth.std()
+    smooth: np.ndarray = scipy.ndimage.gaussian_filter(white, sigma, mode="wrap", truncate=3)
+    smooth /= smooth.std()
+    return smooth
 
 
 def _paint_table(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:

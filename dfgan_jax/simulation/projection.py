@@ -12,6 +12,7 @@ reconstructed: a pixel outside is ignored by `project` and 0 after `backproject`
 import numpy as np
 import scipy.fft
 import scipy.sparse
+from jaxtyping import Float, Float32
 
 from dfgan_jax.support.errors import InputError
 
@@ -28,7 +29,8 @@ those for lung and detail (D45); `ramp` is not apodised.
 """
 
 
-def kernel_mtf(frequency_lp_cm: np.ndarray, kernel: str | float) -> np.ndarray:
+def kernel_mtf(frequency_lp_cm: Float[np.ndarray, "*shape"], kernel: str | float
+               ) -> Float[np.ndarray, "*shape"]:
     """Apodisation exp(−ln 2·(f/f50)^p), with p such that it is 0.1 at f10.
 
     The system's MTF is this times the averaging over the detector bin and the pixel.
@@ -38,7 +40,7 @@ def kernel_mtf(frequency_lp_cm: np.ndarray, kernel: str | float) -> np.ndarray:
       kernel: a name in `KERNELS`, or f50 [lp/cm] of a kernel with the shape of `soft`.
 
     Returns:
-      the factor on the ramp, 1 at frequency 0; the shape of the input.
+      The factor on the ramp, 1 at frequency 0; the shape of the input.
     """
     if not isinstance(kernel, str):
         half_and_tenth = KERNELS["soft"]
@@ -51,7 +53,8 @@ def kernel_mtf(frequency_lp_cm: np.ndarray, kernel: str | float) -> np.ndarray:
         return np.ones_like(frequency_lp_cm)
     f50, f10 = half_and_tenth
     power = np.log(np.log(10) / np.log(2)) / np.log(f10 / f50)
-    return np.exp(-np.log(2) * (np.abs(frequency_lp_cm) / f50) ** power)
+    mtf: np.ndarray = np.exp(-np.log(2) * (np.abs(frequency_lp_cm) / f50) ** power)
+    return mtf
 
 
 def _footprint_integral(position: np.ndarray, cos: float, sin: float) -> np.ndarray:
@@ -72,8 +75,8 @@ class ParallelBeam:
     A value of the sinogram is the mean line integral over the width of its detector
     bin, for an image of square pixels (trapezoid footprints: De Man & Basu 2004;
     Long, Fessler & Balter 2010). Only the views in (0°, 45°) are stored. The others
-    are the same views of the transposed, rotated and mirrored image, which enter as
-    further columns of one sparse-dense product.
+    are the same views of the transposed, rotated and mirrored image, further columns of
+    one sparse-dense product.
 
     Args:
       size: image width and height in pixels.
@@ -129,7 +132,7 @@ class ParallelBeam:
             (weights[used].astype(np.float32), (bins[used], pixels[used])),
             shape=(self.bins, x.size))
 
-    def project(self, mu: np.ndarray) -> np.ndarray:
+    def project(self, mu: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "n views bins"]:
         """Line integrals of attenuation images.
 
         Args:
@@ -149,7 +152,8 @@ class ParallelBeam:
         # Octants two and four run through their angles backwards.
         return np.concatenate([first, second[:, ::-1], third, fourth[:, ::-1]], axis=1)
 
-    def backproject(self, sinograms: np.ndarray) -> np.ndarray:
+    def backproject(self, sinograms: Float[np.ndarray, "..."]
+                    ) -> Float32[np.ndarray, "n size size"]:
         """The adjoint of `project`.
 
         Args:
@@ -171,8 +175,8 @@ class ParallelBeam:
         total = first + second.swapaxes(1, 2) + np.rot90(third, -1, (1, 2)) + fourth[:, :, ::-1]
         return total * np.float32(self.pixel_spacing_mm)
 
-    def filtered_backproject(self, sinograms: np.ndarray, *, kernel: str = "soft",
-                             frequency_scale: float = 1.0) -> np.ndarray:
+    def filtered_backproject(self, sinograms: Float[np.ndarray, "..."], *, kernel: str = "soft",
+                             frequency_scale: float = 1.0) -> Float32[np.ndarray, "n size size"]:
         """Filtered back-projection (Kak & Slaney 1988, chapter 3).
 
         The ramp is sampled in the spatial domain (their equation 61): a ramp sampled

@@ -1,6 +1,6 @@
-"""Water cylinders with discs whose place and contrast are known, scanned repeatedly.
+"""Water cylinders with discs of known place and contrast, scanned repeatedly.
 
-What a scan adds to them is measured by `evaluation.physics`. Slices are (size, size)
+`evaluation.physics` measures the scans. Slices are (size, size)
 float32 in HU on the geometry of `low_dose.ScanProtocol`: column x, row y, the cylinder
 about the image's centre, air around it. Edges are one pixel soft, so that a disc has
 the right area at any size.
@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 from dfgan_jax.scans.hounsfield import HU_AIR
 from dfgan_jax.simulation.low_dose import REFERENCE_SIZE, ScanProtocol, project, scan_projected
@@ -31,8 +32,8 @@ LESIONS = ((6.0, 28.0), (8.0, 19.0), (12.0, 11.0), (16.0, 7.5))
 """Diameters [mm], and contrasts [HU] at 256²; see `paint_lesions`."""
 
 LESION_RING_MM = 105.0
-MIN_SIZE = 128
-"""Below, the smallest lesion has less than two pixels."""
+QUALITY_PHANTOM_MIN_SIZE = 128
+"""Height and width [pixels]; below, the smallest lesion has less than two pixels."""
 
 
 class Disc(NamedTuple):
@@ -46,14 +47,16 @@ class Disc(NamedTuple):
     radius: float
     contrast_hu: float
 
-    def distance(self, shape: tuple[int, int]) -> np.ndarray:
+    def distance(self, shape: tuple[int, ...]) -> Float[np.ndarray, "h w"]:
         """(H, W) distance of each pixel from the disc's centre [pixels]."""
-        return np.hypot(np.arange(shape[1]) - self.x, np.arange(shape[0])[:, None] - self.y)
+        distance: np.ndarray = np.hypot(np.arange(shape[1]) - self.x,
+                                        np.arange(shape[0])[:, None] - self.y)
+        return distance
 
 
 @dataclasses.dataclass(frozen=True)
 class QualityScans:
-    """Repeated scans of three objects at one dose, or what a denoiser made of them.
+    """Repeated scans of three objects at one dose, as scanned or denoised.
 
     Attributes:
       discs: (K, size, size) float32 HU, the cylinder with `inserts`.
@@ -67,9 +70,9 @@ class QualityScans:
     The noise of no two slices is shared.
     """
 
-    discs: np.ndarray
-    lesions: np.ndarray
-    background: np.ndarray
+    discs: Float[np.ndarray, "k size size"]
+    lesions: Float[np.ndarray, "k size size"]
+    background: Float[np.ndarray, "k size size"]
     cylinder: Disc
     inserts: tuple[Disc, ...]
     lesion_discs: tuple[Disc, ...]
@@ -96,11 +99,12 @@ def _cylinder(size: int, pixel_mm: float) -> Disc:
                  contrast_hu=-HU_AIR)
 
 
-def paint_inserts(size: int, *, field_of_view_mm: float) -> tuple[np.ndarray, tuple[Disc, ...]]:
+def paint_inserts(size: int, *, field_of_view_mm: float
+                  ) -> tuple[Float32[np.ndarray, "size size"], tuple[Disc, ...]]:
     """The cylinder with twelve inserts on a ring, two of each of `INSERT_CONTRASTS_HU`.
 
-    The two are five twelfths of a turn apart and so see different pixel grids; 20 mm
-    lie between neighbours.
+    The two are five twelfths of a turn apart, on different pixel grids; neighbours are 20 mm
+    apart.
 
     Returns:
       (size, size) float32 HU, noise-free, and the inserts.
@@ -113,13 +117,14 @@ def paint_inserts(size: int, *, field_of_view_mm: float) -> tuple[np.ndarray, tu
     return _paint((_cylinder(size, pixel_mm), *inserts), size), inserts
 
 
-def paint_lesions(size: int, *, field_of_view_mm: float) -> tuple[np.ndarray, tuple[Disc, ...]]:
+def paint_lesions(size: int, *, field_of_view_mm: float
+                  ) -> tuple[Float32[np.ndarray, "size size"], tuple[Disc, ...]]:
     """The cylinder with sixteen lesions on a ring, four of each of `LESIONS`.
 
     The four are a quarter turn apart, where the square pixels, the distance from the
     centre and with them the noise are the same. `ScanProtocol` keeps the noise of a
-    pixel and its texture in pixels whatever the size, so a lesion of given mm and HU
-    would be seen ever better at more pixels (dose grows as size³). Contrasts are
+    pixel and its texture in pixels at every size, so a lesion of given mm and HU would be
+    more detectable at more pixels (dose grows as size³). Contrasts are
     therefore those of `LESIONS` times (256 / size)^1.5, which keeps detectability.
 
     Returns:
@@ -136,20 +141,20 @@ def paint_lesions(size: int, *, field_of_view_mm: float) -> tuple[np.ndarray, tu
 def scan_repeats(*, size: int, seed: int, repeats: int = 16, protocol: ScanProtocol | None = None,
                  threads: int | None = None, progress: Progress | None = None
                  ) -> tuple[QualityScans, QualityScans]:
-    """Scans the three objects again and again, each time with new noise.
+    """Scans each of the three objects `repeats` times, each time with new noise.
 
     Args:
-      size: image width and height in pixels, at least `MIN_SIZE`.
-      seed: of the noise; 0 or more. A repeat is the same however many there are.
+      size: image width and height in pixels, at least `QUALITY_PHANTOM_MIN_SIZE`.
+      seed: of the noise; 0 or more. A repeat does not depend on the number of repeats.
       repeats: K, at least 3: fewer have no measurable spread.
       threads: as many as the machine has cores by default.
       progress: advanced by one for each of 3·K scans.
 
     Returns:
-      the normal dose and the low dose.
+      The normal dose and the low dose.
     """
-    if size < MIN_SIZE:
-        raise InputError(f"size is {size}, expected at least {MIN_SIZE}")
+    if size < QUALITY_PHANTOM_MIN_SIZE:
+        raise InputError(f"size is {size}, expected at least {QUALITY_PHANTOM_MIN_SIZE}")
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more")
     if repeats < 3:
@@ -175,8 +180,9 @@ def scan_repeats(*, size: int, seed: int, repeats: int = 16, protocol: ScanProto
             progress.advance()
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as executor:
-        for _ in executor.map(scan_one, *np.divmod(np.arange(len(objects) * repeats), repeats)):
-            pass  # but an exception is raised
+        kinds, numbers = np.divmod(np.arange(len(objects) * repeats), repeats)
+        for _ in executor.map(scan_one, kinds.tolist(), numbers.tolist()):
+            pass  # raises the exceptions of the threads
     scans = functools.partial(QualityScans, cylinder=cylinder, inserts=inserts,
                               lesion_discs=lesion_discs, pixel_spacing_mm=field_of_view_mm / size)
     ndct, qdct = (scans(*doses_slices) for doses_slices in slices)

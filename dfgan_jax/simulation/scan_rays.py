@@ -1,4 +1,4 @@
-"""A slice as the rays of a scan: what arrives at the detector of each.
+"""The rays of a scan, computed from a slice: the signal of each at the detector.
 
 Slices are (H, W) float32 in HU, of any size. A ray here is 1 mm wide in the centre, as
 high as the slice is thick, and one of `VIEWS` parallel ones over 180°; photons and
@@ -11,6 +11,7 @@ import threading
 from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float32, Num, Shaped
 
 from dfgan_jax.scans.hounsfield import HU_AIR, MU_WATER, hu_to_mu
 from dfgan_jax.simulation.low_dose import incident_photons, modulate_tube_current
@@ -18,7 +19,7 @@ from dfgan_jax.simulation.projection import KERNELS, ParallelBeam
 from dfgan_jax.support.errors import InputError
 
 VIEWS: Final = 288
-"""Over 180°, up to 512²; larger slices get fewer, for the memory, of more photons each."""
+"""Over 180°, up to 512²; larger slices get fewer views of more photons each, for the memory."""
 
 BINS_PER_PIXEL: Final = 2
 """With one, the back-projection's interpolation would leave images of the noise near the
@@ -38,15 +39,15 @@ REFERENCE_THICKNESS_MM: Final = 3.0
 
 ELECTRONIC_NOISE_STD: Final = 31.0
 """In photons, of a ray (see above), in slices of `REFERENCE_THICKNESS_MM`; it grows as the
-square root of the thickness. A ray stands for some fifteen detector
-readings, each of which then has eight photons' noise.
+square root of the thickness. A ray is the sum of some fifteen detector readings, with noise
+of eight photons each.
 
-Chosen so that the quarter dose of patient L143 has the noise it has, on average. Without
-it the simulated noise is 11 to 18 % too weak in each of three patients: the real pairs add
-more than three times the full dose's variance, whatever may be the reason."""
+Chosen to match the noise of the real quarter dose of patient L143, on average. Without it the
+simulated noise is 11 to 18 % too weak in each of three patients: the real pairs add more than
+three times the full dose's variance, for an unknown reason."""
 
 _OPAQUE: Final = 20.0
-"""The largest line integral: hardly a photon of 1e8 is left, and no number overflows."""
+"""The largest line integral: it leaves hardly a photon of 1e8, and no number overflows."""
 
 
 class ScanRays(NamedTuple):
@@ -55,14 +56,14 @@ class ScanRays(NamedTuple):
     Attributes:
       beam: geometry of the rays, in pixels, about the smallest square that holds the slice.
       crop: rows and columns of the slice in that square.
-      signal: (views, bins), what arrives for each photon of `photons_per_ray`.
-      ray_mm: width of a ray in the centre, times `VIEWS` over the views that there are.
+      signal: (views, bins), detected share of `photons_per_ray`.
+      ray_mm: width of a ray in the centre, times `VIEWS` over the number of views.
       hu_per_mu: HU of an attenuation of 1 per pixel.
     """
 
     beam: ParallelBeam
     crop: tuple[slice, slice]
-    signal: np.ndarray
+    signal: Float[np.ndarray, "views bins"]
     ray_mm: float
     hu_per_mu: float
 
@@ -71,8 +72,8 @@ _LOCK: Final = threading.Lock()
 
 
 def _unit_beam(size: int) -> ParallelBeam:
-    """In pixels, so that slices of one size share it whatever their spacing."""
-    with _LOCK:  # threads that begin together must not each build it
+    """A beam in pixels: slices of one size and any spacing share it."""
+    with _LOCK:  # else threads that begin together would each build it
         return _cached_unit_beam(size)
 
 
@@ -83,9 +84,10 @@ def _cached_unit_beam(size: int) -> ParallelBeam:
                         bins_per_pixel=BINS_PER_PIXEL)
 
 
-def checked_slice(ndct_hu: np.ndarray, pixel_spacing_mm: float, kernel: str | float,
-                  electronic_noise_std: float, outside: np.ndarray | None) -> np.ndarray:
-    """The slice in float32 with air outside the field of view.
+def checked_slice(ndct_hu: Num[np.ndarray, "..."], pixel_spacing_mm: float, kernel: str | float,
+                  electronic_noise_std: float, outside: Shaped[np.ndarray, "..."] | None
+                  ) -> Float32[np.ndarray, "h w"]:
+    """Checks a slice and its settings; returns it in float32, with air outside the field of view.
 
     Args:
       ndct_hu: (H, W).
@@ -95,7 +97,7 @@ def checked_slice(ndct_hu: np.ndarray, pixel_spacing_mm: float, kernel: str | fl
       outside: (H, W) bool, the pixels outside the field of view.
 
     Raises:
-      InputError: naming the value that cannot be used.
+      InputError: a value cannot be used; the message names it.
     """
     if ndct_hu.ndim != 2 or min(ndct_hu.shape) < 1:
         raise InputError(f"the slice has shape {ndct_hu.shape}, expected (height, width)")
@@ -118,11 +120,11 @@ def checked_slice(ndct_hu: np.ndarray, pixel_spacing_mm: float, kernel: str | fl
     return ndct_hu.astype(np.float32)
 
 
-def rays_of(ndct_hu: np.ndarray, pixel_spacing_mm: float) -> ScanRays:
-    """Projects a slice, and lets photons through.
+def rays_of(ndct_hu: Float32[np.ndarray, "h w"], pixel_spacing_mm: float) -> ScanRays:
+    """Projects a slice, and attenuates the photons of its rays.
 
     Args:
-      ndct_hu: (H, W) float32, as `checked_slice` gives it.
+      ndct_hu: (H, W) float32, a result of `checked_slice`.
       pixel_spacing_mm: pixel pitch, of square pixels.
     """
     size = max(*ndct_hu.shape, 8)

@@ -45,7 +45,7 @@ def paint_ribs(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy,
     """Paints ribs, sternum and shoulder blades; ribs follow the wall of the cavity.
 
     Args:
-      cavity: on the whole slice.
+      cavity: shape of the body's cavity, on the whole slice.
     """
     a, b, y0, level = anatomy.a, anatomy.b, anatomy.cavity_y, anatomy.level
     bone = {"cortex_hu": anatomy.cortex, "marrow_hu": anatomy.marrow + 80}

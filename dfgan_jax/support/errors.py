@@ -1,19 +1,19 @@
-"""The exceptions that a user is meant to read, and others in one line.
+"""Errors for the user, and other errors in one line.
 
-Their message is one line; `main.py` prints it without a traceback, and exits with a
-status that is not 0.
+The message of an error for the user is one line; `main.py` prints it without a traceback, and
+exits with a status other than 0.
 """
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type's name where there is none."""
+    """The first line of an error's message; the name of its type if the message is empty."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: a file, a field, a folder.
+    """A file, a field or a folder of the user cannot be used.
 
-    The message names the file or field, the value found and what was expected.
+    The message names the file or field, the value found and the expected one.
     """
 
 
@@ -22,13 +22,13 @@ class DivergenceError(RuntimeError):
 
 
 class ProcessError(RuntimeError):
-    """Another process of the run was lost, without which this one cannot go on.
+    """Another process of the run was lost, and this one cannot continue without it.
 
-    The same command goes on from the latest checkpoint.
+    The same command continues from the latest checkpoint.
     """
 
     STATUS = 75
-    """With which `main.py` exits: EX_TEMPFAIL of sysexits.h."""
+    """Exit status of `main.py`: EX_TEMPFAIL of sysexits.h."""
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,10 +1,8 @@
-"""Where files go, and writing them so that they are never half there and never lost."""
+"""Places of files, and writing that leaves no file half written."""
 
 import contextlib
 import datetime
 import errno
-import hashlib
-import json
 import mmap
 import os
 import pathlib
@@ -12,10 +10,10 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Shaped
 
 from dfgan_jax.support.errors import InputError
 
@@ -26,13 +24,13 @@ except ImportError:  # Windows
 
 
 def user_cache() -> pathlib.Path:
-    """The folder that keeps what can be made again: ~/.cache/dfgan_jax, or as XDG says."""
+    """The folder of files that can be made again: ~/.cache/dfgan_jax, or below XDG_CACHE_HOME."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
                         "dfgan_jax")
 
 
 def refuse_existing(path: pathlib.Path) -> None:
-    """Refuses an output that would replace something.
+    """Refuses an output that would replace a file or folder.
 
     Raises:
       InputError: the path exists.
@@ -41,32 +39,11 @@ def refuse_existing(path: pathlib.Path) -> None:
         raise InputError(f"{path}: exists; choose another output, or remove it")
 
 
-def file_digest(path: pathlib.Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def json_digest(value: Any) -> str:
-    """The SHA-256 of a JSON value, in hexadecimal digits; the order of names is nothing to it."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def arrays_digest(arrays: Iterable[tuple[str, Any]]) -> str:
-    """The SHA-256 of arrays' names, types, shapes and values in their order, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, values in arrays:
-        array = np.asarray(values)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def check_writable(folder: pathlib.Path) -> None:
-    """Refuses a folder, which may not be there yet, that no file could be written into.
+    """Refuses a folder that no file can be written into; the folder itself may be missing.
 
     Raises:
-      InputError: something else stands at its name, or the rights are missing.
+      InputError: its name is that of a file, or the rights are missing.
     """
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir():
@@ -78,8 +55,8 @@ def check_writable(folder: pathlib.Path) -> None:
 def allocate(path: pathlib.Path, size: int) -> None:
     """Appends zeros to a file until it has `size` bytes.
 
-    What is then mapped into memory can be written: on a full disk, a write into a mapping
-    of bytes that are not there would kill the process.
+    The file can then be mapped into memory and written: on a full disk, a write into a mapping
+    of unallocated bytes would kill the process.
 
     Raises:
       OSError: the disk has less room.
@@ -90,15 +67,15 @@ def allocate(path: pathlib.Path, size: int) -> None:
             file.write(block[:left])
 
 
-def release_pages(array: np.ndarray) -> None:
-    """Lets go of the pages of a mapped file, which else count as this process's memory.
+def release_pages(array: Shaped[np.ndarray, "..."]) -> None:
+    """Releases the pages of a mapped file, which otherwise count as this process's memory.
 
-    What was written into them is kept, and what is asked for again is read again.
+    Written values are kept; later accesses read from the file again.
 
     Args:
-      array: on a mapping, or on a part of one.
+      array: view of a mapping, or of a part of one; other arrays are left alone.
     """
-    base: Any = array
+    base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
@@ -106,7 +83,7 @@ def release_pages(array: np.ndarray) -> None:
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what `written_whole` left below a folder when its process was killed."""
+    """Removes temporary files of `written_whole` below a folder, left by a killed process."""
     for path in folder.rglob(".*"):
         if re.search(r"\.[0-9a-f]{16}$", path.name):
             path.unlink()
@@ -114,13 +91,13 @@ def remove_leftovers(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder, which is made, for this process alone; the file `lock` in it says whose.
+    """Makes a folder and locks it for this process; its file `lock` names the process.
 
-    The system lets go of it however the process ends. Where the file system has no locks,
-    stderr says so.
+    The system releases the lock however the process ends. On a file system without locks the
+    folder is not locked, and a warning is printed to stderr.
 
     Raises:
-      InputError: another process holds it.
+      InputError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+b", buffering=0) as file:
@@ -146,7 +123,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_disk_named(path: pathlib.Path) -> Iterator[None]:
-    """Has the error of a full disk, which tells of no file, name what was written to."""
+    """Adds a file's name to the error of a full disk, which has none."""
     try:
         yield
     except OSError as error:
@@ -157,10 +134,10 @@ def full_disk_named(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write to, which becomes `path` when all went well.
+    """Yields a temporary path to write to, which is renamed to `path` at the end.
 
-    Its folder is made. What stood at `path` is replaced; after an error it stays. Of
-    several writers at once, the last one's file stays, whole.
+    The folder is made. A file at `path` is replaced; after an error it stays. Of several
+    writers at once, the last one's file stays, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Process ids repeat between the machines and containers that share a folder.

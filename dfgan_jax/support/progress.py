@@ -35,7 +35,7 @@ class Progress:
                              dynamic_ncols=True, file=sys.stderr)
 
     def advance(self, count: int = 1, *, note: str = "") -> None:
-        """Counts `count` more units done; `note` stands behind the bar."""
+        """Counts `count` more units as done, and shows `note` behind the bar."""
         self._count += count
         self._note = note or self._note
         if self._bar is not None:
@@ -46,7 +46,7 @@ class Progress:
             self._write_line()
 
     def start_clock(self) -> None:
-        """Measures the pace from here on, as after a first unit that took longer."""
+        """Measures the pace from now on, for example after a slow first unit."""
         self._initial = self._count
         self._start = time.monotonic()
 
@@ -72,7 +72,7 @@ class Progress:
               f"{format_duration(elapsed)}{left}{rate}{note}", file=sys.stderr, flush=True)
 
     def message(self, text: str) -> None:
-        """Writes a line of its own without breaking the bar."""
+        """Writes a separate line without breaking the bar."""
         if self._hidden:
             return
         if self._bar is not None:
@@ -89,7 +89,7 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(description: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Progress]:
-    """Shows `Progress` for the time of a `with` block."""
+    """Shows `Progress` during a `with` block."""
     shown = Progress(description, total=total, unit=unit, initial=initial)
     try:
         yield shown
@@ -99,7 +99,7 @@ def progress(description: str, *, total: int, unit: str, initial: int = 0) -> It
 
 @contextlib.contextmanager
 def hidden() -> Iterator[None]:
-    """Shows no progress that begins in a `with` block: another process shows the same."""
+    """Hides all progress that begins in a `with` block: another process shows the same."""
     token = _HIDDEN.set(True)
     try:
         yield
@@ -108,7 +108,7 @@ def hidden() -> Iterator[None]:
 
 
 def format_duration(seconds: float) -> str:
-    """Writes seconds as people read them: `42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
+    """Formats seconds for readers: `42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`; NaN as `?`."""
     if seconds != seconds:
         return "?"
     seconds = round(seconds)

@@ -1,8 +1,8 @@
-"""Reads pickles that nobody vouches for: no name in one is ever imported.
+"""Reads untrusted pickles: no name in a pickle is ever imported.
 
 A pickle is a program. This reader runs only its harmless part, in memory and time
-that the size of the file bounds: plain values, lists, tuples and dicts, and the few
-names that its caller lists, each answered by a stand-in of this project's own.
+bounded by the size of the file: plain values, lists, tuples and dicts, and the few
+names that its caller lists, each replaced by a stand-in of this project.
 """
 
 import io
@@ -12,26 +12,26 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 _MAX_OPCODES = 2_000_000
-"""Twenty times what a checkpoint with its optimizer and history takes; an object each, at most."""
+"""Twenty times those of a checkpoint with optimizer and history; each makes one object at most."""
 
 _MAX_ARGUMENTS = 16
 _MAX_KEY_LENGTH = 1000
 
 
 def printable(text: object, *, limit: int = 300) -> str:
-    """Text from a file, fit for one line of a terminal."""
+    """Text from a file, made safe for one line of a terminal."""
     line = " ".join(str(text).split())
     line = line if len(line) <= limit else f"{line[:limit]}…"
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be read, in one line."""
+    """The reason why a file cannot be read, in one line."""
     text = printable(error)
     if text and isinstance(error, EOFError | pickle.UnpicklingError | zipfile.BadZipFile):
         return text
@@ -46,10 +46,10 @@ class BoundedReader:
 
     Args:
       file: seekable.
-      limit: bytes that one read may ask for; None for as many as there are.
+      limit: greatest number of bytes of one read; None: no limit but the file's size.
     """
 
-    def __init__(self, file: BinaryIO, *, limit: int | None = None):
+    def __init__(self, file: io.BufferedIOBase, *, limit: int | None = None):
         self._file, self._limit = file, limit
         here = file.tell()
         self.size = file.seek(0, io.SEEK_END)
@@ -81,11 +81,11 @@ class BoundedReader:
 
 
 class StandIn:
-    """Base of the objects that a pickle may give a state, with `__setstate__`."""
+    """Base of the objects whose state a pickle may set, with `__setstate__`."""
 
 
 class PickledDtype(StandIn):
-    """What a pickle may say of a dtype: a plain number's, or `O` for the array round a dict.
+    """Stands for `numpy.dtype` in a pickle: of plain numbers, or `O` of an array around a dict.
 
     `numpy.dtype` itself would take flags from the file that make NumPy read or free
     memory that is not its own.
@@ -96,14 +96,14 @@ class PickledDtype(StandIn):
             raise pickle.UnpicklingError(f"an array holds {code!r}, no plain numbers")
         self.code, self.byte_order = code, "="
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, byte_order, subdtype, names, fields, *_ = state
         if byte_order not in ("<", ">", "=", "|") or (subdtype, names, fields) != (None,) * 3:
             raise pickle.UnpicklingError("an array holds no plain numbers")
         self.byte_order = byte_order
 
-    def array(self, data: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
-        """An array from its bytes; of `O`, the one object itself."""
+    def array(self, data: object, shape: tuple[int, ...], order: Literal["C", "F"]) -> object:
+        """An array from its bytes; of `O`, the single object in it."""
         if self.code.startswith("O"):
             if shape != () or not isinstance(data, list) or len(data) != 1:
                 raise pickle.UnpicklingError("an array holds several objects")
@@ -121,19 +121,19 @@ class PickledArray(StandIn):
       value: the array; the object itself where the array only wraps one.
     """
 
-    value: Any = None
+    value: object = None
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
         self.value = dtype.array(data, shape, "F" if is_fortran else "C")
 
 
 def _reconstruct(*_: object) -> PickledArray:
-    """`numpy.core.multiarray._reconstruct`; everything of note follows as state."""
+    """`numpy.core.multiarray._reconstruct`; type, shape and values follow as state."""
     return PickledArray()
 
 
-def _frombuffer(data: bytes, dtype: PickledDtype, shape: tuple[int, ...],
+def _frombuffer(data: object, dtype: PickledDtype, shape: tuple[int, ...],
                 order: Literal["C", "F"]) -> PickledArray:
     """`numpy.core.numeric._frombuffer`, which protocol 5 uses."""
     array = PickledArray()
@@ -141,12 +141,15 @@ def _frombuffer(data: bytes, dtype: PickledDtype, shape: tuple[int, ...],
     return array
 
 
-def _scalar(dtype: PickledDtype, data: bytes) -> Any:
+def _scalar(dtype: PickledDtype, data: object) -> object:
     """`numpy.core.multiarray.scalar`."""
-    return dtype.array(data, (), "C")[()]
+    array = dtype.array(data, (), "C")
+    if not isinstance(array, np.ndarray):
+        raise pickle.UnpicklingError("a scalar is no plain number")
+    return array[()]
 
 
-NUMPY_NAMES: Mapping[str, Any] = {
+NUMPY_NAMES: Mapping[str, object] = {
     "numpy.ndarray": PickledArray,
     "numpy.dtype": PickledDtype,
     **{f"{core}.{name}": stand_in
@@ -158,12 +161,15 @@ NUMPY_NAMES: Mapping[str, Any] = {
 """Names of NumPy's arrays and scalars of plain numbers, for `SafeUnpickler`."""
 
 
-class _Countdown(dict):
-    """A table of opcodes that may be asked so many times."""
+_Dispatch = dict[int, Callable[..., None]]
+
+
+class _Countdown(_Dispatch):
+    """A table of opcodes with a limited number of look-ups."""
 
     left = _MAX_OPCODES
 
-    def __getitem__(self, code: int) -> Any:
+    def __getitem__(self, code: int) -> Callable[..., None]:
         self.left -= 1
         if self.left < 0:
             raise pickle.UnpicklingError(f"it has more than {_MAX_OPCODES:,} opcodes")
@@ -171,33 +177,32 @@ class _Countdown(dict):
 
 
 class SafeUnpickler(pickle._Unpickler):
-    """Resolves plain values, lists, tuples, dicts and the names it is given; refuses the rest.
+    """Resolves plain values, lists, tuples, dicts and the given names; refuses the rest.
 
-    A name is refused when the pickle mentions it, so before anything could call it.
-    The Python implementation, since the C one sizes its memo by an index that the
-    file chooses.
+    A name is refused when the pickle mentions it, before anything can call it. This is the
+    Python implementation: the C one sizes its memo by an index that the file chooses.
 
     Args:
-      file: read from where it stands.
-      names: `module.name` → what stands for it.
-      allowed: what the names are, for the message of a refusal.
-      mapping: of all of the file, read-only. Byte strings, other than those of up to 255
-        bytes and of protocols below 3, are then views of it and not read.
+      file: read from its current position.
+      names: `module.name` → its stand-in.
+      allowed: describes the names, for the message of a refusal.
+      mapping: of the whole file, read-only. Byte strings are then views of it and not read,
+        except those of up to 255 bytes and of protocols below 3.
     """
 
     read: Callable[[int], bytes]
-    append: Callable[[Any], None]
+    append: Callable[[object], None]
     stack: list[Any]
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[_Dispatch] = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file: BoundedReader, *, names: Mapping[str, Any], allowed: str,
+    def __init__(self, file: BoundedReader, *, names: Mapping[str, object], allowed: str,
                  mapping: mmap.mmap | None = None):
         super().__init__(file, encoding="utf-8")
         self._file, self._names, self._allowed, self._mapping = file, names, allowed, mapping
         self._bytes_left = file.size
         self.dispatch = _Countdown(type(self).dispatch)  # type: ignore[misc]
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("_codecs", "encode"):
             return self._encode
         try:
@@ -215,7 +220,7 @@ class SafeUnpickler(pickle._Unpickler):
         return text.encode("latin1")
 
     def load_reduce(self) -> None:
-        # Anything that can be iterated over would be unpacked into arguments.
+        # Else any iterable would be unpacked into arguments.
         arguments = self.stack[-1]
         if type(arguments) is not tuple or len(arguments) > _MAX_ARGUMENTS:
             raise pickle.UnpicklingError("it calls a function with no short tuple of arguments")
@@ -224,8 +229,8 @@ class SafeUnpickler(pickle._Unpickler):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_frame(self) -> None:
-        # A frame says how much may be read ahead. None is, so that the file stands where the
-        # next opcode does, and no large frame comes into memory.
+        # A frame has a length, for reading ahead. Nothing is read ahead: the file's position
+        # stays that of the next opcode, and no large frame comes into memory.
         self.read(8)
 
     dispatch[pickle.FRAME[0]] = load_frame
@@ -249,12 +254,12 @@ class SafeUnpickler(pickle._Unpickler):
 
     dispatch[pickle.BINBYTES8[0]] = load_binbytes8
 
-    # What NumPy writes at protocol 5. Nothing here changes one, so it may be read-only; the
-    # inherited method allocates the length that the file states before it reads.
+    # NumPy's byte arrays of protocol 5. Nothing here changes one, so it may be read-only; the
+    # inherited method allocates the stated length before it reads.
     dispatch[pickle.BYTEARRAY8[0]] = load_binbytes8
 
     def load_build(self) -> None:
-        # Anything else, functions among them, would have its attributes set.
+        # Else the attributes of any object, functions among them, would be set.
         if not isinstance(self.stack[-2], StandIn):
             raise pickle.UnpicklingError(f"it sets the state of a {type(self.stack[-2]).__name__}")
         super().load_build()  # type: ignore[misc]
@@ -282,18 +287,18 @@ class SafeUnpickler(pickle._Unpickler):
     def refuse(self) -> None:
         raise pickle.UnpicklingError("it uses a part of the pickle format that no such file needs")
 
-    # Other ways to make objects and to name them; sets, whose elements would be hashed.
+    # Further ways to make and name objects; sets, whose elements would be hashed.
     for _code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1,
                   pickle.EXT2, pickle.EXT4, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET,
                   pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
         dispatch[_code[0]] = refuse
 
 
-def check_items(target: Any, items: list[Any]) -> None:
-    """Refuses keys that could take forever to hash or compare, and anything but a dict to put in.
+def check_items(target: object, items: list[Any]) -> None:
+    """Refuses targets other than dicts, and keys that could take forever to hash or compare.
 
     Args:
-      target: that the items go into.
+      target: receives the items.
       items: key, value, key, value …
     """
     if not isinstance(target, dict):

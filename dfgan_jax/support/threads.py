@@ -1,4 +1,4 @@
-"""Work done ahead by threads, its results in order."""
+"""Threads that compute ahead; results stay in order."""
 
 import itertools
 from collections.abc import Callable, Generator, Iterable
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def call_ahead(calls: Iterable[Callable[[], T]]) -> Generator[Callable[[], T], None, None]:
-    """Makes calls in threads, a few ahead of those whose results were asked for.
+    """Makes calls in threads, a few ahead of the results that were taken.
 
-    Use it in `contextlib.closing`, so that after an error no more calls are begun.
+    Use it in `contextlib.closing`, so that no call begins after an error.
 
     Yields:
-      In order, what gives the result of a call, or raises what the call raised.
+      For each call, in order, a function that returns its result or raises its error.
     """
     calls = iter(calls)
     pool = ThreadPoolExecutor(THREADS)
@@ -25,7 +25,7 @@ def call_ahead(calls: Iterable[Callable[[], T]]) -> Generator[Callable[[], T], N
         while pending:
             yield pending.pop(0).result
             pending += [pool.submit(call) for call in itertools.islice(calls, 1)]
-    except BaseException:  # also where the generator is closed
+    except BaseException:  # also when the generator is closed
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()

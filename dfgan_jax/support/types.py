@@ -3,4 +3,4 @@
 from typing import Any, TypeAlias
 
 JsonObject: TypeAlias = dict[str, Any]
-"""An object of a JSON file: what its values are is known only from the keys."""
+"""An object of a JSON file; the key decides the type of a value."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dfgan_jax.data.pairs import Pairs, SliceStack
+from dfgan_jax.data.pairs import Pairs, Slices
 from dfgan_jax.support.errors import InputError
 
 ORIENTATIONS = 8
@@ -87,8 +87,7 @@ def _oriented(image: _Image, orientation: int | jax.Array, xp: ModuleType) -> _I
 
 def view_batch(pairs: Pairs, views: Views, sampling: Sampling) -> HostBatch:
     """The batch of some views, on the host; reads no more of each slice than its crop."""
-    def view(slices: np.ndarray | SliceStack, row: int, top: int, left: int, orientation: int
-             ) -> np.ndarray:
+    def view(slices: Slices, row: int, top: int, left: int, orientation: int) -> np.ndarray:
         size = sampling.crop or None
         image = slices[row][top:size and top + size, left:size and left + size]
         return _oriented(image, orientation, np) if sampling.augment else image

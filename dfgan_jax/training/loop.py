@@ -4,6 +4,7 @@ import dataclasses
 import math
 import signal
 
+from dfgan_jax.devices import agreement
 from dfgan_jax.support.checks import check_above_zero, check_not_negative
 from dfgan_jax.support.errors import DivergenceError, InputError
 from dfgan_jax.support.progress import Progress, progress
@@ -62,11 +63,13 @@ class Loop:
       saver: saves checkpoints.
       metrics: checks and writes the metrics of each step.
       stop: requests an end before the last step.
+      scores_start: validate the first state, too, and save it: it may be the best, unless the first
+        epochs may not.
     """
 
     def __init__(self, options: LoopOptions, *, steps: CompiledSteps, per_epoch: int,
-                 origin: JsonObject, saver: Saver, metrics: Metrics, stop: StopRequest
-                 ) -> None:
+                 origin: JsonObject, saver: Saver, metrics: Metrics, stop: StopRequest,
+                 scores_start: bool = False) -> None:
         self._options = options
         self._steps = steps
         self._per_epoch = per_epoch
@@ -74,6 +77,7 @@ class Loop:
         self._saver = saver
         self._metrics = metrics
         self._stop = stop
+        self._scores_start = scores_start
         self._last = options.epochs * per_epoch
 
     def run(self, state: TrainState) -> int | None:
@@ -88,6 +92,8 @@ class Loop:
         step = int(state.step)
         if step >= self._last:
             return None
+        if self._scores_start and self._options.validation.first_epoch == 1:
+            state = self._score_start(state)
         with progress("training", total=self._last, unit="steps", initial=step) as bar:
             pace = Pace(bar, self._steps.waited_s)
             while step < self._last:
@@ -121,12 +127,7 @@ class Loop:
     def _end_epoch(self, state: TrainState, step: int, *, may_wait: bool) -> TrainState:
         """Validates, and saves now or, where the epoch was short, later."""
         epoch = self._epoch(step)
-        state, scores = self._steps.validate(state)
-        self._metrics.settle()
-        if not all(map(math.isfinite, scores.values())):
-            raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "
-                                  "last good checkpoint is kept")
-        self._metrics.write("valid", step=step, epoch=epoch, metrics=scores)
+        state, scores = self._validate(state, step, epoch)
         score = self._options.validation.score(scores, epoch=epoch)
         if may_wait and step < self._last and self._saver.early():
             self._saver.keep(state, self._meta(step), score)
@@ -134,8 +135,27 @@ class Loop:
             self._saver.save(state, self._meta(step), score=score)
         return state
 
+    def _score_start(self, state: TrainState) -> TrainState:
+        """Validates and saves the first state, so that worse epochs do not replace it."""
+        state, scores = self._validate(state, 0, 0)
+        self._saver.save(state, self._meta(0),
+                         score=self._options.validation.score(scores, epoch=1))
+        if agreement.is_main():
+            print(f"Before training: {scores['psnr']:.2f} dB on the validation slices", flush=True)
+        return state
+
+    def _validate(self, state: TrainState, step: int, epoch: int
+                  ) -> tuple[TrainState, dict[str, float]]:
+        state, scores = self._steps.validate(state)
+        self._metrics.settle()
+        if not all(map(math.isfinite, scores.values())):
+            raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "
+                                  "last good checkpoint is kept")
+        self._metrics.write("valid", step=step, epoch=epoch, metrics=scores)
+        return state, scores
+
     def _epoch(self, step: int) -> int:
-        """The epoch of a step, from 1."""
+        """The epoch of a step, from 1; of the first state 0."""
         return (step - 1) // self._per_epoch + 1
 
     def _meta(self, step: int) -> JsonObject:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.scans.windows import SOFT_TISSUE
 from dfgan_jax.support.checks import check_above_zero, check_not_negative, check_one_of
 
 Images: TypeAlias = Float[Array | np.ndarray, "*n h w c"]
@@ -28,9 +29,6 @@ CHARBONNIER_EPSILON = 1e-3
 LOWEST_SQUARED_ERROR = 1e-8
 """Added to a slice's mean squared error before its logarithm: 0.05 HU, squared."""
 
-SOFT_TISSUE_HU = (-160.0, 240.0)
-"""The abdominal window, in which readers see soft tissue."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossOptions:
@@ -44,7 +42,7 @@ class LossOptions:
       gradient_difference: weight of `gradient` of the difference map.
       adversarial: weight of the generator's adversarial term.
       intensity: see `Intensity`.
-      soft_tissue: weight of pixels whose normal dose is in `SOFT_TISSUE_HU`; all others have
+      soft_tissue: weight of pixels whose normal dose is in `windows.SOFT_TISSUE`; all others have
         weight 1.
       adversarial_from_step: number of updates before the adversarial term is added. The
         discriminators train from the first update.
@@ -87,7 +85,7 @@ def intensity(denoised: Images, ndct: Images, *, form: Intensity = "squared",
     if form == "charbonnier":
         error = jnp.sqrt(error + CHARBONNIER_EPSILON**2)
     if soft_tissue != 1:
-        low, high = (hounsfield.normalise(limit) for limit in SOFT_TISSUE_HU)
+        low, high = (hounsfield.normalise(limit) for limit in SOFT_TISSUE)
         weight = jnp.where((ndct >= low) & (ndct <= high), soft_tissue, 1.0)
         error *= weight / weight.mean((-3, -2, -1), keepdims=True)
     if form == "log_squared":

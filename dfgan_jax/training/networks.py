@@ -2,9 +2,14 @@
 
 import dataclasses
 
-from dfgan_jax.models.generators import ARCHITECTURES, UNNAMED, build_generator, options_of
-from dfgan_jax.models.patch_discriminator import MIN_SIZE as DISCRIMINATOR_MIN_SIZE
-from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.generators import (
+    ARCHITECTURES,
+    PUBLISHED_OPTIONS,
+    UNNAMED,
+    build_generator,
+    options_of,
+)
+from dfgan_jax.models.patch_discriminator import DISCRIMINATOR_MIN_SIZE, PatchDiscriminator
 from dfgan_jax.models.unet import UNetOptions
 from dfgan_jax.support.checks import check_above_zero, check_one_of
 from dfgan_jax.support.errors import InputError
@@ -28,6 +33,7 @@ class GeneratorOptions(UNetOptions, _ArchitectureOptions):
       architecture: one of `ARCHITECTURES`.
       width: channels of the U-Net's first stage, or of every layer of other architectures.
       attention: CBAM after every stage of the U-Net.
+      blocks: of NAFNet's stages; see its options.
 
     Raises:
       InputError: a value is out of range.
@@ -35,6 +41,7 @@ class GeneratorOptions(UNetOptions, _ArchitectureOptions):
 
     width: int = dataclasses.field()  # without a default: every configuration has these
     attention: bool = dataclasses.field()
+    blocks: str = str(PUBLISHED_OPTIONS["blocks"])
 
     def __post_init__(self) -> None:
         check_one_of(self, "architecture", tuple(ARCHITECTURES))

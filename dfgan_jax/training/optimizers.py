@@ -1,8 +1,11 @@
-"""The optimizers: Adam, and AdamW for a generator with weight decay."""
+"""The optimizers: Adam or Muon for the generator, Adam for the discriminators."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from dfgan_jax.support.checks import (
     check_above_zero,
@@ -19,14 +22,18 @@ class OptimizerOptions:
     """The updates of the weights; the defaults are those of the slides.
 
     Attributes:
+      algorithm: of the generator: `adam`, or `muon` (Jordan et al., 2024): the momentum of each
+        kernel that joins features with features becomes the nearest matrix with orthonormal rows
+        or columns, scaled to the root mean square of Adam's updates (Liu et al., 2025,
+        arXiv:2502.16982); NAdam updates all other parameters.
       generator_learning_rate: above 0.
       discriminator_learning_rate: above 0.
       schedule: of both rates: `constant`, or `cosine`, which falls to 0 at the last update.
-      b1: decay of Adam's first moment.
+      b1: decay of Adam's first moment; Muon's momentum decays by 0.95.
       b2: decay of Adam's second moment.
       eps: Adam's ε.
       warm_up_steps: updates in which the generator's rate rises from 0.
-      weight_decay: of the generator's weights, times the rate; AdamW where it is not 0.
+      weight_decay: of the generator's weights, times the rate.
       clip_norm: largest norm of the generator's gradient, which is scaled down to it; 0: no limit.
       average_decay: decay of the exponential moving average of the generator's weights, 0 to
         below 1; 0: no average.
@@ -35,6 +42,7 @@ class OptimizerOptions:
       InputError: a value is out of range.
     """
 
+    algorithm: str = "adam"
     generator_learning_rate: float
     discriminator_learning_rate: float
     schedule: str
@@ -47,6 +55,7 @@ class OptimizerOptions:
     average_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        check_one_of(self, "algorithm", ("adam", "muon"))
         check_one_of(self, "schedule", ("constant", "cosine"))
         check_above_zero(self, "generator_learning_rate", "discriminator_learning_rate")
         check_not_negative(self, "warm_up_steps", "weight_decay", "clip_norm")
@@ -67,8 +76,15 @@ class OptimizerOptions:
         moments = {"b1": self.b1, "b2": self.b2, "eps": self.eps}
         rate = self._schedule(self.generator_learning_rate, total_steps=total_steps,
                               warm_up_steps=self.warm_up_steps)
-        generator = (optax.adamw(rate, weight_decay=self.weight_decay, **moments)
-                     if self.weight_decay else optax.adam(rate, **moments))
+        if self.algorithm == "muon":
+            generator = muon(
+                rate, weight_decay=self.weight_decay, adam_weight_decay=self.weight_decay,
+                adam_b1=self.b1, adam_b2=self.b2, eps=self.eps, consistent_rms=0.2,
+                muon_weight_dimension_numbers=_kernels_between_features)
+        elif self.weight_decay:
+            generator = optax.adamw(rate, weight_decay=self.weight_decay, **moments)
+        else:
+            generator = optax.adam(rate, **moments)
         if self.clip_norm:
             generator = optax.chain(optax.clip_by_global_norm(self.clip_norm), generator)
         return Optimizers(
@@ -86,3 +102,17 @@ class OptimizerOptions:
         if self.schedule == "cosine":
             return optax.cosine_decay_schedule(learning_rate, total_steps)
         return learning_rate
+
+
+def _kernels_between_features(params: Any) -> Any:
+    """The kernels (height, width, in, out) that Muon updates: matrices (height · width · in, out).
+
+    NAdam updates those of the first layer, of the last, and of spatial gates, as Muon's authors
+    recommend: a matrix of fewer than four channels on one side has hardly a spectrum.
+    """
+    def numbers(kernel: jax.Array) -> MuonDimensionNumbers | None:
+        if kernel.ndim == 4 and min(kernel.shape[2:]) >= 4:
+            return MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+        return None
+
+    return jax.tree.map(numbers, params)

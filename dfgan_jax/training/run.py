@@ -35,6 +35,8 @@ class Run:
         each split.
       steps: the compiled steps.
       devices: the devices that train.
+      starts_trained: the first state has trained weights. It is validated and saved, and is the
+        best checkpoint until an epoch is better.
     """
 
     workdir: pathlib.Path
@@ -43,6 +45,7 @@ class Run:
     origin: JsonObject
     steps: CompiledSteps
     devices: parallel.Parallelism
+    starts_trained: bool = False
 
     def train(self, state: TrainState, *, claim: Callable[[], None]) -> int | None:
         """Trains from the latest sound checkpoint, or from a new state if there is none.
@@ -69,10 +72,17 @@ class Run:
                 claim()
                 writer = stack.enter_context(MetricsWriter(self.workdir, step=int(state.step)))
             stopped_by = self._loop(kept, writer, stop, state)
-            if kept is not None and kept.best() is None and stopped_by is None:
-                print("No epoch could be the best one (first_epoch is "
-                      f"{self.options.validation.first_epoch}): evaluating the last", flush=True)
+            if kept is not None and stopped_by is None:
+                self._tell_choice(kept.best())
         return stopped_by
+
+    def _tell_choice(self, best: pathlib.Path | None) -> None:
+        """Prints which checkpoint is evaluated, if it is not the best epoch's."""
+        if best is None:
+            print("No epoch could be the best one (first_epoch is "
+                  f"{self.options.validation.first_epoch}): evaluating the last", flush=True)
+        elif read_meta(best)["step"] == 0:
+            print("No epoch was better than the initial checkpoint: evaluating that", flush=True)
 
     def _resumed(self, kept: Checkpoints, state: TrainState) -> TrainState:
         """The state of the latest checkpoint; without a checkpoint, the given state."""
@@ -91,8 +101,10 @@ class Run:
                       every_s=60 * self.options.checkpoint_every_minutes)
         per_epoch = input_pipeline.steps_per_epoch(
             self.data["train"], global_batch_size=self.options.batch_size)
+        is_new = agreement.from_main(lambda: kept is not None and kept.latest() is None)
         loop = Loop(self.options, steps=self.steps, per_epoch=per_epoch, origin=self.origin,
-                    saver=saver, metrics=Metrics(writer), stop=stop)
+                    saver=saver, metrics=Metrics(writer), stop=stop,
+                    scores_start=self.starts_trained and is_new)
         try:
             return loop.run(self.devices.place(agreement.broadcast(state)))
         except DivergenceError:

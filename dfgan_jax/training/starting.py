@@ -32,6 +32,7 @@ def start_from(path: str, state: TrainState, generator: GeneratorOptions) -> Tra
     except InputError as error:
         raise InputError(f"initial_checkpoint: {path}: {error}") from error
     taken = started.discriminators is not state.discriminators
-    print(f"Starting from {path}: the generator"
-          f"{' and the discriminators' if taken else ''}", flush=True)
+    others = " and the discriminators" if taken else (
+        "; the discriminators are untrained" if state.discriminators else "")
+    print(f"Starting from {path}: the generator{others}", flush=True)
     return started

@@ -219,7 +219,7 @@ def test_a_checkpoint_under_the_name_of_another_step_is_set_aside(tmp_path):
         save(kept, 1)
     (tmp_path / "checkpoints" / "1").rename(tmp_path / "checkpoints" / "2")
     [line] = set_aside_damaged(tmp_path)
-    assert "it says that it is of step 1" in line
+    assert "its metadata name step 1" in line
 
 
 def test_what_a_killed_save_left_is_removed_and_is_no_damage(tmp_path):

@@ -344,3 +344,23 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"--storage is .float16.; expected .* float32 of a check"):
         convert.run(inputs=[given], output=tmp_path / "folder", storage="float16")
     assert files(tmp_path) == ["gan.pth"]
+
+
+def test_a_run_becomes_an_onnx_file_that_is_verified(tmp_path, capsys):
+    untrained(tmp_path / "run", attn, step=40)
+    convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.onnx", verify=True)
+    out = capsys.readouterr().out
+    assert f"Wrote {tmp_path / 'x.onnx'}" in out
+    assert "as this package does: the largest difference is 0.00" in out
+    assert files(tmp_path) == ["run", "x.onnx"]
+    with pytest.raises(InputError, match=r"float32 of a checkpoint's folder and of \.onnx"):
+        convert.run(inputs=[tmp_path / "run"], output=tmp_path / "y.onnx", storage="float16")
+    with pytest.raises(InputError, match=r"x\.onnx: exists already"):
+        convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.onnx")
+
+
+def test_an_onnx_file_that_denoises_otherwise_is_an_error(tmp_path, monkeypatch):
+    untrained(tmp_path / "run", attn, step=40)
+    monkeypatch.setattr(convert.onnx_file, "run_onnx", lambda path, hu: hu + 1)
+    with pytest.raises(InputError, match=r"ONNX Runtime's result differs by .* expected at most"):
+        convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.onnx", verify=True)

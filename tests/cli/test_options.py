@@ -110,9 +110,9 @@ def test_the_variant_slides_is_that_of_the_slides():
     assert RunOptions.of(config).networks == Networks(
         UNet(attention=True, dtype="float32"), PatchDiscriminator(dtype="float32"), "pair")
     assert dict(config.optimizer) == {
-        "generator_learning_rate": 2e-4, "discriminator_learning_rate": 2e-5, "b1": 0.9,
-        "b2": 0.999, "eps": 1e-8, "schedule": "constant", "warm_up_steps": 0, "weight_decay": 0.0,
-        "clip_norm": 0.0, "average_decay": 0.0}
+        "algorithm": "adam", "generator_learning_rate": 2e-4, "discriminator_learning_rate": 2e-5,
+        "b1": 0.9, "b2": 0.999, "eps": 1e-8, "schedule": "constant", "warm_up_steps": 0,
+        "weight_decay": 0.0, "clip_norm": 0.0, "average_decay": 0.0}
     assert (config.data.crop, config.data.augment) == (0, False)
     assert config.validation.select_by == "psnr"
     simulation = config.simulation

@@ -198,19 +198,6 @@ def test_what_a_scan_cannot_be_simulated_with_is_refused(tmp_path, array, option
     assert not list(tmp_path.glob("pairs*"))
 
 
-@pytest.mark.parametrize(("limits", "expected"), [
-    ((-1024, 3071), (-1024, 3071)), ((-1060, 3071), (-1100, 3071)), ((-1000, 3500), (-1024, 3200))])
-def test_a_low_dose_is_cut_as_its_full_dose_is(limits, expected):
-    stored = simulate_scan.as_stored(np.array([-1100.0, 3200.0]), np.array([0.5, 1]), limits=limits)
-    np.testing.assert_array_equal(stored, expected)
-
-
-@pytest.mark.parametrize(("ndct", "expected"), [([40.0, -3], [41, -8]), ([40.5, -3], [41.3, -7.6])])
-def test_a_low_dose_is_rounded_as_its_full_dose_is(ndct, expected):
-    stored = simulate_scan.as_stored(np.array([41.3, -7.6]), np.array(ndct), limits=(-1024, 3071))
-    np.testing.assert_array_equal(stored, expected)
-
-
 def test_flags_of_scans_are_not_ignored_for_phantoms(tmp_path):
     done = command.run("--mode=simulate", "--config=configs/attn.py", f"--output={tmp_path}/x.npy",
                        "--noise_seed=1")

@@ -396,6 +396,19 @@ def test_what_contradicts_the_recipes_data_and_weights_is_told(recipe, tmp_path,
     assert done.stderr.count("\n") == 1
 
 
+def test_worse_epochs_do_not_replace_the_weights_that_a_run_started_from(recipe, tmp_path):
+    given, folder, _ = recipe
+    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}",
+                       "--config.epochs=1", "--config.optimizer.generator_learning_rate=1",
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "No epoch was better than the initial checkpoint: evaluating that" in done.stdout
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["checkpoint"]["step"] == 0
+    before, after = (load_weights([each / "run"]).weights.generator["params"]
+                     for each in (folder, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
 def test_a_run_starts_from_the_average_of_another(recipe, tmp_path):
     given, folder, _ = recipe
     done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}",

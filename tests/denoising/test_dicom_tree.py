@@ -20,16 +20,18 @@ OTHER_MODEL = Derivation(model="AttnDFGAN", weights_sha256="cd" * 32, version="1
 SECOND_SERIES = f"{SERIES}.77"
 
 
-class FakeDenoiser:
-    """Adds 5 HU; remembers the shapes that it was given."""
+class FakeDenoiser(denoiser.Denoiser):
+    """Adds 5 HU, and records the shapes of its inputs."""
+
+    domain = None
 
     def __init__(self, domain=None):
         self.domain = domain
         self.shapes = []
 
-    def __call__(self, hu):
-        self.shapes.append(hu.shape)
-        return hu + 5
+    def __call__(self, qdct_hu, *, batch_size=None, out=None, progress=None):
+        self.shapes.append(qdct_hu.shape)
+        return qdct_hu + 5
 
 
 def slices(folder, count=6, **options):
@@ -148,7 +150,7 @@ def test_what_was_interrupted_goes_on_from_there(tmp_path, monkeypatch, capsys, 
         patched.setattr(dicom, "write_slice", interrupted)
         with pytest.raises(kind):
             run(tmp_path)
-    assert "slices stand in" in capsys.readouterr().err
+    assert "slices are in" in capsys.readouterr().err
     incomplete = tmp_path / "out.incomplete"
     before = files(incomplete)
     assert {"01.dcm", "02.dcm"} <= set(before) <= {f"0{i}.dcm" for i in (1, 2, 3, 5, 6, 7)}

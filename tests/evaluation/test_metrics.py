@@ -4,6 +4,7 @@ import scipy.ndimage
 import scipy.signal
 
 from dfgan_jax.evaluation import metrics
+from dfgan_jax.scans.windows import Window
 
 
 @pytest.fixture
@@ -78,13 +79,13 @@ def test_vif_equals_its_definition():
     images = ndct + rng.normal(0, 30, ndct.shape)
     expected = [vif_by_scipy(*pair) for pair in zip(images, ndct, strict=True)]
     found = metrics.vif(images.astype(np.float32), ndct.astype(np.float32),
-                        window_hu=(-9e3, 9e3))
+                        window_hu=Window(-9e3, 9e3))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    np.testing.assert_allclose(metrics.vif(ndct, ndct, window_hu=(-1e3, 1e3)), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(metrics.vif(ndct, ndct, window_hu=Window(-1e3, 1e3)), 1.0, rtol=1e-9)
 
 
 def test_vif_of_what_has_none_is_undefined():
-    window = (-1e3, 1e3)
+    window = Window(-1e3, 1e3)
     small = np.random.default_rng(0).normal(0, 9, (1, 40, 48))
     assert np.isnan(metrics.vif(small, small, window_hu=window)).all()
     assert np.isnan(metrics.vif(np.eye(48)[None], np.ones((1, 48, 48)), window_hu=window)).all()
@@ -95,4 +96,4 @@ def test_vif_sees_what_is_in_its_window():
     ndct = rng.normal(0, 30, (1, 48, 48))
     far = np.where(rng.random(ndct.shape) < 0.1, 5000.0, 0.0)
     np.testing.assert_allclose(
-        metrics.vif(np.clip(ndct, -50, 50) + far, ndct + far, window_hu=(-50, 50)), 1.0)
+        metrics.vif(np.clip(ndct, -50, 50) + far, ndct + far, window_hu=Window(-50, 50)), 1.0)

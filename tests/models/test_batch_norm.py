@@ -13,6 +13,7 @@ def x():
 
 
 def apply(module, x, *, variables=None):
+    x = jnp.asarray(x)
     variables = variables or module.init(jax.random.key(0), x)
     return module.apply(variables, x, mutable=["batch_stats"])
 
@@ -42,7 +43,7 @@ def test_output_equals_flax(x):
 
 def test_statistics_over_devices_are_those_of_the_whole_batch(x):
     module = BatchNorm(5)
-    variables = module.init(jax.random.key(0), x)
+    variables = module.init(jax.random.key(0), jnp.asarray(x))
     whole, whole_updates = apply(module, x, variables=variables)
     shared, updates = jax.pmap(
         lambda part: apply(module.clone(axis_name="batch"), part, variables=variables),

@@ -100,8 +100,8 @@ def test_training_lowers_the_loss_and_remat_changes_no_number():
     networks = Networks(CNN10(width=4), PatchDiscriminator(width=2), "none")
     optimizers = Optimizers(optax.adam(3e-3), optax.adam(3e-3))
     rng = np.random.default_rng(0)
-    ndct = np.kron(rng.uniform(-1, 3, (4, 3, 3, 1)), np.ones((1, 8, 8, 1))).astype(np.float32)
-    batch = {"ndct": ndct, "qdct": ndct + rng.normal(0, 0.3, ndct.shape).astype(np.float32)}
+    ndct = jnp.array(np.kron(rng.uniform(-1, 3, (4, 3, 3, 1)), np.ones((1, 8, 8, 1))), jnp.float32)
+    batch = {"ndct": ndct, "qdct": ndct + jnp.array(rng.normal(0, 0.3, ndct.shape), jnp.float32)}
 
     def losses(*, remat):
         def step(state, _):

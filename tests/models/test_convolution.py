@@ -79,7 +79,7 @@ def test_one_feature_is_summed_in_float32():
 
 
 def test_a_normalisation_after_it_can_be_part_of_it():
-    x = RNG.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    x = jnp.array(RNG.normal(size=(2, 6, 6, 3)), jnp.float32)
     conv, norm = Conv(4, 3, padding=1, use_bias=False), BatchNorm(4)
     keys = jax.random.split(jax.random.key(0), 2)
     kernel = conv.init(keys[0], x)

@@ -9,7 +9,7 @@ import pytest
 import dfgan_jax
 from dfgan_jax.models.generators import (
     ARCHITECTURES,
-    MIN_SIZE,
+    COMMON_MIN_SIZE,
     architecture_of,
     build_generator,
     initial_variables,
@@ -116,10 +116,10 @@ def test_options_are_frozen():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_generator_has_the_same_collections_and_takes_the_smallest_image(architecture):
     generator = build_generator(width=2, architecture=architecture)
+    shape = (1, COMMON_MIN_SIZE, COMMON_MIN_SIZE, 1)
     denoised, variables = jax.eval_shape(lambda: (
-        generator.init_with_output(jax.random.key(0), jnp.zeros((1, MIN_SIZE, MIN_SIZE, 1)),
-                                   train=False)[0],
+        generator.init_with_output(jax.random.key(0), jnp.zeros(shape), train=False)[0],
         initial_variables(generator, jax.random.key(0))))
-    assert denoised.shape == (1, MIN_SIZE, MIN_SIZE, 1)
+    assert denoised.shape == shape
     assert variables.keys() == {"params", "batch_stats"}
     assert bool(variables["batch_stats"]) == (architecture == "unet")

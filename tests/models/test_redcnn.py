@@ -143,8 +143,8 @@ def train(*, count, **options):
 
 def batch():
     rng = np.random.default_rng(0)
-    ndct = np.kron(rng.uniform(-1, 3, (4, 3, 3, 1)), np.ones((1, 8, 8, 1))).astype(np.float32)
-    return {"ndct": ndct, "qdct": ndct + rng.normal(0, 0.3, ndct.shape).astype(np.float32)}
+    ndct = jnp.array(np.kron(rng.uniform(-1, 3, (4, 3, 3, 1)), np.ones((1, 8, 8, 1))), jnp.float32)
+    return {"ndct": ndct, "qdct": ndct + jnp.array(rng.normal(0, 0.3, ndct.shape), jnp.float32)}
 
 
 def test_training_without_discriminators_lowers_the_loss():

@@ -11,6 +11,7 @@ from dfgan_jax.porting import torch_layout, weight_file
 from dfgan_jax.porting.torch_file import read_torch_file
 from dfgan_jax.porting.weight_file import read_weight_file, write_weight_file
 from dfgan_jax.porting.weights import explain_state_dicts, read_weights
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
 from tests.mutations import mutated, refusals
 from tests.porting.torch_pickle import dump, storage, tensor, zip_file
@@ -80,7 +81,7 @@ def test_the_keys_tell_the_model(tmp_path, attention, width):
         "generator": {"architecture": "unet", "attention": attention, "width": width},
         "discriminators": None, "dtype": "float32"}
     assert read.meta["source"] == [
-        {"file": "x.pth", "sha256": weight_file.sha256(tmp_path / "x.pth")}]
+        {"file": "x.pth", "sha256": file_digest(tmp_path / "x.pth")}]
     assert_equal(read.weights.state_dicts()["generator"], state_dict)
 
 

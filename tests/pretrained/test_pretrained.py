@@ -12,8 +12,8 @@ from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.rows import model_rows
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import file_digest
 from tests.cli.untrained import untrained
 
 KNOWN = Domain(noise_hu=(10.0, 30.0), kernel_lp_cm=(3.0, 4.0), pixel_spacing_mm=(0.6, 0.9),

@@ -49,3 +49,18 @@ def test_agrees_with_the_published_preprocessing(case, shape, size):
     mu = np.float32(0.0192 * (1 + 0.5 * image(f"mu_{case}", shape, load.SEED)))
     ours = hounsfield.normalise(hounsfield.resize(hounsfield.mu_to_hu(mu), (size, size)))
     np.testing.assert_allclose(ours, load.numbers("preprocess")[case][0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("limits", "expected"), [
+    ((-1024, 3071), (-1024, 3071)), ((-1060, 3071), (-1100, 3071)), ((-1000, 3500), (-1024, 3200))])
+def test_a_low_dose_is_cut_as_its_full_dose_is(limits, expected):
+    stored = hounsfield.cut_and_rounded_like(np.array([-1100.0, 3200.0]), np.array([0.5, 1]),
+                                             limits=limits)
+    np.testing.assert_array_equal(stored, expected)
+
+
+@pytest.mark.parametrize(("ndct", "expected"), [([40.0, -3], [41, -8]), ([40.5, -3], [41.3, -7.6])])
+def test_a_low_dose_is_rounded_as_its_full_dose_is(ndct, expected):
+    stored = hounsfield.cut_and_rounded_like(np.array([41.3, -7.6]), np.array(ndct),
+                                             limits=(-1024, 3071))
+    np.testing.assert_array_equal(stored, expected)

@@ -21,7 +21,7 @@ def amplitude(image):
 @pytest.mark.parametrize(("old", "new"), [(3.5, 5.6), (5.6, 3.5), ("soft", "sharp"), (4.0, "ramp")])
 @pytest.mark.parametrize("lp_cm", [1.0, 3.0, 4.5])
 def test_a_wave_is_that_of_the_other_kernel(old, new, lp_cm):
-    ratio = kernel_mtf(np.array(lp_cm), new) / kernel_mtf(np.array(lp_cm), old)
+    ratio = kernel_mtf(np.array([lp_cm]), new) / kernel_mtf(np.array([lp_cm]), old)
     changed = change_kernel(wave(lp_cm), pixel_spacing_mm=SPACING_MM, old=old, new=new)
     assert amplitude(changed) == pytest.approx(ratio, rel=0.03)
 

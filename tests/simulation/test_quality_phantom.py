@@ -14,6 +14,7 @@ from dfgan_jax.simulation.quality_phantom import (
     scan_repeats,
 )
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,8 @@ def test_a_repeat_is_the_same_however_many_there_are(scans):
         for field in ("discs", "lesions", "background"):
             np.testing.assert_array_equal(getattr(some, field), getattr(all_of_them, field)[:3])
     counted = []
-    progress = type("Progress", (), {"advance": lambda self: counted.append(1)})()
+    progress = type("Counter", (Progress,), {"advance": lambda self: counted.append(1)})(
+        "scanning", total=9, unit="scans")
     other = scan_repeats(size=128, seed=6, repeats=3, progress=progress)[1]
     assert len(counted) == 9
     assert np.abs(other.discs - fewer[1].discs).max() > 10

@@ -18,7 +18,7 @@ class Kept(Checkpoints):
     def __init__(self):
         self.saved = []
 
-    def save(self, state, meta, *, score):
+    def save(self, state, meta, *, score=None):
         self.saved.append((int(state.step), meta["step"], score))
 
     def wait(self):

@@ -14,6 +14,34 @@ from dfgan_jax.training.validation import ValidationOptions
 from tests.training.kept import Kept, counted
 
 
+def loop_of(kept, *, score, first_epoch=1, **options):
+    """Three epochs of two steps, that validate by `score`, a function of the step."""
+    steps = CompiledSteps(
+        advance=lambda state, step, most: (counted(state.step + 1), {"loss": jnp.zeros(1)}, 1),
+        validate=lambda state: (state, {"psnr": score(int(state.step))}), waited_s=lambda: 0.0)
+    validation = ValidationOptions(statistics="running", first_epoch=first_epoch,
+                                   select_by="psnr")
+    return Loop(
+        LoopOptions(epochs=3, log_every_steps=1, batch_size=1, accumulate=1,
+                    checkpoint_every_minutes=1, checkpoint_after_seconds=0, validation=validation),
+        steps=steps, per_epoch=2, origin={}, saver=Saver(kept, after_s=0, every_s=1e6),
+        metrics=Metrics(None), stop=StopRequest(lambda _: 0), **options)
+
+
+def test_trained_weights_are_scored_before_they_are_trained_on(capsys):
+    kept = Kept()
+    assert loop_of(kept, score=lambda step: 40.0 - step, scores_start=True).run(counted(0)) is None
+    assert kept.saved == [(0, 0, 40.0), (2, 2, 38.0), (4, 4, 36.0), (6, 6, 34.0)]
+    assert "Before training: 40.00 dB on the validation slices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{}, {"scores_start": True, "first_epoch": 2}])
+def test_random_weights_are_not_and_neither_where_first_epochs_cannot_be_the_best(options):
+    kept = Kept()
+    loop_of(kept, score=float, **options).run(counted(0))
+    assert [saved for _, saved, _ in kept.saved] == [2, 4, 6]
+
+
 @pytest.mark.parametrize(("step", "expected"), [
     (1, (signal.SIGTERM, [1])), (2, (signal.SIGTERM, [2])), (3, (signal.SIGTERM, [2, 3])),
     (99, (None, [2, 6]))])

@@ -3,6 +3,7 @@ import pytest
 
 from configs import attn, dfgan
 from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.support.errors import InputError
 
 
 def test_cosine_brings_the_learning_rate_to_nothing():
@@ -53,3 +54,36 @@ def test_weight_decay_and_clipping_by_hand():
     for found, first in ((plain, 3.0), (clipped, 0.3)):
         second = 0.3 / np.sqrt((0.25 * first**2 + 0.5 * 0.3**2) / 0.75)
         assert found[1, 0] / found[0, 0] == pytest.approx(second, rel=1e-4)
+
+
+def test_muon_moves_kernels_between_features_by_orthonormal_matrices():
+    """Against NumPy's singular value decomposition G = U S Vᵀ.
+
+    The first update is −0.2 · rate · √(larger side) · U Vᵀ, as far as five steps of Newton-Schulz
+    bring it; NAdam's is the rate times b1 (1 − b1) / (1 − b1²) + 1.
+    """
+    config = dfgan.get_config("slides")
+    config.optimizer.algorithm, config.optimizer.generator_learning_rate = "muon", 0.1
+    optimizer = RunOptions.of(config).optimizer.build(total_steps=10).generator
+    draws = np.random.default_rng(0)
+    shapes = {"between": (3, 3, 8, 16), "first": (3, 3, 1, 16), "last": (1, 1, 16, 1),
+              "dense": (8, 8), "bias": (16,)}
+    gradients = {name: draws.normal(size=shape).astype(np.float32)
+                 for name, shape in shapes.items()}
+    updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+
+    left, _, right = np.linalg.svd(gradients["between"].reshape(72, 16), full_matrices=False)
+    found = -np.asarray(updates["between"]).reshape(72, 16) / (0.1 * 0.2 * np.sqrt(72))
+    sizes = np.linalg.svd(found, compute_uv=False)
+    assert 0.6 < sizes.min() <= sizes.max() < 1.3
+    assert np.sum(found * (left @ right)) / np.linalg.norm(found) / 4 > 0.97  # the cosine
+    for name in ("first", "last", "dense", "bias"):
+        np.testing.assert_allclose(updates[name], -0.1 * (0.9 * 0.1 / 0.19 + 1)
+                                   * np.sign(gradients[name]), rtol=1e-3)
+
+
+def test_an_unknown_algorithm_is_refused():
+    config = dfgan.get_config("slides")
+    config.optimizer.algorithm = "sgd"
+    with pytest.raises(InputError, match=r"optimizer\.algorithm is 'sgd'; expected one of adam"):
+        RunOptions.of(config)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from dfgan_jax.training.stop_request import StopRequest
@@ -41,7 +41,7 @@ def test_a_signal_that_the_loop_has_not_heeded_acts_after_it(then, status):
 
 def test_of_several_processes_what_they_asked_for_a_step_before_counts():
     others = iter([0, signal.SIGTERM, 0, 0, signal.SIGUSR1])
-    stop = StopRequest(lambda number: np.int32(max(number, next(others))))
+    stop = StopRequest(lambda number: jnp.int32(max(number, next(others))))
     assert [stop.agreed() for _ in range(3)] == [None, None, signal.SIGTERM]
     assert stop.agreed() is None
     assert stop.agreed(at_last=True) == signal.SIGUSR1

@@ -1,7 +1,7 @@
 """Curves as figures, each in both colour schemes: training, noise spectra, transfer.
 
-A figure is PNG on a transparent ground. Rows of a table are told apart by colour and
-dashes; their names are not in the figure but in the page, see `line_style`.
+A figure is PNG on a transparent ground. Rows of a table differ in colour and dashes (see
+`line_style`); the page, not the figure, has their names.
 """
 
 import functools
@@ -9,14 +9,17 @@ import io
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
+from dfgan_jax.support.types import JsonObject
 
 
 class Theme(NamedTuple):
@@ -34,19 +37,19 @@ THEMES: Final = (
 )
 
 _DASHES: Final = ("solid", "dashed", "dotted")
-"""Words that both CSS and matplotlib know."""
+"""Names in both CSS and matplotlib."""
 
 
 class Curve(NamedTuple):
     """Values over steps, or over frequencies: (N,) each."""
 
     label: str
-    steps: np.ndarray
-    values: np.ndarray
+    steps: Float[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"]
 
 
 def line_style(order: int) -> tuple[int, str]:
-    """Number of the colour in a theme, and the dashes, of the row at a place in the table."""
+    """Index of the colour in a theme, and the dashes, for a row by its place in the table."""
     colours = len(THEMES[0].lines)
     return order % colours, _DASHES[order // colours % len(_DASHES)]
 
@@ -66,7 +69,7 @@ def _png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def _style(axes, theme: Theme, xlabel: str) -> None:
+def _style(axes: Axes, theme: Theme, xlabel: str) -> None:
     axes.set_xlabel(xlabel, color=theme.ink, fontsize=12)
     axes.grid(color=theme.grid, linewidth=0.8)
     axes.tick_params(which="both", colors=theme.ink, labelsize=11)
@@ -77,23 +80,23 @@ def _style(axes, theme: Theme, xlabel: str) -> None:
 # Training.
 
 
-def history_curve(history, kind: str, field: str, label: str) -> Curve:
-    """The finite values of one field over the steps; possibly none."""
+def history_curve(history: Sequence[JsonObject], kind: str, field: str, label: str) -> Curve:
+    """The finite values of one field over the steps; may be empty."""
     points = [(row["step"], row[field]) for row in history
               if row["kind"] == kind and field in row and math.isfinite(row[field])]
     steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return Curve(label, steps, values)
 
 
-def write_training(figures: pathlib.Path, history: Sequence[Mapping[str, Any]], *,
+def write_training(figures: pathlib.Path, history: Sequence[JsonObject], *,
                    chosen_step: int | None) -> list[dict[str, str]]:
-    """One figure for each quantity that the rows of `metrics.jsonl` hold."""
+    """One figure for each quantity in the rows of `metrics.jsonl`."""
     fields = sorted({f for row in history if row["kind"] == "train" for f in row
                      if f.endswith("_loss") and f != "generator_loss"})
     judges = [f for f in fields if f.endswith("discriminator_loss")]
     terms = [f for f in fields if f not in judges]
 
-    def training(names):
+    def training(names: Sequence[str]) -> list[Curve]:
         return [history_curve(history, "train", f, f.removesuffix("_loss").replace("_", " "))
                 for f in names]
 
@@ -118,8 +121,8 @@ def write_training(figures: pathlib.Path, history: Sequence[Mapping[str, Any]], 
     return shown
 
 
-def running_mean(values: np.ndarray, *, width: int) -> np.ndarray:
-    """(N,) to (N,); at both ends over the values that there are."""
+def running_mean(values: Float[np.ndarray, " n"], *, width: int) -> Float[np.ndarray, " n"]:
+    """(N,) to (N,); at both ends over fewer values."""
     kernel = np.ones(width)
     total = np.convolve(values, kernel, "same")
     return total / np.convolve(np.ones_like(values), kernel, "same")
@@ -133,24 +136,27 @@ def draw_training(
     chosen_step: int | None,
     level: float | None,
 ) -> Figure:
-    """Curves over the step.
+    """Draws curves over the step.
 
-    Losses get a logarithmic axis where all are positive. `chosen_step` is marked:
-    by a line, and on each validation curve that has the step by its value.
-    `level` draws a horizontal line.
+    Args:
+      curves: to draw, in the order of the theme's colours.
+      theme: of the figure.
+      loss: whether the curves are losses; the axis of positive losses is logarithmic.
+      chosen_step: of the chosen checkpoint, marked by a line, and by its value on each validation
+        curve with this step.
+      level: of a horizontal line.
     """
     figure = Figure(figsize=(6.0, 3.5), layout="constrained")
     axes = figure.add_subplot()
     for order, (curve, colour) in enumerate(zip(curves, theme.lines, strict=False)):
         count = curve.values.size
-        line: dict[str, Any] = {"color": colour, "label": curve.label,
-                                "linewidth": 3.4 if order == 0 and len(curves) > 2 else 1.7}
+        plot = functools.partial(axes.plot, color=colour, label=curve.label,
+                                 linewidth=3.4 if order == 0 and len(curves) > 2 else 1.7)
         if count > 400:  # the logged values behind, their running mean in front
             axes.plot(curve.steps, curve.values, color=colour, alpha=0.3, linewidth=0.7)
-            axes.plot(curve.steps, running_mean(curve.values, width=count // 100), **line)
+            plot(curve.steps, running_mean(curve.values, width=count // 100))
         else:
-            axes.plot(curve.steps, curve.values, marker="o" if count < 30 else None,
-                      markersize=4, **line)
+            plot(curve.steps, curve.values, marker="o" if count < 30 else None, markersize=4)
         chosen = curve.steps == chosen_step
         at_chosen = curve.values[chosen]
         if at_chosen.size and not loss:
@@ -177,9 +183,9 @@ def draw_training(
 # Rows of a table, over the frequency.
 
 
-def write_spectra(figures: pathlib.Path, name: str, spectra: Mapping[str, Any], *,
+def write_spectra(figures: pathlib.Path, name: str, spectra: Mapping[str, JsonObject | None], *,
                   frequency_unit: str) -> dict[str, str] | None:
-    """Radial noise power spectra on a logarithmic axis; None where no row has one.
+    """Radial noise power spectra on a logarithmic axis; None if no row has a spectrum.
 
     Args:
       figures: folder of the PNG files.
@@ -194,13 +200,14 @@ def write_spectra(figures: pathlib.Path, name: str, spectra: Mapping[str, Any], 
     if highest == 0:
         return None
     area = "HU² mm²" if frequency_unit == "lp/cm" else "HU² pixel²"
-    # Where a blur leaves nothing, a curve may fall as far as it likes.
+    # A blur may take a curve far below: the axis ends four decades under the highest value.
     return _save(figures, name, f"Noise power spectrum [{area}]", functools.partial(
         draw_rows, curves, xlabel=f"spatial frequency [{frequency_unit}]", size=(6.0, 3.5),
         limits=(highest / 1e4, 2 * highest), scale="log"))
 
 
-def write_transfer(figures: pathlib.Path, transfers: Mapping[str, Any]) -> list[dict[str, str]]:
+def write_transfer(figures: pathlib.Path, transfers: Mapping[str, Sequence[JsonObject] | None]
+                   ) -> list[dict[str, str]]:
     """Task transfer functions, one figure for each contrast.
 
     Args:
@@ -221,8 +228,8 @@ def write_transfer(figures: pathlib.Path, transfers: Mapping[str, Any]) -> list[
     return shown
 
 
-def _row_curve(row: str, found: Mapping[str, Any] | None, over: str, field: str) -> Curve:
-    """A row's curve; empty where nothing was found, and NaN where a value is None."""
+def _row_curve(row: str, found: JsonObject | None, over: str, field: str) -> Curve:
+    """A row's curve: empty for None, and NaN for values of None."""
     found = found or {over: [], field: []}
     return Curve(row, np.array(found[over] or [], np.float64),
                  np.array(found[field] or [], np.float64))
@@ -231,13 +238,16 @@ def _row_curve(row: str, found: Mapping[str, Any] | None, over: str, field: str)
 def draw_rows(curves: Sequence[Curve], *, theme: Theme, xlabel: str, size: tuple[float, float],
               limits: tuple[float, float], scale: str = "linear", levels: Sequence[float] = ()
               ) -> Figure:
-    """One line for each row of a table, styled by its place; without a legend.
+    """Draws one line for each row of a table, styled by its place; without a legend.
 
     Args:
+      curves: of the rows, in the table's order.
+      theme: of the figure.
+      xlabel: of the horizontal axis.
       size: of the figure, in inches.
       limits: ends of the vertical axis.
       scale: of the vertical axis, `linear` or `log`.
-      levels: draws a horizontal line at each.
+      levels: of horizontal lines.
     """
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()

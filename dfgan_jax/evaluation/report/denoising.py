@@ -1,44 +1,46 @@
-"""The report of a denoised scan: before, after and the removed map, with noise and HU by tissue."""
+"""The report of a denoised scan: before, after, the removed map, and noise and HU by tissue."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import scipy.ndimage
+from jaxtyping import Float
 
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.evaluation.report import viewer
+from dfgan_jax.evaluation.report.html_tables import Table, number_cell, text_cell
 from dfgan_jax.evaluation.report.page import render
-from dfgan_jax.evaluation.report.tables import Table, number_cell, text_cell
 from dfgan_jax.evaluation.report.viewer import Slices
 from dfgan_jax.scans.tissues import TISSUES, body_mask, tissue_masks
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.types import JsonObject
 
 MOST_SLICES: Final = 30
 
 BEFORE, AFTER = "Input", "Denoised"
 
 _FINE: Final = 2.0
-"""σ [pixels] of the Gaussian mean that pixels are compared with."""
+"""σ of the Gaussian mean around each pixel [pixels]; fine noise is the difference from it."""
 
 
-def write_denoising_report(path: pathlib.Path, *, summary: Mapping[str, Any],
-                           names: Sequence[str], before: np.ndarray, after: np.ndarray,
+def write_denoising_report(path: pathlib.Path, *, summary: JsonObject, names: Sequence[str],
+                           before: Float[np.ndarray, "..."], after: Float[np.ndarray, "..."],
                            of_series: str | None = None) -> None:
     """Writes one HTML file that loads nothing.
 
     Args:
-      path: of the file; what is there is replaced.
-      summary: as `dicom_tree` writes it: `input`, `model`, `weights_sha256`, `version`,
-        `strength` and `trained_on`; and `series`, of each `description`, `slices`,
-        `noise_before_hu`, `noise_after_hu`, `soft_tissue_shift_hu`, `kernel_lp_cm`,
-        `pixel_spacing_mm`, `outside_training` and `notes`.
-      names: of the slices that are shown, in order.
+      path: of the file; an older one is replaced.
+      summary: of `dicom_tree`: `input`, `model`, `weights_sha256`, `version`, `strength` and
+        `trained_on`; and `series`, each with `description`, `slices`, `noise_before_hu`,
+        `noise_after_hu`, `soft_tissue_shift_hu`, `kernel_lp_cm`, `pixel_spacing_mm`,
+        `outside_training` and `notes`.
+      names: of the slices, in order.
       before: (N, H, W) HU, N at most `MOST_SLICES`.
       after: the same slices, denoised.
-      of_series: which of several series they are of.
+      of_series: the series of the slices; None for a single series.
 
     Raises:
       InputError: shapes differ.
@@ -57,11 +59,11 @@ def write_denoising_report(path: pathlib.Path, *, summary: Mapping[str, Any],
         temporary.write_text(page, encoding="utf-8")
 
 
-def tissue_table(before: np.ndarray, after: np.ndarray) -> Table:
+def tissue_table(before: Float[np.ndarray, "n h w"], after: Float[np.ndarray, "n h w"]) -> Table:
     """Mean HU and fine noise in each tissue, before and after.
 
-    Tissues are told by the denoised slices. Fine noise is the standard deviation of pixels from
-    a Gaussian mean, of σ = 2 pixels, of the same tissue around them: it counts fine anatomy, too.
+    The denoised slices define the tissues. Fine noise is the standard deviation of pixels from a
+    Gaussian mean, of σ = 2 pixels, of the same tissue around them; it includes fine anatomy.
 
     Args:
       before: (N, H, W) HU.
@@ -85,12 +87,14 @@ def tissue_table(before: np.ndarray, after: np.ndarray) -> Table:
 
 
 def _fine(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(pixels,) of a tissue, less the Gaussian mean of the tissue around each."""
+    """(pixels,) of a tissue, minus the Gaussian mean of the tissue around each."""
     weight = scipy.ndimage.gaussian_filter(mask.astype(np.float64), _FINE)[mask]
-    return image[mask] - scipy.ndimage.gaussian_filter(image * mask, _FINE)[mask] / weight
+    mean = scipy.ndimage.gaussian_filter(image * mask, _FINE)[mask] / weight
+    fine: np.ndarray = image[mask] - mean
+    return fine
 
 
-def _series_table(series: Sequence[Mapping[str, Any]]) -> Table:
+def _series_table(series: Sequence[JsonObject]) -> Table:
     rows = [[text_cell(each["description"] or f"series {number}",
                        small="; ".join([*each["outside_training"], *each["notes"]])),
              number_cell(each["slices"], 0), number_cell(each["noise_before_hu"], 1),

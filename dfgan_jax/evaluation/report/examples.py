@@ -1,26 +1,29 @@
-"""Examples: a slice of the test set beside its reference, in windows and as differences.
+"""Examples: slices of the test set beside their references, in windows and as differences.
 
 Images are (H, W) in HU.
 """
 
 import math
 import pathlib
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Shaped
 
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
+from dfgan_jax.scans import windows
+from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.errors import InputError
 
 
 class Example(NamedTuple):
-    """One slice of the test set, three times: each (H, W) float32 in HU."""
+    """One slice of the test set as NDCT, QDCT and denoised, each (H, W) in HU."""
 
     name: str
-    ndct: np.ndarray
-    qdct: np.ndarray
-    denoised: np.ndarray
+    ndct: Float[np.ndarray, "h w"]
+    qdct: Float[np.ndarray, "h w"]
+    denoised: Float[np.ndarray, "h w"]
 
 
 class Region(NamedTuple):
@@ -30,34 +33,34 @@ class Region(NamedTuple):
     left: int
     side: int
 
-    def cut(self, image: np.ndarray) -> np.ndarray:
+    def cut(self, image: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "side side"]:
         """(H, W) to (side, side)."""
         return image[self.top : self.top + self.side, self.left : self.left + self.side]
 
 
-class Window(NamedTuple):
-    """A display window and the tissue in which to look for detail, all in HU."""
+class View(NamedTuple):
+    """A display window, and lowest and highest HU of the tissue with the detail to enlarge."""
 
     name: str
-    window_center: float
-    window_width: float
+    window: Window
     tissue: tuple[float, float]
 
 
-# The tissue ranges leave out air and bone: their edges have steep gradients, but
-# no detail that a denoiser could lose.
-WINDOWS: Final = (
-    Window("Abdomen", 50.0, 400.0, (-150.0, 250.0)),
-    Window("Lung", -600.0, 1500.0, (-950.0, -200.0)),
+# The tissue ranges exclude air and bone: their edges have steep gradients, but no detail that a
+# denoiser could lose.
+VIEWS: Final = (
+    View("Abdomen", windows.ABDOMEN, (-150.0, 250.0)),
+    View("Lung", windows.LUNG, (-950.0, -200.0)),
 )
 
 
-def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[str, Any]:
-    """Writes the pictures of one example and returns everything that the template shows of it.
+def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[str, object]:
+    """Writes the pictures of one example and returns its content for the template.
 
     Args:
       figures: folder of the PNG files.
-      number: of the example, in their names.
+      number: of the example, in the names of the files.
+      example: to show.
 
     Raises:
       InputError: the three images differ in shape.
@@ -67,21 +70,20 @@ def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[
         raise InputError(f"example {example.name!r}: expected one shape (H, W), found {shapes}")
     height, width = example.ndct.shape
     side = max(min(height, width) // 4, 1)
-    soft_tissue = detail_region(example.ndct, tissue=WINDOWS[0].tissue, side=side)
+    soft_tissue = detail_region(example.ndct, tissue=VIEWS[0].tissue, side=side)
     centre = Region((height - side) // 2, (width - side) // 2, side)
-    # File names hold the number only: an example's name may hold anything.
+    # File names have only the number: an example's name may have any character.
     stem = f"example_{number}"
     sources = {"qdct": example.qdct, "denoised": example.denoised, "ndct": example.ndct}
 
-    windows = []
-    for window in WINDOWS:
-        region = (detail_region(example.ndct, tissue=window.tissue, side=side)
+    views = []
+    for view in VIEWS:
+        region = (detail_region(example.ndct, tissue=view.tissue, side=side)
                   or soft_tissue or centre)
-        shown: dict[str, Any] = {}
+        shown = {}
         for key, image in sources.items():
-            pixels = pictures.windowed(image, window_center=window.window_center,
-                                       window_width=window.window_width)
-            name = f"{stem}_{window.name.lower()}_{key}"
+            pixels = pictures.windowed(image, view.window)
+            name = f"{stem}_{view.name.lower()}_{key}"
             shown[key] = {
                 "whole": pictures.save(figures, name, pictures.png(pixels)),
                 "detail": pictures.save(figures, f"{name}_detail",
@@ -89,7 +91,8 @@ def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[
             }
         frame = {"left": region.left / width, "top": region.top / height,
                  "width": side / width, "height": side / height}
-        windows.append({"window": window, "frame": frame, "pictures": shown})
+        views.append({"name": view.name, "window": view.window, "frame": frame,
+                      "pictures": shown})
 
     limit_hu = pictures.difference_limit_hu(example.qdct - example.ndct)
     differences = {
@@ -101,7 +104,7 @@ def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[
         "name": example.name,
         "shape": f"{height}×{width}",
         "scores": {key: _scores(sources[key], example.ndct) for key in ("qdct", "denoised")},
-        "windows": windows,
+        "views": views,
         "limit_hu": limit_hu,
         "differences": {
             key: {
@@ -119,7 +122,7 @@ def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[
 def _scores(image: np.ndarray, ndct: np.ndarray) -> dict[str, float]:
     """PSNR [dB] under `FULL_RANGE_HU` and RMSE [HU] of two (H, W) images in HU.
 
-    The PSNR is NaN where the images are equal or not finite.
+    The PSNR is NaN if the images are equal or not finite.
     """
     rmse_hu = float(np.sqrt(np.mean(np.square(image - ndct, dtype=np.float64))))
     defined = 0 < rmse_hu < math.inf
@@ -128,10 +131,11 @@ def _scores(image: np.ndarray, ndct: np.ndarray) -> dict[str, float]:
 
 
 def _box_mean(image: np.ndarray, side: int) -> np.ndarray:
-    """Mean over every square that lies inside: (H, W) to (H - side + 1, W - side + 1)."""
+    """Mean over every square within the image: (H, W) to (H - side + 1, W - side + 1)."""
     total = np.pad(image, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    return (total[side:, side:] - total[:-side, side:] - total[side:, :-side]
-            + total[:-side, :-side]) / side**2
+    mean: np.ndarray = (total[side:, side:] - total[:-side, side:] - total[side:, :-side]
+                        + total[:-side, :-side]) / side**2
+    return mean
 
 
 def _cross(mask: np.ndarray) -> np.ndarray:
@@ -141,15 +145,15 @@ def _cross(mask: np.ndarray) -> np.ndarray:
                      framed[1:-1, 2:]])
 
 
-def body_mask(image: np.ndarray) -> np.ndarray:
+def body_mask(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The patient with lungs and bowel gas, without table and air.
 
     Args:
       image: (H, W) HU.
 
     Returns:
-      (H, W) bool: between the first and last pixel, in the row and in the column,
-      of the piece that is connected with the densest part of the image.
+      (H, W) bool: all pixels between the first and the last pixel, in row and column, of the
+      region connected with the densest part of the image.
     """
     dense = image > -300.0
     side = max(min(image.shape) // 8, 1)
@@ -161,31 +165,33 @@ def body_mask(image: np.ndarray) -> np.ndarray:
     after = np.stack([np.maximum.accumulate(body, axis) for axis in (0, 1)])
     before = np.stack([np.flip(np.maximum.accumulate(np.flip(body, axis), axis), axis)
                        for axis in (0, 1)])
-    return (after & before).all(0)
+    filled: np.ndarray = (after & before).all(0)
+    return filled
 
 
 def _best_region(score: np.ndarray, side: int) -> Region:
-    """The square whose upper left corner has the highest score, (H, W) over corners."""
+    """The square of the upper left corner with the highest score; scores are (H, W)."""
     top, left = np.unravel_index(np.argmax(score), score.shape)
     return Region(int(top), int(left), side)
 
 
-def detail_region(ndct: np.ndarray, *, tissue: tuple[float, float], side: int) -> Region | None:
-    """The square with the steepest gradients inside a tissue of the patient.
+def detail_region(ndct: Float[np.ndarray, "h w"], *, tissue: tuple[float, float], side: int
+                  ) -> Region | None:
+    """The square with the steepest gradients within a tissue of the patient.
 
     Args:
       ndct: (H, W) HU.
-      tissue: lowest and highest HU that count; all else, with its edge, does not.
-      side: of the square, in pixels.
+      tissue: lowest and highest HU of the tissue; its edge pixels are excluded.
+      side: of the square [pixels].
 
     Returns:
-      The region; None where no square is nine tenths patient and a quarter tissue.
+      The region; None if no square is nine tenths patient and a quarter tissue.
     """
-    smooth = 5  # pixels; without it the noisiest region would win
+    smooth = 5  # pixels; otherwise the noisiest region would be chosen
     image = _box_mean(np.pad(ndct.astype(np.float64), smooth // 2, mode="edge"), smooth)
     body = body_mask(image)
     inside = (image > tissue[0]) & (image < tissue[1])
-    # A gradient reaches one pixel to each side, so the pixels there must count as well.
+    # A gradient involves the pixel on each side, which must be of the tissue, too.
     inside = np.asarray(_cross(inside).all(0))
     allowed = ((_box_mean(body.astype(np.float64), side) >= 0.9)
                & (_box_mean(inside.astype(np.float64), side) >= 0.25))

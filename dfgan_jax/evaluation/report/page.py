@@ -1,8 +1,7 @@
-"""The report of a run: one HTML file that stands alone, and its figures as PNG.
+"""The report of a run: one self-contained HTML file, and its figures as PNG.
 
-Images are (H, W) in HU throughout. Numbers and labels are HTML, so that they stay
-readable on a phone and in either colour scheme; tables, figures and examples need no
-script, the viewer does.
+Images are (H, W) in HU. Numbers and labels are HTML, readable on a phone and in either colour
+scheme. Only the viewer needs a script; tables, figures and examples do not.
 """
 
 import base64
@@ -12,20 +11,21 @@ import importlib.resources
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import jinja2
 import markupsafe
 
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
-from dfgan_jax.evaluation.report import curves, tables, viewer
+from dfgan_jax.evaluation.report import curves, html_tables, viewer
 from dfgan_jax.evaluation.report.examples import Example, write_example
-from dfgan_jax.evaluation.report.physics import physics_section
+from dfgan_jax.evaluation.report.physics_section import PhysicsPictures, physics_section
 from dfgan_jax.evaluation.report.pictures import colour_bar_css
 from dfgan_jax.evaluation.report.viewer import Slices
 from dfgan_jax.evaluation.tables import INPUT_ROW
 from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.types import JsonObject
 
 HEADLINE_PROTOCOL: Final = "full_range"
 
@@ -36,44 +36,42 @@ _FIGURE: Final = re.compile(
     r")\.png")
 
 _MARK_SCRIPTED: Final = 'document.documentElement.classList.add("js");'
-"""Runs before anything is drawn, so that nothing jumps when the other scripts come."""
+"""Runs before the first drawing, so that the page does not jump when the other scripts run."""
 
 
 def write_report(
     workdir: str | pathlib.Path,
     *,
     title: str,
-    results: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
+    results: JsonObject,
+    history: Sequence[JsonObject],
     examples: Sequence[Example],
     slices: Slices | None = None,
-    pictures: Mapping[str, Any] | None = None,
+    pictures: PhysicsPictures | None = None,
 ) -> pathlib.Path:
     """Writes `workdir/report.html` and `workdir/figures/*.png`.
 
-    The page holds its figures, slices and scripts itself and loads nothing.
+    The page includes its figures, slices and scripts and loads nothing.
 
     Args:
       workdir: folder of the run; made if missing.
       title: heading of the page; plain text.
-      results: what `results.json` holds. Needed: `slices` and `protocols`, with
-        `full_range` among them and a `QDCT` row in each. Optional: `model` (the
-        row for the headline; otherwise the one with the highest PSNR), `statistics`,
-        `physics`, `checkpoint`, `data`, `published`, `config`, `device`, `versions`,
-        `command`, `created`. A protocol may have `window_hu`, `seeds` and `tests`, a row
-        `kind`, `parameters`, `interval` and `vif`; see `tables.py`. A number may be None.
-      history: rows of `metrics.jsonl`; fields that are missing get no curve.
+      results: the content of `results.json`. Required: `slices` and `protocols`, including
+        `full_range`, with a `QDCT` row in each. Optional: `model` (the row for the headline;
+        otherwise the one with the highest PSNR), `statistics`, `physics`, `checkpoint`, `data`,
+        `published`, `config`, `device`, `versions`, `command`, `created`. A protocol may have
+        `window_hu`, `seeds` and `tests`, a row `kind`, `parameters`, `interval` and `vif`; see
+        `html_tables.py`. A number may be None.
+      history: rows of `metrics.jsonl`; missing fields have no curve.
       examples: slices to show as still pictures.
-      slices: for the viewer; None leaves it out.
-      pictures: of the physics, each optional: `spectra` (row → (P, P) noise power, frequency
-        0 in the middle), `structure` (row → the removed map, image − QDCT, and what of it is
-        anatomy, (H, W) HU both) and `structure_slice` (the name of that slice).
+      slices: for the viewer; None for a page without it.
+      pictures: of the physics; None for a page without them.
 
     Returns:
       The path of `report.html`.
 
     Raises:
-      InputError: images that belong together differ in shape.
+      InputError: the images of an example, or of the rows of the viewer, differ in shape.
     """
     workdir = pathlib.Path(workdir)
     figures = workdir / "figures"
@@ -81,20 +79,22 @@ def write_report(
     for stale in figures.glob("*.png"):  # of an earlier report
         if _FIGURE.fullmatch(stale.name):
             stale.unlink()
-    protocols = {name: _protocol(name, protocol)
+    rows = {name: html_tables.score_rows(protocol["rows"])
+            for name, protocol in results["protocols"].items()}
+    protocols = {name: _protocol(name, protocol, rows[name])
                  for name, protocol in results["protocols"].items()}
     headline = protocols[HEADLINE_PROTOCOL]
-    model = tables.headline_row(headline["rows"], results.get("model"))
-    names = [row["name"] for row in headline["rows"]]
+    model = html_tables.headline_row(rows[HEADLINE_PROTOCOL], results.get("model"))
+    names = [row["name"] for row in rows[HEADLINE_PROTOCOL]]
     page = render(
         "page.html.jinja", has_viewer=slices is not None,
         title=title,
         results=results,
         protocols={HEADLINE_PROTOCOL: headline} | protocols,  # its tab first
         headline=headline,
-        baseline=tables.find_row(headline["rows"], INPUT_ROW),
+        baseline=html_tables.find_row(rows[HEADLINE_PROTOCOL], INPUT_ROW),
         model=model,
-        published_table=tables.published_table(results.get("published") or {}),
+        published_table=html_tables.published_table(results.get("published") or {}),
         physics=physics_section(figures, results.get("physics") or {}, shown=pictures or {},
                                 names=names),
         curves=curves.write_training(
@@ -112,27 +112,26 @@ def write_report(
     return path
 
 
-def _protocol(name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol with its tables."""
-    rows = tables.score_rows(protocol["rows"])
+def _protocol(name: str, protocol: JsonObject, rows: Sequence[JsonObject]) -> dict[str, object]:
+    """A protocol with its tables; `rows` are of `score_rows`."""
     return {
         **protocol,
         "rows": rows,
-        "table": tables.score_table(name, rows),
-        "seed_table": protocol.get("seeds") and tables.seed_table(name, protocol["seeds"]),
+        "table": html_tables.score_table(name, rows),
+        "seed_table": protocol.get("seeds") and html_tables.seed_table(name, protocol["seeds"]),
         "comparison_table": (protocol.get("tests")
-                             and tables.comparison_table(name, protocol["tests"])),
+                             and html_tables.comparison_table(name, protocol["tests"])),
     }
 
 
 # The page.
 
 
-def render(template: str, *, has_viewer: bool, **content: Any) -> str:
-    """A page of one of the templates here, with style and scripts in it.
+def render(template: str, *, has_viewer: bool, **content: object) -> str:
+    """A page of one of the templates here, with style and scripts.
 
     Args:
-      template: its file name; it extends `base.html.jinja`.
+      template: file name; the template extends `base.html.jinja`.
       has_viewer: whether the content has a `viewer`, of `viewer.embed`.
       content: of the template.
     """
@@ -148,7 +147,7 @@ def _source(name: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """What the page's policy names a script by that it lets run."""
+    """The name of an allowed script in the page's policy."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     return "sha256-" + base64.b64encode(digest).decode("ascii")
 
@@ -163,8 +162,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": tables.format_number, "data_range": tables.format_range,
-        "size": tables.format_size, "window": tables.format_window,
-        "count": tables.format_count, "hash": _hash,
+        "number": html_tables.format_number, "data_range": html_tables.format_range,
+        "size": html_tables.format_size, "window": html_tables.format_window,
+        "count": html_tables.format_count, "hash": _hash,
     }
     return environment

@@ -1,8 +1,7 @@
 """Images in HU as pictures: grey through a window, differences in two colours.
 
-Images are (H, W) in HU. A picture is written without text, pixel for pixel or
-enlarged by a whole factor; numbers and labels are HTML, so that they stay readable
-on a phone and in either colour scheme.
+Images are (H, W) in HU. A picture has no text, and each pixel of the image is one pixel or a
+square of pixels; numbers and labels are HTML, readable on a phone and in either colour scheme.
 """
 
 import base64
@@ -13,37 +12,42 @@ from typing import Final
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float, UInt8
 from PIL import Image
 
+from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.files import full_disk_named
 
 PICTURE_SIDE: Final = 512
-"""Smaller pictures are enlarged to about this many pixels, by a whole factor."""
+"""Smaller pictures are enlarged up to this many pixels, by a whole factor."""
 
 _DIVERGING: Final = matplotlib.colormaps["RdBu_r"]
 _LEVELS: Final = 127
-"""Colours on either side of zero; zero has one of its own, exactly in the middle."""
+"""Colours on either side of zero, whose own colour is exactly in the middle."""
 
 
-def windowed(image: np.ndarray, *, window_center: float, window_width: float) -> np.ndarray:
+def windowed(image: Float[np.ndarray, "h w"], window: Window) -> UInt8[np.ndarray, "h w"]:
     """(H, W) HU to (H, W) uint8: black at the window's lower end, white at its upper end."""
-    black = window_center - window_width / 2
-    grey = np.nan_to_num((image - black) * (255.0 / window_width))
+    grey = np.nan_to_num((image - window.low) * (255.0 / window.width))
     return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
 
 
-def difference_levels(difference: np.ndarray, *, limit_hu: float) -> np.ndarray:
+def difference_levels(difference: Float[np.ndarray, "h w"], *, limit_hu: float
+                      ) -> UInt8[np.ndarray, "h w"]:
     """(H, W) HU to (H, W) uint8 colour numbers: 0 at -limit_hu, 127 at 0, 254 at +limit_hu."""
-    levels = np.rint(np.nan_to_num(difference) * (_LEVELS / limit_hu))
-    return (np.clip(levels, -_LEVELS, _LEVELS) + _LEVELS).astype(np.uint8)
+    levels: np.ndarray = np.rint(np.nan_to_num(difference) * (_LEVELS / limit_hu))
+    numbers: np.ndarray = (np.clip(levels, -_LEVELS, _LEVELS) + _LEVELS).astype(np.uint8)
+    return numbers
 
 
-def difference_limit_hu(noise: np.ndarray, *, step: float = 10.0) -> float:
-    """End of the difference scale [HU]: holds 99 % of the noise, a multiple of `step`."""
-    return max(step, step * math.ceil(np.percentile(np.abs(np.nan_to_num(noise)), 99) / step))
+def difference_limit_hu(noise: Float[np.ndarray, "..."], *, step: float = 10.0) -> float:
+    """End of the difference scale [HU]: the multiple of `step` that includes 99 % of the noise."""
+    percentile = float(np.percentile(np.abs(np.nan_to_num(noise)), 99))
+    return max(step, step * math.ceil(percentile / step))
 
 
-def decibel_levels(spectrum: np.ndarray, *, highest: float, decades: float = 3.0) -> np.ndarray:
+def decibel_levels(spectrum: Float[np.ndarray, "h w"], *, highest: float, decades: float = 3.0
+                   ) -> UInt8[np.ndarray, "h w"]:
     """(H, W) powers to (H, W) uint8: white at `highest`, black `decades` powers of ten below."""
     floor = 10.0**-decades
     relative = np.maximum(np.nan_to_num(spectrum) / highest, floor) if highest > 0 else floor
@@ -64,8 +68,9 @@ def colour_bar_css() -> str:
     return f"linear-gradient(90deg, {stops})"
 
 
-def png(pixels: np.ndarray, *, colours: bytes | None = None, side: int = PICTURE_SIDE) -> bytes:
-    """(H, W) uint8, grey or colour numbers, as a PNG; nearest, by a whole factor up to `side`."""
+def png(pixels: UInt8[np.ndarray, "h w"], *, colours: bytes | None = None,
+        side: int = PICTURE_SIDE) -> bytes:
+    """(H, W) uint8, grey or colour numbers, as a PNG; enlarged by a whole factor up to `side`."""
     factor = max(1, side // max(pixels.shape))
     image = Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
     if colours is not None:

@@ -1,75 +1,77 @@
-"""The slices of the report's viewer, packed so that the browser gets the HU themselves.
+"""The slices of the report's viewer, packed as HU for the browser.
 
-A slice travels as whole multiples of a step in HU. The page holds each by itself, and the
-script unpacks only those in view: a page of fifty slices opens as fast as one of five.
+A slice is packed as whole multiples of a step in HU. The page holds each slice separately, and
+the script unpacks only slices in view: a page of fifty slices opens as fast as a page of five.
 
 Packing: predict each pixel by (3·left + 3·up − 2·upper left) / 4, rounded down, with zeros
-outside (no other of four predictors tried packed quarter-dose scans smaller); the residual,
-modulo 2¹⁶, zigzagged to be positive; all low bytes, then all high bytes; zlib; base64.
+outside (the smallest result of four predictors on quarter-dose scans); the residual, modulo 2¹⁶,
+zigzagged to be positive; all low bytes, then all high bytes; zlib; base64.
 """
 
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
+from dfgan_jax.scans import windows
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.spacing import evenly_spaced
 
 MOST_SLICES: Final = 50
 
 BUDGET_BYTES: Final = 56_000_000
-"""Of all slices in the page: fifty of 512² in five rows. Where they need more, HU get coarser,
-then slices fewer."""
+"""Size of all slices in the page: fifty of 512² in five rows. Beyond it, HU become coarser, then
+slices fewer."""
 
 STEPS_HU: Final = (1, 2)
 """Steps to which HU are rounded, finest first."""
 
 UNDEFINED: Final = -(2**15)
-"""Stands for what is not finite."""
+"""The level of pixels that are not finite."""
 
 PRESETS: Final = {
-    "Abdomen": (50, 400),
-    "Lung": (-600, 1500),
-    "Bone": (400, 1800),
-    "Brain": (40, 80),
-    "RED-CNN": (40, 400),
-    "Full range": (1023.5, 4095),
+    "Abdomen": windows.ABDOMEN,
+    "Lung": windows.LUNG,
+    "Bone": windows.BONE,
+    "Brain": windows.BRAIN,
+    "RED-CNN": windows.SOFT_TISSUE,
+    "Full range": windows.FULL_RANGE,
 }
-"""Name → window centre and width [HU]."""
+"""Name → window."""
 
 
 class Slices(NamedTuple):
-    """The slices that the viewer may show.
+    """Slices for the viewer.
 
     Attributes:
-      names: of each slice; N.
+      names: of the N slices.
       images: row → (N, H, W) HU, with `NDCT` and `QDCT` first, the others in the order of
-        the tables; or, where there is no normal dose, two rows or more without scores.
+        the tables; or, without a normal dose, two rows or more without scores.
     """
 
     names: Sequence[str]
-    images: Mapping[str, np.ndarray]
+    images: Mapping[str, Float[np.ndarray, "n h w"]]
 
 
-def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> dict[str, Any]:
-    """Everything that the template shows of the viewer.
+def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> dict[str, object]:
+    """The content of the viewer for the template.
 
-    Shows up to `MOST_SLICES`, evenly spaced, the first and the last among them.
+    Chooses up to `MOST_SLICES`, evenly spaced, including the first and the last.
 
     Args:
       slices: to choose from.
-      model: row to show first, where there are images of it; beside it NDCT, or the first row.
-      budget_bytes: for the packed slices.
+      model: row to show first, if it has images, beside NDCT or the first row.
+      budget_bytes: of the packed slices.
 
     Returns:
-      `data` for the script, `images` (row → slice → base64 text), and the `step_hu` to which
-      they are rounded.
+      `data` for the script, `images` (row → slice → base64 text), and `step_hu`, the step of the
+      rounding.
 
     Raises:
       InputError: rows are missing, or shapes differ.
@@ -95,7 +97,8 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
             "reference": reference,
             "first": first,
             "second": 0 if reference is None else reference,
-            "presets": list(PRESETS.items()),
+            "presets": [(name, (window.center, window.width))
+                        for name, window in PRESETS.items()],
             "limitHu": pictures.difference_limit_hu(noise),
             "rangeHu": FULL_RANGE_HU,
             "palette": base64.b64encode(pictures.palette()).decode("ascii"),
@@ -108,19 +111,19 @@ def _check(slices: Slices) -> None:
     if REFERENCE_ROW in rows and INPUT_ROW not in rows:
         raise InputError(f"slices: rows {rows}, expected {INPUT_ROW} among them")
     if len(rows) < 2:
-        raise InputError(f"slices: rows {rows}, expected two at least")
+        raise InputError(f"slices: rows {rows}, expected at least two")
     expected = slices.images[rows[0]].shape
     if len(expected) != 3 or expected[0] != len(slices.names) or 0 in expected:
         raise InputError(f"slices: {rows[0]} has shape {expected}, expected (N, H, W) for "
                          f"{len(slices.names)} names, N not 0")
     for row, images in slices.images.items():
         if images.shape != expected:
-            raise InputError(f"slices: {row} has shape {images.shape}, expected {expected}, that "
-                             f"of {rows[0]}")
+            raise InputError(f"slices: {row} has shape {images.shape}, expected {expected} as "
+                             f"for {rows[0]}")
 
 
 def _fit(slices: Slices, *, budget_bytes: int) -> tuple[np.ndarray, int, list[list[str]]]:
-    """Chosen slices, the step [HU] and the packed images; within the budget, but one at least."""
+    """Chosen slices, the step [HU] and the packed images; within the budget, but at least one."""
     total = len(slices.names)
     count = min(total, MOST_SLICES)
     for step_hu in STEPS_HU:
@@ -135,15 +138,15 @@ def _fit(slices: Slices, *, budget_bytes: int) -> tuple[np.ndarray, int, list[li
 
 def _pack_all(slices: Slices, *, count: int, step_hu: int
               ) -> tuple[np.ndarray, list[list[str]], int]:
-    """Chosen slices, (row → slice → text), and its bytes."""
+    """Chosen slices, their texts by row and slice, and the bytes of all texts."""
     chosen = evenly_spaced(len(slices.names), most=count)
     packed = [[pack(images[i], step_hu=step_hu) for i in chosen]
               for images in slices.images.values()]
     return chosen, packed, sum(len(text) for row in packed for text in row)
 
 
-def pack(image: np.ndarray, *, step_hu: int) -> str:
-    """(H, W) HU to text; what is not finite becomes `UNDEFINED`, what is too large is clipped."""
+def pack(image: Float[np.ndarray, "h w"], *, step_hu: int) -> str:
+    """(H, W) HU to text; values that are not finite become `UNDEFINED`, large ones are clipped."""
     finite = np.isfinite(image)
     levels = np.clip(np.rint(np.where(finite, image, 0) / step_hu), UNDEFINED + 1, -UNDEFINED - 1)
     levels = np.where(finite, levels, UNDEFINED).astype(np.int32)
@@ -152,6 +155,6 @@ def pack(image: np.ndarray, *, step_hu: int) -> str:
     residual = (levels - ((3 * left + 3 * up - 2 * corner) >> 2)).astype(np.int16)
     zigzag = ((residual << 1) ^ (residual >> 15)).astype(np.uint16)
     planes = (zigzag & 255).astype(np.uint8).tobytes() + (zigzag >> 8).astype(np.uint8).tobytes()
-    # Noise holds no repeats worth searching for; runs of zeros do, and those are found fast.
+    # Noise has no repeats worth a search, only runs of zeros, which Z_RLE finds fast.
     packer = zlib.compressobj(memLevel=9, strategy=zlib.Z_RLE)
     return base64.b64encode(packer.compress(planes) + packer.flush()).decode("ascii")

@@ -51,9 +51,12 @@ def line(axes, number):
 def captured(monkeypatch):
     """The figures that are drawn in the light scheme."""
     figures = []
-    monkeypatch.setattr(curves, "_save",
-                        lambda folder, name, title, draw: figures.append(
-                            (name, title, draw(theme=curves.THEMES[0]))))
+
+    def save(folder, name, title, draw):
+        figures.append((name, title, draw(theme=curves.THEMES[0])))
+        return {"name": name}
+
+    monkeypatch.setattr(curves, "_save", save)
     return figures
 
 

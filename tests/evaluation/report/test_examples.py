@@ -6,6 +6,7 @@ from PIL import Image
 
 from dfgan_jax.evaluation.report import examples, pictures
 from dfgan_jax.evaluation.report.page import Example
+from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.errors import InputError
 from tests.evaluation.report.case import Page, example, write
 
@@ -66,7 +67,7 @@ def test_pictures_are_enlarged_by_a_whole_factor_without_interpolation(tmp_path)
     picture = np.asarray(pixels(tmp_path, "example_1_abdomen_qdct"))
     assert picture.shape == (480, 480)
     np.testing.assert_array_equal(picture[2::5, 2::5], pictures.windowed(
-        shown.qdct, window_center=50.0, window_width=400.0))
+        shown.qdct, Window(-150.0, 250.0)))
     assert (picture == picture[2::5, 2::5].repeat(5, 0).repeat(5, 1)).all()
 
 

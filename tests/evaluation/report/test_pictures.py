@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 
 from dfgan_jax.evaluation.report import pictures
+from dfgan_jax.scans.windows import Window
 
 
 def test_colours_run_from_blue_through_the_middle_to_red():
@@ -14,7 +15,7 @@ def test_colours_run_from_blue_through_the_middle_to_red():
 
 def test_window_spans_black_to_white():
     image = np.array([[-1e4, -150.0, 50.0, 250.0, np.nan]], np.float32)
-    grey = pictures.windowed(image, window_center=50.0, window_width=400.0)
+    grey = pictures.windowed(image, Window(-150.0, 250.0))
     assert grey.tolist() == [[0, 0, 128, 255, 0]]
 
 

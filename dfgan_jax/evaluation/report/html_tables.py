@@ -1,17 +1,18 @@
-"""The report's tables: what stands in each cell, and by what it sorts.
+"""The report's tables: the text of each cell and its key for sorting.
 
-Numbers that are missing, None or not finite are a dash, and sort last.
+Missing numbers, None and numbers that are not finite are a dash, and sort last.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias, TypeGuard
 
 from dfgan_jax.evaluation.tables import INPUT_ROW, LABELS
+from dfgan_jax.support.types import JsonObject
 
 
 class Metric(NamedTuple):
-    """How a score is written, and which of two is better."""
+    """The format of a score, and the better of two, by `max` or `min`."""
 
     label: str
     digits: int
@@ -30,10 +31,10 @@ class Cell(NamedTuple):
     """One cell.
 
     Attributes:
-      text: what is shown.
-      key: by what it sorts, a number or text; None sorts last.
+      text: to show.
+      key: for sorting, a number or text; None sorts last.
       small: a second, smaller line.
-      best: shaded.
+      best: whether to shade it.
     """
 
     text: str
@@ -53,20 +54,20 @@ class Table(NamedTuple):
 # Numbers and names.
 
 
-def format_number(value: Any, digits: int = 2, *, signed: bool = False) -> str:
-    """Fixed decimals with a true minus sign; a dash for what is missing or not finite."""
+def format_number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
+    """Fixed decimals with a true minus sign; a dash for None and numbers that are not finite."""
     if not _is_number(value):
         return "–"
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
-def format_range(value: Any) -> str:
-    """`4095.0` to `4095 HU`; text stays as it is."""
+def format_range(value: float | str) -> str:
+    """`4095.0` to `4095 HU`; text is unchanged."""
     return f"{value:g} HU" if isinstance(value, int | float) else str(value)
 
 
 def format_size(size: int | str) -> str:
-    """`256` to `256×256`; 0 means that images were not resized, and text stays."""
+    """`256` to `256×256`; 0, for images of their own size, to `native size`; text is unchanged."""
     if isinstance(size, str):
         return size
     return f"{size}×{size}" if size else "native size"
@@ -79,21 +80,21 @@ def format_window(window_hu: Sequence[float] | None) -> str:
     return "clipped to {:g} … {:g} HU".format(*window_hu).replace("-", "−")
 
 
-def format_probability(value: Any) -> str:
-    """Four decimals; below them, that it is less."""
+def format_probability(value: float | None) -> str:
+    """Four decimals; `< 0.0001` for smaller numbers."""
     return "< 0.0001" if _is_number(value) and value < 1e-4 else format_number(value, 4)
 
 
 def format_count(value: int) -> str:
-    """`10000` to `10 000`, the space one that does not break."""
+    """`10000` to `10 000`, with a no-break space."""
     return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def number_cell(value: Any, digits: int = 2, *, signed: bool = False, small: str = "",
+def number_cell(value: float | None, digits: int = 2, *, signed: bool = False, small: str = "",
                 best: bool = False) -> Cell:
     """A number, sorted by its value."""
     return Cell(format_number(value, digits, signed=signed),
@@ -108,25 +109,24 @@ def text_cell(text: str, small: str = "") -> Cell:
 # Scores.
 
 
-def score_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Adds to each row its gain over QDCT and the columns in which it is best.
+def score_rows(rows: Sequence[JsonObject]) -> list[JsonObject]:
+    """Adds to each row its gain over QDCT and the columns of its best scores.
 
     Args:
-      rows: `name`, `psnr` [dB], `ssim`, `rmse_hu` and possibly `vif` each, with one
-        row `QDCT`.
+      rows: each with `name`, `psnr` [dB], `ssim`, `rmse_hu` and possibly `vif`; one row is
+        `QDCT`.
 
     Returns:
-      QDCT first, then the others in their order, with `gain` (the difference from
-      QDCT by column; NaN where a number is missing) and `best` (a set of columns; ties
-      are all best).
+      QDCT first, then the others in their order, with `gain` (the difference from QDCT by column;
+      NaN for a missing number) and `best` (a set of columns; equal best scores are all best).
     """
     baseline = find_row(rows, INPUT_ROW)
     finite = {c: [row[c] for row in rows if _is_number(row.get(c))] for c in METRICS}
     best = {c: metric.choose(finite[c], default=None) for c, metric in METRICS.items()}
 
-    def gain(row: Mapping[str, Any], column: str) -> float:
+    def gain(row: JsonObject, column: str) -> float:
         value, start = row.get(column), baseline.get(column)
-        return math.nan if value is None or start is None else value - start
+        return math.nan if value is None or start is None else float(value - start)
 
     return [
         {
@@ -138,13 +138,13 @@ def score_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def find_row(rows: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """The row of a name."""
+def find_row(rows: Iterable[JsonObject], name: str) -> JsonObject:
+    """The row with a name."""
     return next(row for row in rows if row["name"] == name)
 
 
-def headline_row(rows: Sequence[Mapping[str, Any]], name: str | None) -> Mapping[str, Any]:
-    """The row of a name; otherwise the model, or else the baseline, of the highest PSNR."""
+def headline_row(rows: Sequence[JsonObject], name: str | None) -> JsonObject:
+    """The row with a name; otherwise the model, or else the baseline, with the highest PSNR."""
     others = [row for row in rows if row["name"] != INPUT_ROW]
     named = [row for row in others if row["name"] == name]
     models = [row for row in others if row.get("kind", "model") == "model"]
@@ -152,22 +152,22 @@ def headline_row(rows: Sequence[Mapping[str, Any]], name: str | None) -> Mapping
                key=lambda row: row["psnr"] if _is_number(row["psnr"]) else -math.inf)
 
 
-def _metrics_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
-    """The metrics that any of the rows has."""
+def _metrics_of(rows: Sequence[JsonObject]) -> dict[str, Metric]:
+    """The metrics of at least one row."""
     return {c: metric for c, metric in METRICS.items() if any(c in row for row in rows)}
 
 
-def score_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def score_table(name: str, rows: Sequence[JsonObject]) -> Table:
     """Scores with their intervals beneath, and gains over QDCT.
 
     Args:
       name: of the protocol.
-      rows: of `score_rows`; possibly with `kind` (`input`, `baseline` or `model`),
-        `parameters` (text) and `interval` (metric → its two ends, or None).
+      rows: of `score_rows`; possibly with `kind` (`input`, `baseline` or `model`), `parameters`
+        (text) and `interval` (metric → its two ends, or None).
     """
     metrics = _metrics_of(rows)
 
-    def cells(row: Mapping[str, Any]) -> Iterable[Cell]:
+    def cells(row: JsonObject) -> Iterable[Cell]:
         kind = "baseline" if row.get("kind") == "baseline" else ""
         yield text_cell(row["name"], ", ".join(filter(None, (kind, row.get("parameters")))))
         for column, metric in metrics.items():
@@ -183,8 +183,8 @@ def score_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
                   "Gain, SSIM"], [list(cells(row)) for row in rows])
 
 
-def seed_table(name: str, families: Sequence[Mapping[str, Any]]) -> Table:
-    """Mean and standard deviation over training runs that differ in their seed.
+def seed_table(name: str, families: Sequence[JsonObject]) -> Table:
+    """Mean and standard deviation over training runs with different seeds.
 
     Args:
       name: of the protocol.
@@ -192,7 +192,7 @@ def seed_table(name: str, families: Sequence[Mapping[str, Any]]) -> Table:
     """
     metrics = _metrics_of(families)
 
-    def cells(family: Mapping[str, Any]) -> Iterable[Cell]:
+    def cells(family: JsonObject) -> Iterable[Cell]:
         yield text_cell(family["name"], ", ".join(family["members"]))
         for column, metric in metrics.items():
             found = family.get(column) or {}
@@ -203,15 +203,15 @@ def seed_table(name: str, families: Sequence[Mapping[str, Any]]) -> Table:
                  [list(cells(family)) for family in families])
 
 
-def comparison_table(name: str, tests: Sequence[Mapping[str, Any]]) -> Table:
+def comparison_table(name: str, tests: Sequence[JsonObject]) -> Table:
     """Paired tests between rows.
 
     Args:
       name: of the protocol.
-      tests: `first`, `second`, `metric`, `median_difference` (of first over second), `p`,
-        `p_holm` and `n` each.
+      tests: each with `first`, `second`, `metric`, `median_difference` (of first − second), `p`,
+        `p_holm` and `n`.
     """
-    def probability(value: Any) -> Cell:
+    def probability(value: float | None) -> Cell:
         return number_cell(value)._replace(text=format_probability(value))
 
     rows = [[text_cell(f"{test['first']} − {test['second']}"), text_cell(metric.label),
@@ -222,62 +222,66 @@ def comparison_table(name: str, tests: Sequence[Mapping[str, Any]]) -> Table:
                  rows)
 
 
-def published_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Numbers that others published: row → `psnr`, `ssim`."""
+def published_table(rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """Published scores: row → `psnr` [dB], `ssim`."""
     name = "Published, other data"
     return Table(name, [name, "PSNR [dB]", "SSIM"],
                  [[text_cell(row), number_cell(scores["psnr"]), number_cell(scores["ssim"], 4)]
                   for row, scores in rows.items()])
 
 
-# Physics. Rows are in the order of the score table; one that was not measured is None, and
-# left out.
+# Physics.
 
-Rows = Mapping[str, Mapping[str, Any] | None]
+Rows: TypeAlias = Mapping[str, JsonObject | None]
+"""Row → its measurements, in the order of the score table; tables leave out rows of None."""
 
 
-def _at(tree: Any, *path: str) -> Any:
-    """The value at a path of keys; None where something on it is missing."""
-    for key in path:
-        tree = (tree or {}).get(key)
-    return tree
+def _field(row: JsonObject | None, name: str) -> float | None:
+    """A number of a row; None if the row or the number is missing."""
+    return None if row is None else row.get(name)
+
+
+def _part(row: JsonObject | None, name: str) -> JsonObject:
+    """An object of a row; empty if the row or the object is missing."""
+    return (row or {}).get(name) or {}
 
 
 def _row_table(name: str, columns: Sequence[str], rows: Rows,
-               cells: Callable[[Any], Iterable[Cell]]) -> Table:
+               cells: Callable[[JsonObject], Iterable[Cell]]) -> Table:
     return Table(name, ["Image", *columns],
                  [[text_cell(row), *cells(found)] for row, found in rows.items()
                   if found is not None])
 
 
 def noise_table(name: str, rows: Rows, *, frequency_unit: str) -> Table:
-    """Noise and its texture: `nps` of each row."""
+    """Strength and texture of the noise: `nps` of each row."""
     fields = {"noise_std_hu": ("Noise, SD [HU]", 2),
               "mean_frequency": (f"Mean frequency [{frequency_unit}]", 3),
               "peak_frequency": (f"Peak frequency [{frequency_unit}]", 3)}
     return _row_table(name, [label for label, _ in fields.values()], rows,
-                      lambda row: [number_cell(_at(row, "nps", field), digits)
+                      lambda row: [number_cell(_field(_part(row, "nps"), field), digits)
                                    for field, (_, digits) in fields.items()])
 
 
 def transfer_tables(rows: Rows) -> list[Table]:
-    """One table for each number of the transfer functions, a column for each contrast."""
+    """A table for each number of the transfer functions, with a column for each contrast."""
     return _by_object(rows, "ttf", ("contrast_hu",), {
         "f50": ("f50 [lp/cm]", 2), "f10": ("f10 [lp/cm]", 2),
         "recovered_contrast": ("Recovered contrast", 3)})
 
 
 def detectability_tables(rows: Rows) -> list[Table]:
-    """d′ with its standard error, and CNR: a column for each lesion."""
+    """Tables of d′ with its standard error, and of CNR, with a column for each lesion."""
     return _by_object(rows, "detectability", ("contrast_hu", "diameter_mm"),
                       {"d_prime": ("d′", 2), "cnr": ("CNR", 2)})
 
 
 def _by_object(rows: Rows, group: str, identity: tuple[str, ...],
                numbers: Mapping[str, tuple[str, int]]) -> list[Table]:
-    """For each number a table of rows against objects, as any row lists them."""
-    def objects_of(row: Any) -> dict[tuple, Mapping[str, Any]]:
-        return {tuple(each[field] for field in identity): each for each in _at(row, group) or ()}
+    """A table for each number, with a column for each object of any row."""
+    def objects_of(row: JsonObject | None) -> dict[tuple[float, ...], JsonObject]:
+        return {tuple(each[field] for field in identity): each
+                for each in (row or {}).get(group) or ()}
 
     objects = list(dict.fromkeys(one for row in rows.values() for one in objects_of(row)))
     units = {"contrast_hu": "{:+g} HU", "diameter_mm": "{:g} mm"}
@@ -285,12 +289,12 @@ def _by_object(rows: Rows, group: str, identity: tuple[str, ...],
                          for field, value in zip(identity, one, strict=True)) for one in objects]
 
     def table(field: str, label: str, digits: int) -> Table:
-        def cells(row: Any) -> Iterable[Cell]:
+        def cells(row: JsonObject) -> Iterable[Cell]:
             found = objects_of(row)
             for one in objects:
-                error = _at(found.get(one), f"{field}_se")
+                error = _field(found.get(one), f"{field}_se")
                 small = "" if error is None else "± " + format_number(error, digits)
-                yield number_cell(_at(found.get(one), field), digits, small=small)
+                yield number_cell(_field(found.get(one), field), digits, small=small)
 
         return _row_table(label, columns, rows, cells)
 
@@ -298,22 +302,23 @@ def _by_object(rows: Rows, group: str, identity: tuple[str, ...],
 
 
 def tissue_tables(rows: Rows) -> list[Table]:
-    """HU bias and noise, a column for each tissue with its number of pixels."""
+    """Tables of HU bias and noise, with a column for each tissue and its number of pixels."""
     tissues = {name: found.get("pixels") for row in rows.values()
-               for name, found in (_at(row, "tissues") or {}).items()}
+               for name, found in _part(row, "tissues").items()}
     columns = [name if pixels is None else f"{name} ({format_count(pixels)} px)"
                for name, pixels in tissues.items()]
 
     def table(field: str, label: str, *, signed: bool) -> Table:
         return _row_table(label, columns, rows, lambda row: [
-            number_cell(_at(row, "tissues", tissue, field), signed=signed) for tissue in tissues])
+            number_cell(_field(_part(_part(row, "tissues"), tissue), field), signed=signed)
+            for tissue in tissues])
 
     return [table("bias_hu", "Bias [HU]", signed=True),
             table("noise_std_hu", "Noise, SD [HU]", signed=False)] if tissues else []
 
 
 def structure_table(rows: Rows) -> Table:
-    """How much of the removed map is anatomy."""
+    """The anatomy in the removed map."""
     return _row_table("Structure in the removed map", ["Explained by anatomy", "RMS [HU]"], rows,
-                      lambda row: [number_cell(_at(row, "structure", "explained"), 4),
-                                   number_cell(_at(row, "structure", "rms_hu"))])
+                      lambda row: [number_cell(_field(_part(row, "structure"), "explained"), 4),
+                                   number_cell(_field(_part(row, "structure"), "rms_hu"))])

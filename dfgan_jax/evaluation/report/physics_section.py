@@ -1,12 +1,13 @@
-"""The report's physics: tables, figures and pictures of noise, transfer and anatomy lost."""
+"""The report's section on physics: tables, figures and pictures of noise, transfer and anatomy."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
+from jaxtyping import Float
 
-from dfgan_jax.evaluation.report import curves, tables
+from dfgan_jax.evaluation.report import curves, html_tables
 from dfgan_jax.evaluation.report.pictures import (
     decibel_levels,
     difference_levels,
@@ -15,25 +16,40 @@ from dfgan_jax.evaluation.report.pictures import (
     png,
     save,
 )
+from dfgan_jax.support.types import JsonObject
 
 
-def physics_section(figures: pathlib.Path, physics: Mapping[str, Any], *,
-                    shown: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
-    """Writes the figures and returns everything that the template shows; None for nothing.
+class PhysicsPictures(TypedDict, total=False):
+    """Arrays for the pictures of the section, each optional.
+
+    Attributes:
+      spectra: row → (P, P) noise power, frequency 0 in the middle.
+      structure: row → the removed map, image − QDCT, and the anatomy in it, both (H, W) HU.
+      structure_slice: name of the slice of `structure`.
+    """
+
+    spectra: dict[str, Float[np.ndarray, "p p"]]
+    structure: dict[str, tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]
+    structure_slice: str
+
+
+def physics_section(figures: pathlib.Path, physics: JsonObject, *, shown: PhysicsPictures,
+                    names: Sequence[str]) -> dict[str, object] | None:
+    """Writes the figures and returns the content for the template; None without measurements.
 
     Args:
       figures: folder of the PNG files.
       physics: `phantom` (`rows`, and possibly `description`, `size`, `pixel_spacing_mm`,
         `repeats`) and `slices` (`rows`, `frequency_unit`), each optional. Their rows are of
         `PhantomPhysics.as_json` and `SlicePhysics.as_json`.
-      shown: arrays to show as pictures: `pictures` of `write_report`.
+      shown: arrays for the pictures.
       names: rows of the score table, in its order.
     """
     phantom, slices = physics.get("phantom"), physics.get("slices")
     measured = [row for part in (phantom, slices) if part for row in part["rows"]]
     if not measured:
         return None
-    # One order for both parts and all figures, so that a row keeps its line.
+    # One order for both parts and all figures, so that a row has the same line everywhere.
     order = [name for name in dict.fromkeys([*names, *measured]) if name in measured]
     legend = [{"name": name, "colour": colour, "dashes": dashes}
               for number, name in enumerate(order)
@@ -45,28 +61,28 @@ def physics_section(figures: pathlib.Path, physics: Mapping[str, Any], *,
     }
 
 
-def _phantom(figures: pathlib.Path, phantom: Mapping[str, Any], spectra: Mapping[str, np.ndarray],
-             order: Sequence[str]) -> dict[str, Any]:
+def _phantom(figures: pathlib.Path, phantom: JsonObject, spectra: Mapping[str, np.ndarray],
+             order: Sequence[str]) -> dict[str, object]:
     rows = {name: phantom["rows"].get(name) for name in order}
-    facts = [tables.format_size(phantom["size"]) if "size" in phantom else None,
+    facts = [html_tables.format_size(phantom["size"]) if "size" in phantom else None,
              _fact(phantom.get("pixel_spacing_mm"), "pixels of {:.3g} mm"),
              _fact(phantom.get("repeats"), "{} scans of each object")]
     return {
         "description": phantom.get("description"),
         "facts": [fact for fact in facts if fact],
-        "noise": tables.noise_table("Noise in the phantom", rows, frequency_unit="lp/cm"),
+        "noise": html_tables.noise_table("Noise in the phantom", rows, frequency_unit="lp/cm"),
         "spectra": curves.write_spectra(
             figures, "noise_power_phantom",
             {name: (row or {}).get("nps") for name, row in rows.items()}, frequency_unit="lp/cm"),
         "spectrum_pictures": _spectrum_pictures(figures, spectra),
-        "transfer_tables": tables.transfer_tables(rows),
+        "transfer_tables": html_tables.transfer_tables(rows),
         "transfer": curves.write_transfer(
             figures, {name: (row or {}).get("ttf") for name, row in rows.items()}),
-        "detectability_tables": tables.detectability_tables(rows),
+        "detectability_tables": html_tables.detectability_tables(rows),
     }
 
 
-def _fact(value: Any, words: str) -> str | None:
+def _fact(value: float | None, words: str) -> str | None:
     return None if value is None else words.format(value)
 
 
@@ -81,19 +97,19 @@ def _spectrum_pictures(figures: pathlib.Path, spectra: Mapping[str, np.ndarray]
             for number, (name, file) in enumerate(zip(spectra, files, strict=True), start=1)]
 
 
-def _slice_physics(figures: pathlib.Path, slices: Mapping[str, Any], shown: Mapping[str, Any],
-                   order: Sequence[str]) -> dict[str, Any]:
+def _slice_physics(figures: pathlib.Path, slices: JsonObject, shown: PhysicsPictures,
+                   order: Sequence[str]) -> dict[str, object]:
     rows = {name: slices["rows"].get(name) for name in order}
     unit = slices["frequency_unit"]
     maps = shown.get("structure") or {}
     return {
         "pixel_spacing_mm": slices.get("pixel_spacing_mm"),
-        "noise": tables.noise_table("Noise on the test slices", rows, frequency_unit=unit),
+        "noise": html_tables.noise_table("Noise on the test slices", rows, frequency_unit=unit),
         "spectra": curves.write_spectra(
             figures, "noise_power_slices",
             {name: (row or {}).get("nps") for name, row in rows.items()}, frequency_unit=unit),
-        "tissue_tables": tables.tissue_tables(rows),
-        "structure": tables.structure_table(rows),
+        "tissue_tables": html_tables.tissue_tables(rows),
+        "structure": html_tables.structure_table(rows),
         "structure_slice": shown.get("structure_slice"),
         "removed": maps and _map_pictures(
             figures, "removed", {name: removed for name, (removed, _) in maps.items()}, step=10),
@@ -103,8 +119,8 @@ def _slice_physics(figures: pathlib.Path, slices: Mapping[str, Any], shown: Mapp
 
 
 def _map_pictures(figures: pathlib.Path, kind: str, maps: Mapping[str, np.ndarray], *, step: float
-                  ) -> dict[str, Any]:
-    """Maps [HU] on one symmetric scale, that of the largest."""
+                  ) -> dict[str, object]:
+    """Maps [HU] on one symmetric scale, set by the largest."""
     limit_hu = max(difference_limit_hu(each, step=step) for each in maps.values())
     files = (png(difference_levels(each, limit_hu=limit_hu), colours=palette())
              for each in maps.values())

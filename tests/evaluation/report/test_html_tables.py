@@ -4,30 +4,30 @@ import math
 
 import pytest
 
-from dfgan_jax.evaluation.report import tables
+from dfgan_jax.evaluation.report import html_tables
 
 
 def test_number_formats():
-    assert tables.format_number(1.005e3, 1) == "1005.0"
-    assert tables.format_number(-0.5, 2, signed=True) == "−0.50"
-    assert tables.format_number(None) == tables.format_number(float("inf")) == "–"
-    assert tables.format_range(400.0) == "400 HU"
-    assert tables.format_window([-160.0, 240.0]) == "clipped to −160 … 240 HU"
-    assert tables.format_window(None) == "not clipped"
-    assert tables.format_count(1234567) == "1\N{NO-BREAK SPACE}234\N{NO-BREAK SPACE}567"
-    assert tables.format_probability(0.00009) == "< 0.0001"
-    assert tables.format_probability(0.0001) == "0.0001"
-    assert tables.format_probability(None) == "–"
+    assert html_tables.format_number(1.005e3, 1) == "1005.0"
+    assert html_tables.format_number(-0.5, 2, signed=True) == "−0.50"
+    assert html_tables.format_number(None) == html_tables.format_number(float("inf")) == "–"
+    assert html_tables.format_range(400.0) == "400 HU"
+    assert html_tables.format_window([-160.0, 240.0]) == "clipped to −160 … 240 HU"
+    assert html_tables.format_window(None) == "not clipped"
+    assert html_tables.format_count(1234567) == "1\N{NO-BREAK SPACE}234\N{NO-BREAK SPACE}567"
+    assert html_tables.format_probability(0.00009) == "< 0.0001"
+    assert html_tables.format_probability(0.0001) == "0.0001"
+    assert html_tables.format_probability(None) == "–"
 
 
 def test_cells_sort_by_the_number_itself_and_a_dash_by_nothing():
-    assert tables.number_cell(-0.126, signed=True) == ("−0.13", -0.126, "", False)
+    assert html_tables.number_cell(-0.126, signed=True) == ("−0.13", -0.126, "", False)
     for missing in (None, float("nan"), float("inf")):
-        assert tables.number_cell(missing) == ("–", None, "", False)
+        assert html_tables.number_cell(missing) == ("–", None, "", False)
 
 
 def test_gain_is_over_qdct_wherever_it_stands_and_best_is_lowest_rmse():
-    rows = tables.score_rows([
+    rows = html_tables.score_rows([
         {"name": "A", "psnr": 41.0, "ssim": 0.9, "rmse_hu": 10.0, "vif": None},
         {"name": "QDCT", "psnr": 40.0, "ssim": 0.9, "rmse_hu": 12.0, "vif": 0.5}])
     assert [row["name"] for row in rows] == ["QDCT", "A"]
@@ -39,8 +39,8 @@ def test_gain_is_over_qdct_wherever_it_stands_and_best_is_lowest_rmse():
 def test_vif_has_a_column_only_where_a_row_has_it():
     scores = {"psnr": 40.0, "ssim": 0.9, "rmse_hu": 12.0}
     for extra, columns in (({}, 6), ({"vif": 0.5}, 7)):
-        rows = tables.score_rows([{"name": "QDCT", **scores, **extra}])
-        table = tables.score_table("full_range", rows)
+        rows = html_tables.score_rows([{"name": "QDCT", **scores, **extra}])
+        table = html_tables.score_table("full_range", rows)
         assert len(table.columns) == len(table.rows[0]) == columns
         assert ("VIF" in table.columns) == bool(extra)
 
@@ -49,7 +49,7 @@ def test_objects_that_a_row_lacks_are_dashes():
     lesion = {"contrast_hu": -10.0, "diameter_mm": 4.0, "cnr": 1.0, "d_prime": 2.0,
               "d_prime_se": None}
     other = lesion | {"diameter_mm": 8.0, "d_prime": None, "d_prime_se": 0.5}
-    d_prime, cnr = tables.detectability_tables({
+    d_prime, cnr = html_tables.detectability_tables({
         "QDCT": {"detectability": [lesion]}, "Model": {"detectability": [other, lesion]},
         "Not measured": None})
     assert d_prime.columns == ["Image", "−10 HU, 4 mm", "−10 HU, 8 mm"]
@@ -61,5 +61,5 @@ def test_objects_that_a_row_lacks_are_dashes():
 
 
 def test_no_objects_make_no_tables():
-    assert tables.transfer_tables({"QDCT": {"ttf": []}, "Model": None}) == []
-    assert tables.tissue_tables({"QDCT": {"tissues": {}}}) == []
+    assert html_tables.transfer_tables({"QDCT": {"ttf": []}, "Model": None}) == []
+    assert html_tables.tissue_tables({"QDCT": {"tissues": {}}}) == []
