@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,16 @@ def test_a_configuration_is_printed_with_its_overrides():
     config = json.loads(done.stdout)
     assert (config["name"], config["batch_size"], config["epochs"]) == ("attn_demo", 6, 10)
     assert (config["data"]["augment"], config["data"]["size"]) == (True, 128)
+
+
+@pytest.mark.parametrize("options", [["--config=configs/attn.py", "--print_config"], ["--help"]])
+def test_a_reader_that_ends_early_ends_it_quietly_as_sigpipe_would(options):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run([sys.executable, "main.py", *options], cwd=command.ROOT, check=False,
+                              stdout=closed, stderr=subprocess.PIPE, timeout=300)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_help_ends_well():
