@@ -47,4 +47,4 @@ def test_unknown_field_lists_what_there_is():
     assert done.returncode != 0
     assert done.stderr.strip() == (
         "error: config.generator has no field 'depth'; there are add_image, architecture, "
-        "attention, gate_window, momentum, normalization, open_gates, output, width")
+        "attention, blocks, gate_window, momentum, normalization, open_gates, output, width")

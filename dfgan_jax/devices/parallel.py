@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,17 @@ def keep_compiled() -> None:
         _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@runtime_checkable
+class Lowerable(Protocol):
+    """A function from jit or pmap."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Computes."""
+
+    def lower(self, *arguments: Any, **named: Any) -> jax.stages.Lowered:
+        """Lowers the program for some arguments, or their shapes."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """A step over devices.
@@ -84,7 +95,7 @@ class Compiled:
       arrange_shapes: the shapes of a whole batch → the shapes of this argument.
     """
 
-    function: jax.stages.Wrapped
+    function: Lowerable
     arrange: Callable[[Batch], PyTree]
     arrange_shapes: Callable[[Shapes], PyTree]
 

@@ -1,5 +1,6 @@
 """The registry of the generators, and their construction from a configuration."""
 
+import dataclasses
 import math
 from typing import Any, TypeAlias
 
@@ -9,9 +10,9 @@ from jaxtyping import Array, PyTree
 
 from dfgan_jax.models.architecture import Architecture, Generator, Options, OptionValue
 from dfgan_jax.models.cnn10 import CNN10_ARCHITECTURE
-from dfgan_jax.models.nafnet import NAFNET_ARCHITECTURE
+from dfgan_jax.models.nafnet import NAFNET_ARCHITECTURE, NAFNetOptions
 from dfgan_jax.models.redcnn import REDCNN_ARCHITECTURE
-from dfgan_jax.models.unet import UNET
+from dfgan_jax.models.unet import UNET, UNetOptions
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.types import JsonObject
 
@@ -24,6 +25,18 @@ ARCHITECTURES: dict[str, AnyArchitecture] = {each.name: each for each in (
     NAFNET_ARCHITECTURE,
 )}
 """Name in configurations → architecture."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EveryOption(UNetOptions):
+    """The options of all generators; each takes those of others only with their published values.
+
+    Attributes:
+      blocks: see `NAFNetOptions`.
+    """
+
+    blocks: str = NAFNetOptions.blocks
+
 
 UNNAMED = UNET.name
 """The architecture of configurations without the field, which older versions wrote."""

@@ -141,7 +141,7 @@ class Block(nn.Module):
         return result
 
 
-def pixel_shuffle(x: Float[Array, "n h w 4*c"]) -> Float[Array, "n 2*h 2*w c"]:
+def pixel_shuffle(x: Float[Array, "n h w features"]) -> Float[Array, "n 2*h 2*w features//4"]:
     """Maps (N, H, W, 4 C) to (N, 2 H, 2 W, C): channel 4 c + 2 i + j is the pixel (i, j) of c."""
     n, height, width, channels = x.shape
     x = x.reshape(n, height, width, channels // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 
@@ -121,8 +122,17 @@ def _stand_ins(count: int) -> list[jax.Device]:
     return devices[:count]
 
 
+@runtime_checkable
+class _Chip(Protocol):
+    """A device of a topology."""
+
+    @property
+    def device_kind(self) -> str:
+        """Its name, such as `TPU v5 lite`."""
+
+
 def _tpu_report(planned: Planned, batch: Batch, programs: Sequence[Program], *,
-                topology: str, chip: jax.Device, limit: float) -> JsonObject:
+                topology: str, chip: _Chip, limit: float) -> JsonObject:
     """The report on the training step, the evaluation step, and the programs of the search."""
     trained, evaluated = programs[:2]
     fits = trained.fits and evaluated.fits

@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple
 
 import flax.traverse_util
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from dfgan_jax.models.architecture import Architecture, OptionsT
 
@@ -98,9 +98,9 @@ class NetworkLayout(Generic[OptionsT]):
     is_told_by_one_key: bool = False
 
 
-def flattened(variables: Mapping[str, PyTree]) -> dict[str, np.ndarray]:
+def flattened(variables: Mapping[str, PyTree]) -> dict[str, Array | np.ndarray]:
     """Variables by their paths: nested → path → array."""
-    flatten: Callable[..., dict[str, np.ndarray]] = flax.traverse_util.flatten_dict
+    flatten: Callable[..., dict[str, Array | np.ndarray]] = flax.traverse_util.flatten_dict
     return flatten(dict(variables), sep="/")
 
 

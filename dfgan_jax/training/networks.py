@@ -4,13 +4,12 @@ import dataclasses
 
 from dfgan_jax.models.generators import (
     ARCHITECTURES,
-    PUBLISHED_OPTIONS,
     UNNAMED,
+    EveryOption,
     build_generator,
     options_of,
 )
 from dfgan_jax.models.patch_discriminator import DISCRIMINATOR_MIN_SIZE, PatchDiscriminator
-from dfgan_jax.models.unet import UNetOptions
 from dfgan_jax.support.checks import check_above_zero, check_one_of
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.state import Discriminators, Networks
@@ -24,16 +23,13 @@ class _ArchitectureOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GeneratorOptions(UNetOptions, _ArchitectureOptions):
-    """The generator: its architecture and its options; see also `UNetOptions`.
-
-    Other architectures take the options of the U-Net only with their published values.
+class GeneratorOptions(EveryOption, _ArchitectureOptions):
+    """The generator: its architecture and its options; see also `EveryOption`.
 
     Attributes:
       architecture: one of `ARCHITECTURES`.
       width: channels of the U-Net's first stage, or of every layer of other architectures.
       attention: CBAM after every stage of the U-Net.
-      blocks: of NAFNet's stages; see its options.
 
     Raises:
       InputError: a value is out of range.
@@ -41,7 +37,6 @@ class GeneratorOptions(UNetOptions, _ArchitectureOptions):
 
     width: int = dataclasses.field()  # without a default: every configuration has these
     attention: bool = dataclasses.field()
-    blocks: str = str(PUBLISHED_OPTIONS["blocks"])
 
     def __post_init__(self) -> None:
         check_one_of(self, "architecture", tuple(ARCHITECTURES))

@@ -1,10 +1,11 @@
 """The optimizers: Adam or Muon for the generator, Adam for the discriminators."""
 
 import dataclasses
-from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jaxtyping import Array, PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
 from dfgan_jax.support.checks import (
@@ -104,13 +105,13 @@ class OptimizerOptions:
         return learning_rate
 
 
-def _kernels_between_features(params: Any) -> Any:
+def _kernels_between_features(params: PyTree) -> PyTree:
     """The kernels (height, width, in, out) that Muon updates: matrices (height · width · in, out).
 
     NAdam updates those of the first layer, of the last, and of spatial gates, as Muon's authors
     recommend: a matrix of fewer than four channels on one side has hardly a spectrum.
     """
-    def numbers(kernel: jax.Array) -> MuonDimensionNumbers | None:
+    def numbers(kernel: Array | np.ndarray) -> MuonDimensionNumbers | None:
         if kernel.ndim == 4 and min(kernel.shape[2:]) >= 4:
             return MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
         return None

@@ -63,9 +63,9 @@ def in_the_checkout(monkeypatch):
     ("--config=attn train",
      "unexpected argument 'train'; options start with --; a mode is given as --mode=train"),
     ("--config=unet", "flag --config=unet: no such file, and no such configuration; there are "
-                      "attn, cnn10, dfgan, redcnn"),
+                      "attn, cnn10, dfgan, nafnet, redcnn"),
     ("--config=base", "flag --config=base: no such file, and no such configuration; there are "
-                      "attn, cnn10, dfgan, redcnn"),
+                      "attn, cnn10, dfgan, nafnet, redcnn"),
     ("--mode=fly --help", "unknown mode 'fly'; there are train, evaluate, denoise, convert, "
                           "simulate, pair, benchmark, preflight"),
 ])
