@@ -20,8 +20,9 @@ from configs import base
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = base.supervised_config("nafnet", title="NAFNet", variant=variant)
-    # As published; not tuned for CT.
-    config.optimizer.generator_learning_rate = 1e-3
+    if variant != "open":
+        # As published; not tuned for CT.
+        config.optimizer.generator_learning_rate = 1e-3
     if variant:
         config.generator.width = 16
         config.generator.blocks = "1,1,2,2,2,1,1,1,1"

@@ -28,9 +28,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant:
         # In the variant open: as many multiplications as the U-Net of width 16 with attention.
         config.generator.width = 16
-        # At twice this rate the demo learns nothing.
-        config.optimizer.generator_learning_rate = 1e-3
     else:
         config.generator.width = 96
         config.optimizer.generator_learning_rate = 1e-4
+    if variant == "demo":
+        # At twice this rate it learns nothing.
+        config.optimizer.generator_learning_rate = 1e-3
     return config

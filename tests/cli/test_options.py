@@ -71,6 +71,8 @@ def test_the_pretrained_models_are_trained_alike():
         assert config.data == variants[0].data
         assert (config.epochs, config.batch_size) == (variants[0].epochs, variants[0].batch_size)
         assert config.loss.intensity == "log_squared"
+        assert config.optimizer.algorithm == "muon"
+        assert config.optimizer.generator_learning_rate == 2e-3
 
 
 def test_red_cnn_takes_none_of_the_unets_options():
