@@ -7,10 +7,12 @@ devices or processes: any number of them can continue from it.
 Each of several processes reads independently.
 """
 
+import contextlib
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import jax
@@ -28,9 +30,23 @@ STATE, META, METRICS = "state", "meta", "metrics"
 """Subfolders of a checkpoint's folder."""
 
 
-def alone(handler: ocp.CheckpointHandler) -> ocp.Checkpointer:
-    """Makes a checkpointer that does not wait for other processes."""
-    return ocp.Checkpointer(handler, multiprocessing_options=this_process())
+@contextlib.contextmanager
+def alone(handler: ocp.CheckpointHandler) -> Iterator[ocp.Checkpointer]:
+    """A checkpointer that does not wait for other processes.
+
+    orbax's warning of a file that no part of a composite checkpoint has is dropped.
+    """
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_no_noise)
+    try:
+        with ocp.Checkpointer(handler, multiprocessing_options=this_process()) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.removeFilter(_is_no_noise)
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Metadata file does not exist")
 
 
 def this_process() -> ocp.options.MultiprocessingOptions:

@@ -1,5 +1,6 @@
 """Finds configurations, by path or by name, and reads them from the command line."""
 
+import difflib
 import importlib
 import pathlib
 import sys
@@ -110,6 +111,8 @@ def missing_field(arguments: Sequence[str]) -> str | None:
             if not hasattr(node, "keys"):
                 return f"{path} is a value; it has no field {part!r}"
             if part not in node:
-                return f"{path} has no field {part!r}; there are {', '.join(sorted(node))}"
+                close = difflib.get_close_matches(part, list(node), n=1)
+                meant = f" (did you mean {close[0]!r}?)" if close else ""
+                return f"{path} has no field {part!r}{meant}; there are {', '.join(sorted(node))}"
             path, node = f"{path}.{part}", node[part]
     return None

@@ -73,7 +73,7 @@ def tell_written(written: dict[str, int], entries: Sequence[Entry]) -> None:
     for path, count in written.items():
         print(f"Wrote {path}: {count} slices")
     patients = sorted({entry.patient for entry in entries})
-    print(f"{len(patients)} patients: {', '.join(patients[:10])}"
+    print(f"{len(patients)} patient{'s' if patients[1:] else ''}: {', '.join(patients[:10])}"
           f"{', …' if patients[10:] else ''}", flush=True)
     kernels = sorted({str(entry.manifest.get("kernel", "")) for entry in entries})
     if len(kernels) > 1:

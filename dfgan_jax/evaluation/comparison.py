@@ -207,13 +207,15 @@ def _patients(sources: Sources, counts: Sequence[int]) -> list[str] | None:
 
 def _manifest(sources: Sources, counts: Sequence[int]) -> list[dict[str, str]] | None:
     """The row of each test slice in the manifests of their files; None if a file has none."""
+    if not sources.data.test:
+        return None
     rows: list[dict[str, str]] = []
     for path, number in zip(sources.data.test, counts, strict=True):
         found = read_manifest(pathlib.Path(path), number)
         if found is None:
             return None
         rows += found
-    return rows if sources.data.test else None
+    return rows
 
 
 def _score(name: str, images: np.ndarray, ndct: np.ndarray, protocols: Sequence[Protocol]

@@ -11,7 +11,7 @@ from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training.compiled import CompiledSteps
 from dfgan_jax.training.metrics import Metrics
-from dfgan_jax.training.pace import Pace
+from dfgan_jax.training.pace import WARM_UP_STEPS, Pace
 from dfgan_jax.training.saver import Saver
 from dfgan_jax.training.state import TrainState
 from dfgan_jax.training.stop_request import StopRequest
@@ -94,7 +94,8 @@ class Loop:
             return None
         if self._scores_start and self._options.validation.first_epoch == 1:
             state = self._score_start(state)
-        with progress("training", total=self._last, unit="steps", initial=step) as bar:
+        with progress("training", total=self._last, unit="steps", initial=step,
+                      warm_up=WARM_UP_STEPS) as bar:
             pace = Pace(bar, self._steps.waited_s)
             while step < self._last:
                 state, step = self._advance(state, step, pace)

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 from dfgan_jax.devices import parallel
-from dfgan_jax.support.progress import Progress, format_duration
+from dfgan_jax.support.progress import Progress, format_duration, format_rate
 
 # The first step compiles, and a step is known to be done once the next one has started.
-_WARM_UP_STEPS = 2
+WARM_UP_STEPS = 2
 _PACE_STEPS = 2
 _LONG_RUN_S = 3600.0
 
@@ -42,18 +42,20 @@ class Pace:
             if loss in latest:
                 note += f", {letter} {latest[loss]:.4f}"
         self._bar.advance(count, note=f"{note}, waiting for data {self._waiting_share():.1%}")
-        if before < _WARM_UP_STEPS <= self._done:
-            self._bar.start_clock()
+        if before < WARM_UP_STEPS <= self._done:
             self._start()
-        if before < _WARM_UP_STEPS + _PACE_STEPS <= self._done and not parallel.has_accelerator():
+        if before < WARM_UP_STEPS + _PACE_STEPS <= self._done and not parallel.has_accelerator():
             self._tell_long_run(self._bar.seconds_left())
 
     def tell_summary(self, *, batch_size: int) -> None:
-        """Prints the pace of the steps in one line."""
+        """Prints the pace of the steps in one line, if there are any after those that compile."""
         seconds = time.monotonic() - self._started
-        steps = max(self._done - _WARM_UP_STEPS, 0)
+        steps = self._done - WARM_UP_STEPS
+        if steps <= 0:
+            return
         self._bar.message(
-            f"Trained {steps / seconds:.3g} steps/s, {steps * batch_size / seconds:.3g} images/s, "
+            f"Trained {format_rate(steps / seconds)} steps/s, "
+            f"{format_rate(steps * batch_size / seconds)} images/s, "
             f"with validation; waiting for data: {self._waiting_share():.2%} of the time")
 
     def _start(self) -> None:

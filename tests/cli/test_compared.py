@@ -22,7 +22,7 @@ def test_the_report_shows_the_training_of_one_whatever_stands_beside_it(
         def __init__(self, options, *, sources, data):
             pass
 
-        def measure(self, models):
+        def measure(self, models, *, given):
             measured["rows"] = [model.denoiser.home.name for model in models]
 
         def write(self, workdir, *, history):

@@ -355,7 +355,7 @@ def test_a_run_becomes_an_onnx_file_that_is_verified(tmp_path, capsys):
     assert files(tmp_path) == ["run", "x.onnx"]
     with pytest.raises(InputError, match=r"float32 of a checkpoint's folder and of \.onnx"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "y.onnx", storage="float16")
-    with pytest.raises(InputError, match=r"x\.onnx: exists already"):
+    with pytest.raises(InputError, match=r"x\.onnx: exists; choose another"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.onnx")
 
 

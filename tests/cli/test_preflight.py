@@ -86,7 +86,7 @@ def test_a_batch_that_does_not_divide(config, slice_of_16, tmp_path, capsys, bat
     assert (report["batch_size"], report["compiled_batch_size"]) == (batch_size, compiled)
     assert report["images_per_chip"] == compiled // 16
     printed = capsys.readouterr().out
-    assert f"{batch_size} does NOT divide: what follows is of {compiled}" in printed
+    assert f"{batch_size} does NOT divide: the rest is for {compiled}" in printed
     assert f"--config.batch_size={compiled}" in printed
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from dfgan_jax.support.progress import format_duration, progress
+from dfgan_jax.support.progress import format_duration, format_rate, progress
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
@@ -24,11 +24,11 @@ def test_elsewhere_than_on_a_terminal_it_is_plain_lines(capsys):
 def test_time_left_follows_the_pace(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("dfgan_jax.support.progress.time.monotonic", lambda: now[0])
-    with progress("training", total=12, unit="steps", initial=2) as bar:
+    with progress("training", total=12, unit="steps", initial=2, warm_up=1) as bar:
         assert bar.seconds_left() != bar.seconds_left()  # nothing is known yet
         now[0] += 50
         bar.advance()
-        bar.start_clock()  # the first step, which compiled, does not count
+        assert bar.seconds_left() != bar.seconds_left()  # it compiled, and does not count
         now[0] += 6
         bar.advance(2)
         assert bar.seconds_left() == pytest.approx(7 * 3)
@@ -43,3 +43,24 @@ def test_plain_lines_tell_the_pace(monkeypatch, capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert first == "denoising: 30/50 slices (60%), 16 s, 16 s left, 1.25 slices/s"
     assert last == first
+
+
+def test_lines_before_the_pace_is_known_name_none(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr("dfgan_jax.support.progress.time.monotonic", lambda: now[0])
+    with progress("training", total=100, unit="steps", warm_up=2) as bar:
+        now[0] += 60
+        bar.advance()
+        now[0] += 60
+        bar.advance()
+        now[0] += 20
+        bar.advance(10)
+    assert capsys.readouterr().err.splitlines()[::2] == [
+        "training: 1/100 steps (1%), 1 min 00 s",
+        "training: 12/100 steps (12%), 20 s, 2 min 56 s left, 0.5 steps/s"]
+
+
+@pytest.mark.parametrize(("rate", "text"), [(0.1234, "0.123"), (6.721, "6.72"), (672.1, "672"),
+                                            (6721.3, "6,721")])
+def test_a_pace_has_no_power_of_ten(rate, text):
+    assert format_rate(rate) == text
