@@ -148,7 +148,7 @@ def series_notes(slices: list[SliceHeader]) -> list[str]:
     steps = np.diff(np.asarray(locations, float))
     twice = int((steps < 1e-3).sum())
     if twice:
-        notes.append(f"{twice} slices stand where another one does")
+        notes.append(f"{_slices(twice)} at the place of another")
         slices = [slices[0], *(each for each, step in zip(slices[1:], steps, strict=True)
                                if step >= 1e-3)]
         steps = steps[steps >= 1e-3]
@@ -157,6 +157,10 @@ def series_notes(slices: list[SliceHeader]) -> list[str]:
         usual = np.maximum(np.median(steps), np.maximum(thickness[1:], thickness[:-1]))
         missing = int(np.maximum(np.rint(steps / usual) - 1, 0).sum())
         if missing:
-            notes.append(f"{missing} slices seem to be missing between "
-                         f"{locations[0]:g} and {locations[-1]:g} mm")
+            notes.append(f"{_slices(missing)} apparently missing between {locations[0]:g} and "
+                         f"{locations[-1]:g} mm")
     return notes
+
+
+def _slices(count: int) -> str:
+    return f"{count} slice" if count == 1 else f"{count} slices"

@@ -94,7 +94,7 @@ def test_broken_and_other_files_do_not_keep_the_rest_from_being_written(tmp_path
     assert summary["skipped"] == {"scout.dcm": "localizer", "notes.txt": "not a DICOM file"}
     series, = summary["series"]
     assert (summary["slices"], series["slices"], series["missing"]) == (3, 3, ["02.dcm"])
-    assert series["notes"] == ["1 slices seem to be missing between 3 and 15 mm"]
+    assert series["notes"] == ["1 slice apparently missing between 3 and 15 mm"]
 
 
 def test_a_slice_that_cannot_be_written_is_broken(tmp_path, monkeypatch):
