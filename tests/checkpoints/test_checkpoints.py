@@ -2,6 +2,8 @@ import errno
 import functools
 import json
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from dfgan_jax.checkpoints.folder import (
 from dfgan_jax.checkpoints.run import Checkpoints, set_aside_damaged
 from dfgan_jax.support.errors import DivergenceError, InputError
 from dfgan_jax.training.state import TrainState
+from tests.cli import command
 
 
 def state(step, width=3):
@@ -109,6 +112,21 @@ def test_restores_a_generator_alone(tmp_path):
         save(kept, 4)
         restored = restore_generator(kept.latest(), state(0).generator)
     jax.tree.map(np.testing.assert_array_equal, restored, state(4).generator)
+
+
+def test_reading_logs_no_warning_and_other_warnings_stay(tmp_path):
+    """In a process of its own, where absl's logger writes to stderr as for any user."""
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 4)
+    code = ("import sys, logging, jax, numpy as np\n"
+            "from dfgan_jax.checkpoints.folder import locate, saved_tree, restore_generator\n"
+            "folder = locate(sys.argv[1])\n"
+            "restore_generator(folder, jax.tree.map(\n"
+            "    lambda x: np.zeros(x.shape, x.dtype), saved_tree(folder)['generator']))\n"
+            "logging.getLogger('absl').warning('another')\n")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False,
+                          cwd=command.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "WARNING:absl:another\n")
 
 
 def test_another_tree_is_refused_by_name(tmp_path):
