@@ -187,8 +187,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Measure noise, transfer, detectability, HU by tissue and removed structure, on simulated
     # objects and on the test slices.
     config.evaluation.physics = True
-    # Pixel pitch of the test slices as they are scored, after the resize [mm]; 0: unknown, so
-    # that their spectra are in cycles per pixel. Simulated slices have their own.
+    # Pixel pitch of the test slices as they are scored, after the resize [mm]; 0: that of the
+    # manifest beside the file. Without one, or where pitches differ by more than a tenth, spectra
+    # are in cycles per pixel. Simulated slices have their own.
     config.evaluation.pixel_spacing_mm = 0.0
 
     # Number of steps between two rows of metrics.jsonl.

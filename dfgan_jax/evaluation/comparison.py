@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from dfgan_jax.data.dataset import read_manifest, read_patients
 from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.data.sources import Sources
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import baselines, metrics, tables
@@ -32,6 +33,9 @@ from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.types import JsonObject
+
+PITCH_SPREAD = 1.1
+"""Ratio of pixel pitches up to which slices share a frequency axis, by their mean pitch."""
 
 
 class Comparison:
@@ -165,9 +169,23 @@ class Comparison:
         protocol = self._sources.simulation.protocol
         return RowPhysics(
             self._ndct, self._qdct, protocol=protocol,
-            pixel_spacing_mm=(self._options.pixel_spacing_mm or None
+            pixel_spacing_mm=(self._options.pixel_spacing_mm or self._recorded_pitch()
                               if self._sources.data.test else
                               protocol.field_of_view_mm / self._ndct.shape[1]))
+
+    def _recorded_pitch(self) -> float | None:
+        """The pixel pitch of the scored slices [mm], after the resize, by the manifests of their
+        files; None if a file has none, or if pitches differ by more than `PITCH_SPREAD`."""
+        pitches: list[float] = []
+        for path, count in zip(self._sources.data.test, self._data["test"].counts, strict=True):
+            rows = read_manifest(pathlib.Path(path), count) or [{}]
+            if not all(row.get("pixel_spacing_mm") for row in rows):
+                return None
+            shrunk = read_pairs(path).ndct.shape[2] / self._ndct.shape[2]
+            pitches += [float(row["pixel_spacing_mm"]) * shrunk for row in rows]
+        if max(pitches) > PITCH_SPREAD * min(pitches):
+            return None
+        return float(np.mean(pitches))
 
     def _notes_on_data(self) -> list[str]:
         """Sentences on the slices for a reader of the tables."""

@@ -18,8 +18,8 @@ class EvaluationOptions:
       checkpoints: of further models in the tables; arguments of `Denoiser.load`.
       physics: whether to measure noise, transfer, detectability, HU by tissue and removed
         structure.
-      pixel_spacing_mm: pixel pitch of the scored test slices [mm]; 0: unknown. Simulated slices
-        have their own.
+      pixel_spacing_mm: pixel pitch of the scored test slices [mm]; 0: that of their manifests.
+        Simulated slices have their own.
 
     Raises:
       InputError: a name is unknown, or the pixel pitch is negative.

@@ -8,6 +8,7 @@ from configs import attn, dfgan
 from dfgan_jax.cli.compared import compare
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import write_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation import baselines, row_physics, tables
 from dfgan_jax.evaluation.comparison import Comparison, chosen_examples, finite_or_null
@@ -133,6 +134,28 @@ def test_small_slices_keep_their_own_pixel_size(monkeypatch):
                          data={"test": discs(1, size=64)})._physics
     assert physics.results["slices"]["pixel_spacing_mm"] == 360 / 64
     assert physics.results["phantom"]["pixel_spacing_mm"] == 360 / 128
+
+
+@pytest.mark.parametrize(("pitches", "given", "expected"), [
+    ((0.7, 0.75), 0.0, 0.725 * 2), ((0.7, 0.8), 0.0, None), ((0.7, ""), 0.0, None),
+    ((), 0.0, None), ((0.7, 0.75), 1.5, 1.5)])
+def test_the_manifest_tells_the_pixel_size(tmp_path, monkeypatch, pitches, given, expected):
+    """Slices of 128² are scored at 64²: their pixels are twice as large."""
+    monkeypatch.setattr(row_physics, "REPEATS", 8)
+    native, scored = discs(2, size=128), discs(2, size=64)
+    write_pairs(tmp_path / "test.npy", Pairs(*(500 * each - 500 for each in (
+        native.ndct, native.qdct))))
+    if pitches:
+        rows = "".join(f"{i},p,{pitch}\n" for i, pitch in enumerate(pitches))
+        (tmp_path / "test.manifest.csv").write_text(f"index,patient,pixel_spacing_mm\n{rows}")
+    config = dfgan.get_config()
+    config.data.test = str(tmp_path / "test.npy")
+    config.evaluation.pixel_spacing_mm, config.evaluation.baselines = given, ""
+    options = RunOptions.of(config)
+    physics = Comparison(options.evaluation, sources=options.sources,
+                         data={"test": scored})._physics
+    assert physics.results["slices"]["pixel_spacing_mm"] == (
+        expected if expected is None else pytest.approx(expected))
 
 
 def test_the_report_and_the_printed_tables_are_there(evaluated, results):
