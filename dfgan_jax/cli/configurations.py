@@ -111,7 +111,7 @@ def missing_field(arguments: Sequence[str]) -> str | None:
             if not hasattr(node, "keys"):
                 return f"{path} is a value; it has no field {part!r}"
             if part not in node:
-                close = difflib.get_close_matches(part, list(node), n=1)
+                close = difflib.get_close_matches(part, list(node), n=1, cutoff=0.7)
                 meant = f" (did you mean {close[0]!r}?)" if close else ""
                 return f"{path} has no field {part!r}{meant}; there are {', '.join(sorted(node))}"
             path, node = f"{path}.{part}", node[part]

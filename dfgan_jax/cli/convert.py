@@ -35,7 +35,7 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
         checkpoint.
       container: the container of the generator, in a file with several.
       storage: type of the numbers in a file of weights: `float32`, or `float16`, which rounds
-        them to three digits and halves the file.
+        them to three digits and halves the file; statistics of norms stay float32.
       verify: read the output back, and denoise a simulated slice with it.
 
     Raises:
@@ -75,8 +75,11 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
 
 
 def _stored(array: np.ndarray, storage: str, *, name: str) -> np.ndarray:
-    """A tensor in the stored type; integers keep their type."""
-    if array.dtype.kind != "f":
+    """A tensor in the stored type; integers, and the few statistics of norms, keep their type.
+
+    Variances are squares: float16 would overflow at 256².
+    """
+    if array.dtype.kind != "f" or name.endswith(("running_mean", "running_var")):
         return array
     with np.errstate(over="ignore"):
         stored = array.astype(storage)
