@@ -9,7 +9,8 @@ from tests.cli import command
 @pytest.mark.parametrize(("options", "message"), [
     ([], "--config is missing"),
     (["--config=configs/attn.py", "--mode=fly"], "train|evaluate|denoise|convert|simulate"),
-    (["--config=configs/attn.py", "--config.batchsize=3"], "no field 'batchsize' (did you mean 'batch_size'?); there"),
+    (["--config=configs/attn.py", "--config.batchsize=3"],
+     "no field 'batchsize' (did you mean 'batch_size'?); there are"),
     (["--config=configs/attn.py:tiny"],
      "no variant 'tiny': there are demo, open, slides, published"),
     (["--config=configs/absent.py"], "absent.py"),
