@@ -8,7 +8,7 @@ import tempfile
 import pytest
 from jaxtyping import install_import_hook
 
-import tests.typechecking  # noqa: F401 -- the hook finds it by its name
+from tests import typechecking
 
 # Four CPU devices stand in for four accelerators.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
@@ -22,7 +22,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the fir
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 # Every call in the tests checks the annotated types, with the shapes of arrays.
-install_import_hook("dfgan_jax", "tests.typechecking.checked")
+install_import_hook(typechecking.modules(), "tests.typechecking.checked")
 
 
 def pytest_addoption(parser):
