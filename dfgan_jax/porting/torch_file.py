@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import IO
+from typing import cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ _MAX_READ_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
 
 
-def _fill(storage: Storage, stream: IO[bytes] | BoundedReader) -> None:
+def _fill(storage: Storage, stream: io.BufferedIOBase | BoundedReader) -> None:
     """Reads a storage's bytes."""
     for start in range(0, storage.data.size, _CHUNK_BYTES):
         part = storage.data[start:start + _CHUNK_BYTES]
@@ -48,7 +48,7 @@ def _read_zip(file: BoundedReader) -> object:
             raise pickle.UnpicklingError("a TorchScript archive, which holds code; save the "
                                          "state_dict() instead")
 
-        def open_record(name: str, *, size: int | None = None) -> IO[bytes]:
+        def open_record(name: str, *, size: int | None = None) -> zipfile.ZipExtFile:
             info = entries.get(root + name)
             if info is None:
                 raise pickle.UnpicklingError(f"{name} is missing in the archive")
@@ -59,7 +59,7 @@ def _read_zip(file: BoundedReader) -> object:
                 raise pickle.UnpicklingError(f"{name} has {info.file_size} bytes; expected {size}")
             if info.CRC == 0:  # PyTorch's value without checksums
                 del info.CRC
-            return archive.open(info)
+            return cast(zipfile.ZipExtFile, archive.open(info))
 
         with open_record("data.pkl") as record:
             payload = BoundedReader(io.BytesIO(record.read()))
