@@ -4,9 +4,8 @@ import contextlib
 import json
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import jax
 import ml_collections
 
 from dfgan_jax.cli.identity import model_name
@@ -16,9 +15,7 @@ from dfgan_jax.performance.preflight_text import text
 from dfgan_jax.performance.programs import Planned
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
-
-# A typed name for an untyped function of JAX.
-_configure: Callable[[str, object], None] = jax.config.update
+from dfgan_jax.support.jax_functions import configure
 
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: str | None,
@@ -44,7 +41,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path, topology: s
     if platform == "tpu" and not topology:
         raise InputError("--mode=preflight needs --topology=KIND:SHAPE, such as v5e:16x16")
     # The target devices are absent, and those of this machine stay free.
-    _configure("jax_platforms", "cpu")
+    configure("jax_platforms", "cpu")
     planned = planned_of(options)
     path = workdir / "preflight.json"
     with _interruptible():

@@ -22,6 +22,7 @@ from jaxtyping import Array, Int, PyTree, Shaped
 from dfgan_jax.devices import agreement
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import user_cache
+from dfgan_jax.support.jax_functions import block_until_ready, configure, shape_struct
 
 Parallel = Literal["auto", "pmap", "jit"]
 
@@ -37,12 +38,9 @@ Batch: TypeAlias = Mapping[str, Shaped[np.ndarray, "n ..."]]
 Shapes: TypeAlias = Mapping[str, jax.ShapeDtypeStruct]
 
 # Typed names for untyped functions of JAX.
-_configure: Callable[[str, object], None] = jax.config.update
 _spec: Callable[..., PartitionSpec] = PartitionSpec
-_shape: Callable[[tuple[int, ...], DTypeLike], jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
 _from_local: Callable[[NamedSharding, np.ndarray], Array] = (
     jax.make_array_from_process_local_data)
-_block_until_ready: Callable[[PyTree], PyTree] = jax.block_until_ready
 
 
 def has_accelerator() -> bool:
@@ -69,9 +67,9 @@ def keep_compiled() -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except (OSError, RuntimeError):  # RuntimeError: the user has no home
             return
-        _configure("jax_compilation_cache_dir", str(folder))
+        configure("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        _configure("jax_persistent_cache_min_compile_time_secs", 0.1)
+        configure("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @runtime_checkable
@@ -269,7 +267,7 @@ class Parallelism:
         """
         if self._process_count > 1:
             agreement.barrier("connect")
-            _block_until_ready(self.greatest(0))
+            block_until_ready(self.greatest(0))
 
     def fits(self, size: int) -> bool:
         """Whether `size` bytes take no more than a quarter of each device's memory.
@@ -295,7 +293,7 @@ class Parallelism:
                     for name, x in batch.items()}
 
         def arrange_shapes(batch: Shapes) -> PyTree:
-            return {name: _shape(divided(x.shape, self.device_count), x.dtype)
+            return {name: shape_struct(divided(x.shape, self.device_count), x.dtype)
                     for name, x in batch.items()}
 
         return Compiled(jax.pmap(function, axis_name=_AXIS, in_axes=(None, 0), out_axes=None,

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 
@@ -18,6 +18,7 @@ from dfgan_jax.devices import agreement, tpu_chips
 from dfgan_jax.devices.agreement import FOR_EVER_MS
 from dfgan_jax.devices.launchers import Place, find_place
 from dfgan_jax.support.errors import InputError, ProcessError, first_line, is_out_of_memory
+from dfgan_jax.support.jax_functions import configure
 from dfgan_jax.support.progress import hidden
 
 LOST_AFTER_S = 30.0
@@ -31,7 +32,6 @@ _BEAT_S = 1.0
 _ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
 _LEAVING_MS = 10_000
 
-_configure: Callable[[str, object], None] = jax.config.update  # untyped in JAX
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def _initialize(place: Place, *, timeout_s: int) -> None:
     if place.process_id == 0 and place.coordinator is not None:
         _refuse_taken_port(place.coordinator)
     # JAX's service would catch SIGTERM before our own handler.
-    _configure("jax_enable_preemption_service", False)
+    configure("jax_enable_preemption_service", False)
     _handle_aborts()
     method = {"flags": "deactivate", "slurm": "slurm", "ompi": "ompi"}.get(str(place.cluster))
     try:

@@ -1,6 +1,5 @@
 """Batch normalisation with an unbiased running variance."""
 
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -9,8 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dfgan_jax.models.convolution import Conv
-
-_pmean: Callable[[tuple[Array, Array], str], tuple[Array, Array]] = jax.lax.pmean
+from dfgan_jax.support.jax_functions import pmean
 
 
 class BatchNorm(nn.Module):
@@ -53,7 +51,7 @@ class BatchNorm(nn.Module):
         mean, mean_of_squares = wide.mean(axes), jnp.square(wide).mean(axes)
         count = x.size // self.features
         if self.axis_name is not None and not self.is_initializing():
-            mean, mean_of_squares = _pmean((mean, mean_of_squares), self.axis_name)
+            mean, mean_of_squares = pmean((mean, mean_of_squares), self.axis_name)
             count = count * jax.lax.axis_size(self.axis_name)
         var = jnp.maximum(mean_of_squares - jnp.square(mean), 0)
         if not self.is_initializing():

@@ -19,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.jax_functions import block_until_ready, configure, shape_struct
 
 MIN_REPETITIONS = 3
 
@@ -36,10 +37,7 @@ _CACHE_OPTIONS: dict[str, object] = {
 
 
 # Typed names for untyped functions of JAX.
-_configure: Callable[[str, object], None] = jax.config.update
-_block_until_ready: Callable[[PyTree], PyTree] = jax.block_until_ready
 _clear_caches: Callable[[], None] = jax.clear_caches
-_struct: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
 
 
 def setting(name: str) -> object:
@@ -94,14 +92,14 @@ def time_calls(call: Callable[[], PyTree], *, seconds: float, queued: int = 1) -
       seconds: repetitions are made until this time has passed.
       queued: calls in one repetition, which ends when the arrays of the last call are ready.
     """
-    _block_until_ready(call())
+    block_until_ready(call())
     times: list[float] = []
     start = time.perf_counter()
     while len(times) < MIN_REPETITIONS or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         for _ in range(queued):
             result = call()
-        _block_until_ready(result)
+        block_until_ready(result)
         times.append((time.perf_counter() - before) / queued)
     return {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times),
             "repetitions": len(times)}
@@ -160,7 +158,7 @@ def count_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
     except RuntimeError as error:
         raise InputError("operations are counted in a program for the CPU, which JAX_PLATFORMS="
                          f"{setting('jax_platforms')} leaves out; append ',cpu'") from error
-    shapes = jax.tree.map(lambda x: _struct(x.shape, x.dtype, sharding=cpu), arguments)
+    shapes = jax.tree.map(lambda x: shape_struct(x.shape, x.dtype, sharding=cpu), arguments)
     # The program never runs, so that its machine code need not be fast.
     compiled = jax.jit(
         function, compiler_options={"xla_backend_optimization_level": 0}).lower(*shapes).compile()
@@ -265,7 +263,7 @@ def _empty_compilation_cache() -> Iterator[None]:
 
 def _set_cache(options: Mapping[str, object]) -> None:
     for name, value in options.items():
-        _configure(name, value)
+        configure(name, value)
     compilation_cache.reset_cache()  # otherwise JAX keeps its first folder
 
 
@@ -282,7 +280,7 @@ def waiting_share(batches: Iterator[_T], step: Callable[[_T], PyTree], *, second
       seconds: at least `MIN_REPETITIONS` steps are made, until this time has passed.
     """
     newest = step(next(batches))
-    _block_until_ready(newest)
+    block_until_ready(newest)
     waited, steps = 0.0, 0
     start = time.perf_counter()
     while steps < MIN_REPETITIONS or time.perf_counter() - start < seconds:
@@ -290,8 +288,8 @@ def waiting_share(batches: Iterator[_T], step: Callable[[_T], PyTree], *, second
         batch = next(batches)
         waited += time.perf_counter() - before
         previous, newest = newest, step(batch)
-        _block_until_ready(previous)
+        block_until_ready(previous)
         steps += 1
-    _block_until_ready(newest)
+    block_until_ready(newest)
     taken = time.perf_counter() - start
     return {"steps": steps, "seconds": taken, "waiting_share": waited / taken}

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -16,14 +16,13 @@ import jax
 from dfgan_jax.performance import collectives, tpu_slices
 from dfgan_jax.performance.programs import GIB, Batch, Planned, Program, compile_step, step_on
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.jax_functions import configure
 from dfgan_jax.support.progress import format_duration
 from dfgan_jax.support.types import JsonObject
 
 SEARCH_LIMIT_S = 1800.0
 """Time after which the search for a larger batch, or for a batch that fits, ends."""
 
-# A typed name for an untyped function of JAX.
-_configure: Callable[[str, object], None] = jax.config.update
 
 # A batch of this many times the size takes up to 2.5 times as long to compile: a narrow step took
 # 114, 199 and 301 s of CPU time for 1, 8 and 64 images a chip.
@@ -114,7 +113,7 @@ def report_for_gpus(planned: Planned, topology: str) -> JsonObject:
 def _stand_ins(count: int) -> list[jax.Device]:
     """Devices of the host, in place of absent ones."""
     with contextlib.suppress(RuntimeError):  # the number of devices in use is fixed
-        _configure("jax_num_cpu_devices", count)
+        configure("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise InputError(f"--topology is {count}: expected at most {len(devices)}, the devices "

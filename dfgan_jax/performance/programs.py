@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,12 @@ from jaxtyping import PyTree
 
 from dfgan_jax.devices import parallel
 from dfgan_jax.performance import collectives, measuring, tpu_slices
+from dfgan_jax.support.jax_functions import shape_struct
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training.state import TrainState
 from dfgan_jax.training.training import Training
 
 GIB = 2**30
-
-# A typed name for an untyped function of JAX.
-_struct: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ class Planned:
 
     def images(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes of a batch."""
-        shape = _struct((count, self.size, self.size, 1), jnp.float32)
+        shape = shape_struct((count, self.size, self.size, 1), jnp.float32)
         return {"ndct": shape, "qdct": shape}
 
 

@@ -9,19 +9,17 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
 from dfgan_jax.support.errors import InputError, first_line, is_out_of_memory
+from dfgan_jax.support.jax_functions import shape_struct
 
 KINDS = ("v5e", "v5p", "v6e")
 """The kinds of TPU with one JAX device per chip."""
 
-# A typed name for an untyped function of JAX.
-_struct: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Two messages, from two passes of the compiler.
@@ -64,7 +62,7 @@ def memory_bytes(device: jax.Device) -> int:
     The compiler states it in the error of a program that is too large.
     """
     sharding = jax.sharding.SingleDeviceSharding(device)
-    huge = _struct((2**42,), jnp.int8, sharding=sharding)
+    huge = shape_struct((2**42,), jnp.int8, sharding=sharding)
     try:
         jax.jit(lambda x: x + 1).lower(huge).compile()
     except jax.errors.JaxRuntimeError as error:

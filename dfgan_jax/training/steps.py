@@ -16,15 +16,13 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from dfgan_jax.models.architecture import STAGE
+from dfgan_jax.support.jax_functions import pmean
 from dfgan_jax.training import losses
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState
 
 Batch: TypeAlias = Mapping[str, Float[Array, "n h w 1"]]
 Metrics: TypeAlias = dict[str, Float[Array, "..."]]
-
-# Typed names for untyped functions of JAX.
-_pmean: Callable[[PyTree, str], PyTree] = jax.lax.pmean
 
 
 def _scores(networks: Networks, discriminators: Mapping[str, PyTree], image: jax.Array,
@@ -192,7 +190,7 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
              _mean_over_parts(gradients_of, batch, accumulate))
     gradients, discriminator_gradients, batch_stats, metrics = found
     if axis_name is not None:
-        gradients, discriminator_gradients, metrics = _pmean(
+        gradients, discriminator_gradients, metrics = pmean(
             (gradients, discriminator_gradients, metrics), axis_name)
     metrics["generator_gradient_norm"] = optax.tree.norm(gradients)
     if state.discriminators:
