@@ -41,6 +41,7 @@ from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.hounsfield import cut_and_rounded_like
 from dfgan_jax.scans.scan import of_dicom
 from dfgan_jax.scans.tissues import body_mask
+from dfgan_jax.scans.windows import SOFT_TISSUE
 from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
 from dfgan_jax.simulation.noise_insertion import insert_noise
 from dfgan_jax.support.errors import InputError
@@ -218,7 +219,7 @@ def images(all_series: dict[str, list[Compared]]) -> Figure:
             each.slice.qdct_hu - each.slice.ndct_hu, each.simulated_hu - each.slice.ndct_hu),
             ("full dose", "lower dose, real", "lower dose, simulated", "",
              "real − full", "simulated − full"),
-            [(-160, 240)] * 3 + [(-100, 100)] * 3, strict=True):
+            [SOFT_TISSUE] * 3 + [(-100, 100)] * 3, strict=True):
         axis.set_axis_off()
         if image is None:
             axis.text(0.5, 0.5, f"{name}\n\nimages: −160 to 240 HU\ndifferences: ±100 HU",

@@ -112,6 +112,12 @@ def _comparison(output: pathlib.Path) -> pathlib.Path:
     return output.with_name(f"{output.name}.verify.npz")
 
 
+def _simulated_slice() -> tuple[np.ndarray, np.ndarray]:
+    """Normal and quarter dose of a phantom, (1, size, size), HU."""
+    return low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
+                                   protocol=low_dose.ScanProtocol())
+
+
 def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) -> None:
     """Reads the output back, and prints the statistics of a denoised simulated slice."""
     state_dicts = weights.state_dicts()
@@ -124,8 +130,7 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
     print(f"\nRead back: {sum(map(len, state_dicts.values()))} tensors, equal bit for bit"
           f"{'' if storage == 'float32' else f' to what {storage} holds'}.")
 
-    ndct, qdct = low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
-                                         protocol=low_dose.ScanProtocol())
+    ndct, qdct = _simulated_slice()
     denoised = Denoiser.load(written[0])(qdct)
     exchanged = _with_exchanged_kernels(weights)(qdct)
     rows = {"quarter dose": qdct, "denoised": denoised, "with h and w exchanged": exchanged}
@@ -148,8 +153,7 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
 
 def _verify_onnx(weights: Weights, path: pathlib.Path) -> None:
     """Denoises a simulated slice with ONNX Runtime and here, and shows the largest difference."""
-    _, qdct = low_dose.simulate_pairs(1, size=VERIFY_SIZE, split="test", seed=0,
-                                      protocol=low_dose.ScanProtocol())
+    _, qdct = _simulated_slice()
     ours = Denoiser(build_generator(**weights.options), weights.generator_variables)(qdct)
     difference = float(np.abs(onnx_file.run_onnx(path, qdct) - ours).max())
     print(f"\nONNX Runtime denoises a simulated slice, {VERIFY_SIZE}×{VERIFY_SIZE}, as this "

@@ -141,11 +141,8 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
         volume = nifti.open_nifti(source, scratch=pathlib.Path(scratch))
         _check_finite(source, volume.stored)
 
-        def to_hu(block: np.ndarray) -> np.ndarray:
-            return block.astype(np.float32) * volume.slope + volume.intercept
-
         if (pitch := square_pitch(volume.pixel_spacing_mm)) is not None:
-            _warn(source, denoiser, ((to_hu(volume.stored[index]), pitch) for index in
+            _warn(source, denoiser, ((volume.hu(volume.stored[index]), pitch) for index in
                                      denoised_series.measured_slices(len(volume.stored))))
         is_packed = output.name.lower().endswith(".gz")
         unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
@@ -153,7 +150,7 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
         target = nifti.create_like(volume, unpacked, description=(
             f"denoised by {derivation.name} {derivation.weights_sha256[:12]}, no medical device"))
         saturated = 0
-        for part, denoised in _denoised(denoiser, volume.stored, to_hu):
+        for part, denoised in _denoised(denoiser, volume.stored, volume.hu):
             exact = (denoised.astype(np.float64) - volume.intercept) / volume.slope
             if target.dtype.kind in "iu":
                 limits, exact = np.iinfo(target.dtype), np.rint(exact)

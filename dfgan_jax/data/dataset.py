@@ -230,8 +230,8 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
     return {str(paths[split]): len(part) for split, part in parts.items()}
 
 
-def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
-    """The patient of each slice of a file of pairs, from the manifest beside it.
+def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None:
+    """The row of each slice of a file of pairs, from the manifest beside it.
 
     The manifest is `NAME.manifest.csv` beside `NAME.npy`, or the rows of `manifest.csv` in its
     folder whose `split` is NAME; both have the columns `index` (of the slice, from 0) and
@@ -242,17 +242,11 @@ def read_patients(path: pathlib.Path, count: int) -> list[str] | None:
       count: number of its slices.
 
     Returns:
-      A name for each slice; None without a manifest.
+      Column → text for each slice, in order; None without a manifest.
 
     Raises:
-      InputError: the manifest does not have one row for each slice.
+      InputError: the manifest does not have one row for each slice, with its patient.
     """
-    rows = read_manifest(path, count)
-    return None if rows is None else [row["patient"] for row in rows]
-
-
-def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None:
-    """The row of each slice of a file of pairs, in order: column → text; see `read_patients`."""
     for manifest, split in ((path.with_suffix(".manifest.csv"), ""),
                             (path.parent / "manifest.csv", path.stem)):
         if not manifest.is_file():

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
-from dfgan_jax.data.dataset import read_manifest, read_patients
+from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.data.sources import Sources
@@ -60,7 +60,8 @@ class Comparison:
         test = data["test"]
         self._ndct, self._qdct = (hounsfield.denormalise(np.asarray(each))
                                   for each in (test.ndct, test.qdct))
-        self._sample = Sample(_patients(sources, test.counts), len(test))
+        self._manifest = _read_manifests(sources.data.test, test.counts)
+        self._sample = Sample(self._patients(), len(test))
         self._size = tables.size_of(self._ndct.shape)
         self._physics = self._build_physics() if options.physics else None
         self._scores: dict[str, dict[str, Scores]] = {each.name: {} for each in options.tables}
@@ -83,9 +84,8 @@ class Comparison:
         """
         rows = model_rows(models)
         self._models = dict(zip(rows, models, strict=True))
-        manifest = _manifest(self._sources, self._data["test"].counts) if given else None
         for name, source in given.items():
-            label, row = given_row(name, source, shape=self._qdct.shape, manifest=manifest)
+            label, row = given_row(name, source, shape=self._qdct.shape, manifest=self._manifest)
             rows[label] = row
         # Models first: a broken one raises before minutes of classical denoisers.
         self._add(INPUT_ROW, input_row())
@@ -174,18 +174,23 @@ class Comparison:
                               protocol.field_of_view_mm / self._ndct.shape[1]))
 
     def _recorded_pitch(self) -> float | None:
-        """The pixel pitch of the scored slices [mm], after the resize, by the manifests of their
-        files; None if a file has none, or if pitches differ by more than `PITCH_SPREAD`."""
-        pitches: list[float] = []
-        for path, count in zip(self._sources.data.test, self._data["test"].counts, strict=True):
-            rows = read_manifest(pathlib.Path(path), count) or [{}]
-            if not all(row.get("pixel_spacing_mm") for row in rows):
-                return None
-            shrunk = read_pairs(path).ndct.shape[2] / self._ndct.shape[2]
-            pitches += [float(row["pixel_spacing_mm"]) * shrunk for row in rows]
-        if max(pitches) > PITCH_SPREAD * min(pitches):
+        """The pixel pitch of the scored slices [mm], after the resize, by their manifest; None if
+        it has none, or if pitches differ by more than `PITCH_SPREAD`."""
+        if self._manifest is None:
             return None
-        return float(np.mean(pitches))
+        native = [row.get("pixel_spacing_mm") for row in self._manifest]
+        if not all(native):
+            return None
+        columns = np.repeat([read_pairs(path).ndct.shape[2] for path in self._sources.data.test],
+                            self._data["test"].counts)
+        pitches = np.asarray(native, float) * columns / self._ndct.shape[2]
+        return float(pitches.mean()) if pitches.max() <= PITCH_SPREAD * pitches.min() else None
+
+    def _patients(self) -> list[str] | None:
+        """The patient of each test slice; None if unknown. Each phantom is a patient."""
+        if not self._sources.data.test:
+            return [f"phantom {index}" for index in range(len(self._data["test"]))]
+        return None if self._manifest is None else [row["patient"] for row in self._manifest]
 
     def _notes_on_data(self) -> list[str]:
         """Sentences on the slices for a reader of the tables."""
@@ -205,31 +210,18 @@ class Comparison:
         return notes
 
 
-def _patients(sources: Sources, counts: Sequence[int]) -> list[str] | None:
-    """The patient of each test slice; None if a file has no patients. Each phantom is a patient.
+def _read_manifests(paths: Sequence[str], counts: Sequence[int]) -> list[dict[str, str]] | None:
+    """The row of each slice in the manifests of its file; None if a file has none, or no file.
 
     Args:
-      sources: with the files.
+      paths: of the files.
       counts: slices of each file.
     """
-    if not sources.data.test:
-        return [f"phantom {index}" for index in range(sum(counts))]
-    patients: list[str] = []
-    for path, number in zip(sources.data.test, counts, strict=True):
-        named = read_patients(pathlib.Path(path), number)
-        if named is None:
-            return None
-        patients += named
-    return patients
-
-
-def _manifest(sources: Sources, counts: Sequence[int]) -> list[dict[str, str]] | None:
-    """The row of each test slice in the manifests of their files; None if a file has none."""
-    if not sources.data.test:
+    if not paths:
         return None
     rows: list[dict[str, str]] = []
-    for path, number in zip(sources.data.test, counts, strict=True):
-        found = read_manifest(pathlib.Path(path), number)
+    for path, count in zip(paths, counts, strict=True):
+        found = read_manifest(pathlib.Path(path), count)
         if found is None:
             return None
         rows += found

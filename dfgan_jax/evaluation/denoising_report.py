@@ -103,9 +103,8 @@ def _read(path: pathlib.Path, *, scratch: pathlib.Path) -> _Slices:
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".report-") as unpacked:
             volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
             chosen = evenly_spaced(len(volume.stored), most=MOST_SLICES)
-            hu = volume.stored[chosen].astype(np.float32) * volume.slope + volume.intercept
-            return _Slices(hu.astype(np.float32), _numbered(chosen), len(volume.stored),
-                           square_pitch(volume.pixel_spacing_mm))
+            return _Slices(volume.hu(volume.stored[chosen]), _numbered(chosen),
+                           len(volume.stored), square_pitch(volume.pixel_spacing_mm))
     read = dicom.read_slice(path)
     return _Slices(read.hu[None], [path.name], 1, square_pitch(read.header.pixel_spacing_mm))
 

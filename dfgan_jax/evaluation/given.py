@@ -108,8 +108,7 @@ def _read(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndarray, "n
         return np.asarray(array, np.float32).reshape(-1, *array.shape[-2:])
     with tempfile.TemporaryDirectory() as scratch:
         volume = nifti.open_nifti(path, scratch=pathlib.Path(scratch))
-        return np.asarray(volume.stored, np.float32) * np.float32(volume.slope) + np.float32(
-            volume.intercept)
+        return volume.hu(volume.stored)
 
 
 def _read_folder(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndarray, "n h w"]:

@@ -124,7 +124,7 @@ def _cbam(g: _Graph, x: str, key: str, *, window: int) -> str:
                                            norm=f"{spatial}.bn")))
 
 
-def _unet(g: _Graph, hu: str, options: unet.UNetOptions) -> str:
+def _unet(g: _Graph, image: str, options: unet.UNetOptions) -> str:
     """See `models.unet.UNet`."""
     def stage(x: str, key: str, *, cbam: str = "", halvings: int = 0) -> str:
         for place in (0, 3):
@@ -141,8 +141,6 @@ def _unet(g: _Graph, hu: str, options: unet.UNetOptions) -> str:
             x = _cbam(g, x, cbam, window=window)
         return x
 
-    image = g.affine(hu, gain=1 / hounsfield.HU_SCALE,
-                     offset=hounsfield.HU_OFFSET / hounsfield.HU_SCALE)
     x, skips = stage(image, "inc.conv.conv"), []
     for i in (1, 2, 3, 4):
         skips.append(x)
@@ -156,22 +154,12 @@ def _unet(g: _Graph, hu: str, options: unet.UNetOptions) -> str:
             x = g.add(x, image if stride == 1 else g.conv(image, f"size_down{stride}",
                                                           stride=stride))
     x = g.conv(x, "outc", padding=1)
-    if options.output == "difference":
-        x = g.add(image, x)
-    return g.affine(x, gain=hounsfield.HU_SCALE, offset=-hounsfield.HU_OFFSET)
+    return g.add(image, x) if options.output == "difference" else x
 
 
-def _affine_of(scaled: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-    """Offset and gain of an affine function."""
-    at_0, at_1 = scaled(np.array([0.0, 1.0]))
-    return float(at_0), float(at_1 - at_0)
-
-
-def _redcnn(g: _Graph, hu: str, options: redcnn.REDCNNOptions) -> str:
+def _redcnn(g: _Graph, image: str, options: redcnn.REDCNNOptions) -> str:
     """See `models.redcnn.REDCNN`."""
-    offset, gain = _affine_of(redcnn.scaled)
-    x = g.affine(hu, gain=gain, offset=offset)
-    skips = [x]
+    x, skips = image, [image]
     for i in (1, 2, 3, 4, 5):
         x = g.relu(g.conv(x, f"conv{i}"))
         if i in (2, 4):
@@ -179,19 +167,18 @@ def _redcnn(g: _Graph, hu: str, options: redcnn.REDCNNOptions) -> str:
     for i in (1, 2, 3, 4, 5):
         x = g.transposed_conv(x, f"tconv{i}")
         x = g.relu(g.add(x, skips.pop()) if i in (1, 3, 5) else x)
-    return g.affine(x, gain=1 / gain, offset=-offset / gain)
+    return x
 
 
-def _cnn10(g: _Graph, hu: str, options: cnn10.CNN10Options) -> str:
+def _cnn10(g: _Graph, image: str, options: cnn10.CNN10Options) -> str:
     """See `models.cnn10.CNN10`."""
-    offset, gain = _affine_of(cnn10.scaled)
-    x = g.affine(hu, gain=gain, offset=offset)
+    x = image
     for i, size in enumerate(cnn10.KERNEL_SIZES):
         x = g.conv(g.relu(x) if i else x, f"layers.{2 * i}", padding=size // 2)
-    return g.affine(x, gain=1 / gain, offset=-offset / gain)
+    return x
 
 
-def _nafnet(g: _Graph, hu: str, options: nafnet.NAFNetOptions) -> str:
+def _nafnet(g: _Graph, image: str, options: nafnet.NAFNetOptions) -> str:
     """See `models.nafnet.NAFNet`."""
     def norm(x: str, key: str) -> str:
         last = g.op("LayerNormalization", g.op("Transpose", x, perm=[0, 2, 3, 1]),
@@ -216,8 +203,6 @@ def _nafnet(g: _Graph, hu: str, options: nafnet.NAFNetOptions) -> str:
         return x
 
     encoder, middle, decoder = nafnet.blocks_of(options)
-    image = g.affine(hu, gain=1 / hounsfield.HU_SCALE,
-                     offset=hounsfield.HU_OFFSET / hounsfield.HU_SCALE)
     x, skips = g.conv(image, "intro", padding=1), []
     for level, count in enumerate(encoder):
         skips.append(stage(x, f"encoders.{level}", count))
@@ -226,12 +211,12 @@ def _nafnet(g: _Graph, hu: str, options: nafnet.NAFNetOptions) -> str:
     for level, count in enumerate(decoder):
         x = g.op("DepthToSpace", g.conv(x, f"ups.{level}.0"), blocksize=2, mode="CRD")
         x = stage(g.add(x, skips.pop()), f"decoders.{level}", count)
-    x = g.add(image, g.conv(x, "ending", padding=1))
-    return g.affine(x, gain=hounsfield.HU_SCALE, offset=-hounsfield.HU_OFFSET)
+    return g.add(image, g.conv(x, "ending", padding=1))
 
 
 _NETWORKS: Mapping[str, Callable[[_Graph, str, Any], str]] = {
     "unet": _unet, "redcnn": _redcnn, "cnn10": _cnn10, "nafnet": _nafnet}
+"""Name of the architecture → its nodes, from an image on the network's own scale to another."""
 
 
 def _reflected(g: _Graph, x: str, axis: int, architecture: Architecture[Any]) -> tuple[str, str]:
@@ -269,14 +254,16 @@ def build_onnx(weights: Weights, *, name: str, metadata: Mapping[str, str]) -> o
     Raises:
       InputError: the weights are of no known architecture.
     """
-    options = weights.options
-    architecture, own = options_of(**options)
+    architecture, own = options_of(**weights.options)
     g = _Graph(weights.state_dicts()["generator"])
     outside = g.op("Less", INPUT, g.constant(hounsfield.LOWEST_HU))
     x = g.op("Where", outside, g.constant(hounsfield.OUTSIDE_HU), INPUT)
     x, height = _reflected(g, x, 2, architecture)
     x, width = _reflected(g, x, 3, architecture)
-    x = _NETWORKS[architecture.name](g, x, own)
+    offset, plus_gain = architecture.scaled(np.array([0.0, 1.0]))
+    gain = plus_gain - offset
+    x = _NETWORKS[architecture.name](g, g.affine(x, gain=gain, offset=offset), own)
+    x = g.affine(x, gain=1 / gain, offset=-offset / gain)
     sides = g.op("Concat", *(g.op("Unsqueeze", side, g.constant([0], np.int64))
                              for side in (height, width)), axis=0)
     x = g.op("Slice", x, g.constant([0, 0], np.int64), sides, g.constant([2, 3], np.int64))

@@ -13,7 +13,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float32, Num
 from nibabel import orientations
 
 from dfgan_jax.support.errors import InputError
@@ -43,6 +43,12 @@ class NiftiVolume:
     slope: float
     intercept: float
     pixel_spacing_mm: tuple[float, float]
+
+    def hu(self, stored: Num[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+        """Stored values in HU."""
+        hu: np.ndarray = (np.asarray(stored, np.float32) * np.float32(self.slope)
+                          + np.float32(self.intercept))
+        return hu
 
 
 def is_nifti(path: pathlib.Path) -> bool:

@@ -101,10 +101,11 @@ class Run:
                       every_s=60 * self.options.checkpoint_every_minutes)
         per_epoch = input_pipeline.steps_per_epoch(
             self.data["train"], global_batch_size=self.options.batch_size)
-        is_new = agreement.from_main(lambda: kept is not None and kept.latest() is None)
+        scores_start = self.starts_trained and agreement.from_main(
+            lambda: kept is not None and kept.latest() is None)
         loop = Loop(self.options, steps=self.steps, per_epoch=per_epoch, origin=self.origin,
                     saver=saver, metrics=Metrics(writer), stop=stop,
-                    scores_start=self.starts_trained and is_new)
+                    scores_start=scores_start)
         try:
             return loop.run(self.devices.place(agreement.broadcast(state)))
         except DivergenceError:

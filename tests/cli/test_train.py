@@ -378,6 +378,13 @@ def test_a_stopped_run_of_the_recipe_goes_on_bit_for_bit(recipe, tmp_path):
                  final_state(folder / "run", 12))
 
 
+def started_from(recipe, folder, *options):
+    """The command that starts a run in a folder from the recipe's."""
+    given, before, _ = recipe
+    return command.run(*given, f"--config.initial_checkpoint={before / 'run'}", *options,
+                       f"--workdir={folder / 'run'}")
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--config.generator.output=image"],
      "config.generator.output is 'image'; expected 'difference', as in the training of initial_"),
@@ -388,34 +395,28 @@ def test_a_stopped_run_of_the_recipe_goes_on_bit_for_bit(recipe, tmp_path):
     (["--config.data.on_device=always"], "config.data.on_device is 'always'; expected 'never'"),
 ])
 def test_what_contradicts_the_recipes_data_and_weights_is_told(recipe, tmp_path, options, message):
-    given, folder, _ = recipe
-    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}", *options,
-                       f"--workdir={tmp_path / 'run'}")
+    done = started_from(recipe, tmp_path, *options)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_worse_epochs_do_not_replace_the_weights_that_a_run_started_from(recipe, tmp_path):
-    given, folder, _ = recipe
-    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}",
-                       "--config.epochs=1", "--config.optimizer.generator_learning_rate=1",
-                       f"--workdir={tmp_path / 'run'}")
+    done = started_from(recipe, tmp_path, "--config.epochs=1",
+                        "--config.optimizer.generator_learning_rate=1")
     assert done.returncode == 0, done.stderr
     assert "No epoch was better than the initial checkpoint: evaluating that" in done.stdout
     assert json.loads((tmp_path / "run" / "results.json").read_text())["checkpoint"]["step"] == 0
     before, after = (load_weights([each / "run"]).weights.generator["params"]
-                     for each in (folder, tmp_path))
+                     for each in (recipe[1], tmp_path))
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
 def test_a_run_starts_from_the_average_of_another(recipe, tmp_path):
-    given, folder, _ = recipe
-    done = command.run(*given, f"--config.initial_checkpoint={folder / 'run'}",
-                       "--config.epochs=1", "--config.optimizer.generator_learning_rate=1e-30",
-                       f"--workdir={tmp_path / 'run'}")
+    done = started_from(recipe, tmp_path, "--config.epochs=1",
+                        "--config.optimizer.generator_learning_rate=1e-30")
     assert done.returncode == 0, done.stderr
-    there = load_weights([folder / "run"]).weights.generator["params"]
+    there = load_weights([recipe[1] / "run"]).weights.generator["params"]
     state = final_state(tmp_path / "run", 6)
     for tree in (state.generator, state.average):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), tree["params"],

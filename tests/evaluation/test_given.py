@@ -1,6 +1,7 @@
 """A user's own models in the tables."""
 
 import json
+import sys
 
 import nibabel
 import numpy as np
@@ -32,7 +33,7 @@ def own(tmp_path, monkeypatch):
         "def nans(hu):\n    return np.where(np.arange(2)[:, None, None], np.nan, hu)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
-    monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     return tmp_path
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.models.generators import build_generator, initial_variables
+from dfgan_jax.models.generators import ARCHITECTURES, build_generator, initial_variables
 from dfgan_jax.porting.onnx_file import run_onnx, write_onnx
 from dfgan_jax.porting.weights import Weights
 from dfgan_jax.support.errors import InputError
@@ -41,6 +41,11 @@ def weights_of(options):
         draw, jax.eval_shape(lambda: initial_variables(network, jax.random.key(0))))
     unseen = {name: options[name] for name in ("output", "gate_window") if name in options}
     return Weights(generator=variables, discriminators={}, unseen=unseen)
+
+
+def test_every_architecture_is_among_them():
+    named = {options.get("architecture", "unet") for options in GENERATORS.values()}
+    assert named == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
