@@ -27,6 +27,7 @@ from dfgan_jax.evaluation.row_physics import RowPhysics
 from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, model_rows
 from dfgan_jax.evaluation.statistics import Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
+from dfgan_jax.evaluation.verdict import Origin, judge
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.files import written_whole
@@ -63,11 +64,14 @@ class Comparison:
         self._manifest = _read_manifests(sources.data.test, test.counts)
         self._sample = Sample(self._patients(), len(test))
         self._size = tables.size_of(self._ndct.shape)
-        self._physics = self._build_physics() if options.physics else None
+        self._physics = RowPhysics(
+            self._ndct, self._qdct, protocol=sources.simulation.protocol,
+            pixel_spacing_mm=self._pixel_spacing_mm) if options.physics else None
         self._scores: dict[str, dict[str, Scores]] = {each.name: {} for each in options.tables}
         self._kept = evenly_spaced(len(test), most=MOST_SLICES)
         self._viewed = {REFERENCE_ROW: self._ndct[self._kept]}
         self._examples: list[Example] = []
+        self._overview: Example | None = None
         self._models: dict[str, Model] = {}
         self._rows: dict[str, Row] = {}
 
@@ -117,9 +121,11 @@ class Comparison:
                   size=self._size)
         report = write_report(
             workdir, results=results, examples=self._examples, history=list(history),
+            overview=self._overview,
             title=f"{', '.join(self._models)} on {self._sources.describe('test')}",
             slices=Slices([f"Slice {index}" for index in self._kept],
-                          {name: self._viewed[name] for name in (REFERENCE_ROW, *self._rows)}),
+                          {name: self._viewed[name] for name in (REFERENCE_ROW, *self._rows)},
+                          self._pixel_spacing_mm),
             pictures=None if self._physics is None else self._physics.pictures)
         print(tables.as_text(results))
         print(f"Report: {report}", flush=True)
@@ -127,15 +133,22 @@ class Comparison:
     def results(self) -> JsonObject:
         """The content of `results.json`, with infinite PSNRs as they are."""
         sample, rows = self._sample, {name: row.table for name, row in self._rows.items()}
+        physics = {} if self._physics is None else self._physics.results
+        verdict = judge(
+            self._headline, {name: scores["psnr"]
+                             for name, scores in self._scores[FULL_RANGE.name].items()},
+            rows, sample, physics=physics, origin=self._origin, size=self._size,
+            pixel_spacing_mm=self._pixel_spacing_mm)
         return {
             "model": self._headline,
+            "verdict": verdict.as_json(),
             "protocols": {protocol.name: tables.tabulate(
                 protocol, self._scores[protocol.name], rows, sample, size=self._size)
                 for protocol in self._options.tables},
             "statistics": {"interval_unit": sample.interval_unit, "test_unit": sample.test_unit,
                            "patients": sample.patient_count, "slices": sample.count,
                            "notes": [*sample.notes(rows=len(rows)), *self._notes_on_data()]},
-            **({} if self._physics is None else {"physics": self._physics.results}),
+            **({"physics": physics} if physics else {}),
             **provenance({name: model.denoiser for name, model in self._models.items()},
                          {split: self._sources.describe(split)
                           for split in self._options.splits}),
@@ -164,14 +177,26 @@ class Comparison:
             psnr = {each: scores["psnr"] for each, scores in self._scores[FULL_RANGE.name].items()}
             worst = int(np.argmin(np.subtract(psnr[name], psnr[INPUT_ROW])))
             self._examples = chosen_examples(name, images, self._ndct, self._qdct, worst=worst)
+            middle = len(images) // 2
+            self._overview = Example(f"Slice {middle}", self._ndct[middle], self._qdct[middle],
+                                     images[middle])
 
-    def _build_physics(self) -> RowPhysics:
-        protocol = self._sources.simulation.protocol
-        return RowPhysics(
-            self._ndct, self._qdct, protocol=protocol,
-            pixel_spacing_mm=(self._options.pixel_spacing_mm or self._recorded_pitch()
-                              if self._sources.data.test else
-                              protocol.field_of_view_mm / self._ndct.shape[1]))
+    @functools.cached_property
+    def _pixel_spacing_mm(self) -> float | None:
+        """The pixel pitch of the test slices as they are scored; None if unknown."""
+        if self._sources.data.test:
+            return self._options.pixel_spacing_mm or self._recorded_pitch()
+        width: int = self._ndct.shape[2]
+        return self._sources.simulation.protocol.field_of_view_mm / width
+
+    @property
+    def _origin(self) -> Origin:
+        if not self._sources.data.test:
+            return "phantoms"
+        if self._manifest is None:
+            return "unknown"
+        is_simulated = any(row.get("dose_fraction") for row in self._manifest)
+        return "simulated dose" if is_simulated else "scans"
 
     def _recorded_pitch(self) -> float | None:
         """The pixel pitch of the scored slices [mm], after the resize, by their manifest; None if

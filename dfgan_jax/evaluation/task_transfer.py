@@ -55,9 +55,8 @@ class TaskTransfer:
     reason: str = ""
 
     def as_json(self) -> JsonObject:
-        fields = dataclasses.asdict(self)
-        del fields["reason"]
-        return fields | {"frequencies": self.frequencies.tolist(), "ttf": self.ttf.tolist()}
+        return dataclasses.asdict(self) | {"frequencies": self.frequencies.tolist(),
+                                           "ttf": self.ttf.tolist()}
 
 
 def task_transfer(repeats: Float[np.ndarray, "k h w"], discs: Sequence[Disc], *,

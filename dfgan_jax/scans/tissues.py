@@ -13,7 +13,9 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float, Float64, Num
 
+from dfgan_jax.scans import windows
 from dfgan_jax.scans.hounsfield import HIGHEST_12_BIT_HU
+from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.types import JsonObject
 
 TISSUES: Final[dict[str, tuple[float, float]]] = {
@@ -60,6 +62,30 @@ def tissue_masks(ndct: Float[np.ndarray, "h w"], body: Bool[np.ndarray, "h w"]
     return {name: scipy.ndimage.binary_erosion(
                 body & (smooth >= lowest) & (smooth <= highest), iterations=EDGE)
             for name, (lowest, highest) in TISSUES.items()}
+
+
+def windows_of(hu: Float[np.ndarray, "h w"]) -> list[Window]:
+    """The display windows that fit the anatomy of a slice, the best first.
+
+    Args:
+      hu: (H, W) HU.
+
+    Returns:
+      The lung window first where lung is a quarter of the body, second from a twentieth on; the
+      brain window alone in a head: an eighth bone, a quarter soft tissue, hardly any fat or
+      lung; otherwise the abdominal window.
+    """
+    body = body_mask(hu, margin=max(1, round(8 * min(hu.shape) / 512)))
+    total = max(int(body.sum()), 1)
+    share = {name: int(mask.sum()) / total for name, mask in tissue_masks(hu, body).items()}
+    if share["lung"] >= 1 / 4:
+        return [windows.LUNG, windows.ABDOMEN]
+    if share["lung"] >= 1 / 20:
+        return [windows.ABDOMEN, windows.LUNG]
+    if (share["bone"] >= 1 / 8 and share["soft tissue"] >= 1 / 4 and share["fat"] < 1 / 10
+            and share["lung"] < 1 / 100):
+        return [windows.BRAIN]
+    return [windows.ABDOMEN]
 
 
 @dataclasses.dataclass(frozen=True)

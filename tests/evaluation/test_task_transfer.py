@@ -113,4 +113,4 @@ def test_json_holds_plain_numbers():
                            pixel_spacing_mm=SPACING_MM).as_json()
     assert json.loads(json.dumps(fields, allow_nan=False)) == fields
     assert set(fields) == {"contrast_hu", "frequencies", "ttf", "f50", "f10",
-                           "recovered_contrast"}
+                           "recovered_contrast", "reason"}

@@ -32,8 +32,10 @@ class Theme(NamedTuple):
 
 
 THEMES: Final = (
-    Theme("", "#3b434e", "#dfe3e8", ("#0a6fb8", "#d4570a", "#5b8a12", "#8a4fc0", "#a8802a")),
-    Theme("_dark", "#c3cad3", "#2f3741", ("#58b4f5", "#ff9a56", "#a3d14f", "#c79bf2", "#e3c374")),
+    Theme("", "#3b434e", "#dfe3e8", ("#0a6fb8", "#d4570a", "#5b8a12", "#8a4fc0", "#a8802a",
+                                     "#c2185b", "#00838f", "#5f6b78")),
+    Theme("_dark", "#c3cad3", "#2f3741", ("#58b4f5", "#ff9a56", "#a3d14f", "#c79bf2", "#e3c374",
+                                          "#f583ae", "#4dd0d9", "#aab4bf")),
 )
 
 _DASHES: Final = ("solid", "dashed", "dotted")
@@ -49,7 +51,10 @@ class Curve(NamedTuple):
 
 
 def line_style(order: int) -> tuple[int, str]:
-    """Index of the colour in a theme, and the dashes, for a row by its place in the table."""
+    """Index of the colour in a theme, and the dashes, for a row by its place in the table.
+
+    The first 24 rows differ.
+    """
     colours = len(THEMES[0].lines)
     return order % colours, _DASHES[order // colours % len(_DASHES)]
 
@@ -89,8 +94,17 @@ def history_curve(history: Sequence[JsonObject], kind: str, field: str, label: s
 
 
 def write_training(figures: pathlib.Path, history: Sequence[JsonObject], *,
-                   chosen_step: int | None) -> list[dict[str, str]]:
-    """One figure for each quantity in the rows of `metrics.jsonl`."""
+                   chosen_step: int | None, weights: Mapping[str, float]
+                   ) -> list[dict[str, str]]:
+    """One figure for each quantity in the rows of `metrics.jsonl`.
+
+    Args:
+      figures: folder of the PNG files.
+      history: rows of `metrics.jsonl`.
+      chosen_step: see `draw_training`.
+      weights: of the terms of the generator's loss, by the names of their fields without
+        `_loss`; the figure has each term times its weight. A term without one has weight 1.
+    """
     fields = sorted({f for row in history if row["kind"] == "train" for f in row
                      if f.endswith("_loss") and f != "generator_loss"})
     judges = [f for f in fields if f.endswith("discriminator_loss")]
@@ -100,6 +114,11 @@ def write_training(figures: pathlib.Path, history: Sequence[JsonObject], *,
         return [history_curve(history, "train", f, f.removesuffix("_loss").replace("_", " "))
                 for f in names]
 
+    def weighted(names: Sequence[str]) -> list[Curve]:
+        factors = [weights.get(name.removesuffix("_loss"), 1.0) for name in names]
+        return [curve._replace(label=f"{factor:g} × {curve.label}", values=factor * curve.values)
+                for factor, curve in zip(factors, training(names), strict=True)]
+
     wanted = {
         "validation_psnr": (f"Validation PSNR [dB], range {FULL_RANGE_HU:g} HU",
                             [history_curve(history, "valid", "psnr", "validation")]),
@@ -108,7 +127,7 @@ def write_training(figures: pathlib.Path, history: Sequence[JsonObject], *,
         "generator_loss": ("Generator loss", [
             history_curve(history, "train", "generator_loss", "training"),
             history_curve(history, "valid", "generator_loss", "validation")]),
-        "loss_terms": ("Generator loss by term, training", training(terms)),
+        "loss_terms": ("Generator loss by term, times its weight, training", weighted(terms)),
         "discriminator_loss": ("Discriminator loss, training", training(judges)),
     }
     shown = []
@@ -185,7 +204,7 @@ def draw_training(
 
 def write_spectra(figures: pathlib.Path, name: str, spectra: Mapping[str, JsonObject | None], *,
                   frequency_unit: str) -> dict[str, str] | None:
-    """Radial noise power spectra on a logarithmic axis; None if no row has a spectrum.
+    """Radial noise power spectra; None if no row has a spectrum.
 
     Args:
       figures: folder of the PNG files.
@@ -200,10 +219,9 @@ def write_spectra(figures: pathlib.Path, name: str, spectra: Mapping[str, JsonOb
     if highest == 0:
         return None
     area = "HU² mm²" if frequency_unit == "lp/cm" else "HU² pixel²"
-    # A blur may take a curve far below: the axis ends four decades under the highest value.
     return _save(figures, name, f"Noise power spectrum [{area}]", functools.partial(
         draw_rows, curves, xlabel=f"spatial frequency [{frequency_unit}]", size=(6.0, 3.5),
-        limits=(highest / 1e4, 2 * highest), scale="log"))
+        limits=(0, 1.05 * highest)))
 
 
 def write_transfer(figures: pathlib.Path, transfers: Mapping[str, Sequence[JsonObject] | None]
@@ -236,8 +254,7 @@ def _row_curve(row: str, found: JsonObject | None, over: str, field: str) -> Cur
 
 
 def draw_rows(curves: Sequence[Curve], *, theme: Theme, xlabel: str, size: tuple[float, float],
-              limits: tuple[float, float], scale: str = "linear", levels: Sequence[float] = ()
-              ) -> Figure:
+              limits: tuple[float, float], levels: Sequence[float] = ()) -> Figure:
     """Draws one line for each row of a table, styled by its place; without a legend.
 
     Args:
@@ -246,7 +263,6 @@ def draw_rows(curves: Sequence[Curve], *, theme: Theme, xlabel: str, size: tuple
       xlabel: of the horizontal axis.
       size: of the figure, in inches.
       limits: ends of the vertical axis.
-      scale: of the vertical axis, `linear` or `log`.
       levels: of horizontal lines.
     """
     figure = Figure(figsize=size, layout="constrained")
@@ -257,8 +273,7 @@ def draw_rows(curves: Sequence[Curve], *, theme: Theme, xlabel: str, size: tuple
                   linewidth=1.8)
     for level in levels:
         axes.axhline(level, color=theme.ink, linewidth=1, linestyle=":")
-    axes.set_yscale(scale)
     axes.set_ylim(limits)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max((curve.steps.max() for curve in curves if curve.steps.size), default=1))
     _style(axes, theme, xlabel)
     return figure

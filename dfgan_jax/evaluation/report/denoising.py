@@ -47,9 +47,11 @@ def write_denoising_report(path: pathlib.Path, *, summary: JsonObject, names: Se
     """
     if before.shape != after.shape:
         raise InputError(f"after has shape {after.shape}, expected that of before, {before.shape}")
-    shown = Slices(names, {BEFORE: before, AFTER: after})
+    largest = max(summary["series"], key=lambda series: series["slices"])
+    shown = Slices(names, {BEFORE: before, AFTER: after}, largest["pixel_spacing_mm"])
     page = render(
         "denoising.html.jinja", has_viewer=True, title="Denoised scan", summary=summary,
+        largest=largest,
         domain=summary["trained_on"] and str(Domain.from_json(summary["trained_on"])),
         of_series=of_series, tissues=tissue_table(before, after),
         series_table=_series_table(summary["series"]),

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
 from dfgan_jax.scans import windows
+from dfgan_jax.scans.tissues import windows_of
 from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.errors import InputError
 
@@ -51,7 +52,15 @@ class View(NamedTuple):
 VIEWS: Final = (
     View("Abdomen", windows.ABDOMEN, (-150.0, 250.0)),
     View("Lung", windows.LUNG, (-950.0, -200.0)),
+    View("Brain", windows.BRAIN, (-20.0, 100.0)),
 )
+
+DIFFERENCES: Final = {
+    "qdct_minus_ndct": ("QDCT − NDCT", "noise of the input"),
+    "denoised_minus_ndct": ("Denoised − NDCT", "error that is left"),
+    "denoised_minus_qdct": ("Denoised − QDCT", "removed: should be noise, not anatomy"),
+}
+"""Name → formula, and what the map shows."""
 
 
 def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[str, object]:
@@ -77,7 +86,7 @@ def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[
     sources = {"qdct": example.qdct, "denoised": example.denoised, "ndct": example.ndct}
 
     views = []
-    for view in VIEWS:
+    for view in views_of(example.ndct):
         region = (detail_region(example.ndct, tissue=view.tissue, side=side)
                   or soft_tissue or centre)
         shown = {}
@@ -95,11 +104,9 @@ def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[
                       "pictures": shown})
 
     limit_hu = pictures.difference_limit_hu(example.qdct - example.ndct)
-    differences = {
-        "qdct_minus_ndct": example.qdct - example.ndct,
-        "denoised_minus_ndct": example.denoised - example.ndct,
-        "qdct_minus_denoised": example.qdct - example.denoised,
-    }
+    differences = dict(zip(DIFFERENCES, (
+        example.qdct - example.ndct, example.denoised - example.ndct,
+        example.denoised - example.qdct), strict=True))
     return {
         "name": example.name,
         "shape": f"{height}×{width}",
@@ -117,6 +124,31 @@ def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[
             for key, difference in differences.items()
         },
     }
+
+
+def views_of(ndct: Float[np.ndarray, "h w"]) -> list[View]:
+    """The views that fit the anatomy of a slice, the best first; see `tissues.windows_of`."""
+    by_window = {view.window: view for view in VIEWS}
+    return [by_window[window] for window in windows_of(ndct)]
+
+
+def write_overview(figures: pathlib.Path, example: Example) -> dict[str, object]:
+    """Writes the four pictures of the first screen and returns them for the template.
+
+    Args:
+      figures: folder of the PNG files.
+      example: to show, in the window that fits its anatomy best.
+    """
+    view = views_of(example.ndct)[0]
+    limit_hu = pictures.difference_limit_hu(example.qdct - example.ndct)
+    sources = {"QDCT": example.qdct, "Denoised": example.denoised, "NDCT": example.ndct}
+    shown = {name: pictures.save(figures, f"overview_{name.lower()}",
+                                 pictures.png(pictures.windowed(image, view.window)))
+             for name, image in sources.items()}
+    removed = pictures.difference_levels(example.denoised - example.qdct, limit_hu=limit_hu)
+    shown["Denoised − QDCT"] = pictures.save(
+        figures, "overview_removed", pictures.png(removed, colours=pictures.palette()))
+    return {"name": example.name, "view": view, "limit_hu": limit_hu, "pictures": shown}
 
 
 def _scores(image: np.ndarray, ndct: np.ndarray) -> dict[str, float]:

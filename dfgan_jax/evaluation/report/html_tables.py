@@ -3,6 +3,7 @@
 Missing numbers, None and numbers that are not finite are a dash, and sort last.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias, TypeGuard
@@ -143,13 +144,11 @@ def find_row(rows: Iterable[JsonObject], name: str) -> JsonObject:
     return next(row for row in rows if row["name"] == name)
 
 
-def headline_row(rows: Sequence[JsonObject], name: str | None) -> JsonObject:
-    """The row with a name; otherwise the model, or else the baseline, with the highest PSNR."""
-    others = [row for row in rows if row["name"] != INPUT_ROW]
-    named = [row for row in others if row["name"] == name]
-    models = [row for row in others if row.get("kind", "model") == "model"]
-    return max(named or models or others,
-               key=lambda row: row["psnr"] if _is_number(row["psnr"]) else -math.inf)
+def percentage_cell(value: float | None, digits: int = 1) -> Cell:
+    """A share as a percentage, sorted by its value."""
+    if not _is_number(value):
+        return Cell("–")
+    return Cell(format_number(100 * value, digits) + " %", value)
 
 
 def _metrics_of(rows: Sequence[JsonObject]) -> dict[str, Metric]:
@@ -264,49 +263,61 @@ def noise_table(name: str, rows: Rows, *, frequency_unit: str) -> Table:
 
 
 def transfer_tables(rows: Rows) -> list[Table]:
-    """A table for each number of the transfer functions, with a column for each contrast."""
+    """A table for each number of the transfer functions, with a column for each contrast.
+
+    Beneath a frequency that is not reached is the reason.
+    """
+    def frequency(field: str, found: JsonObject | None) -> Cell:
+        cell = number_cell(_field(found, field))
+        return cell if found is None or cell.key is not None else cell._replace(
+            small=(found.get("reason") or "").replace("-", "−"))
+
     return _by_object(rows, "ttf", ("contrast_hu",), {
-        "f50": ("f50 [lp/cm]", 2), "f10": ("f10 [lp/cm]", 2),
-        "recovered_contrast": ("Recovered contrast", 3)})
+        "f50 [lp/cm]": functools.partial(frequency, "f50"),
+        "f10 [lp/cm]": functools.partial(frequency, "f10"),
+        "Recovered contrast": lambda found: percentage_cell(_field(found, "recovered_contrast"))})
 
 
 def detectability_tables(rows: Rows) -> list[Table]:
     """Tables of d′ with its standard error, and of CNR, with a column for each lesion."""
-    return _by_object(rows, "detectability", ("contrast_hu", "diameter_mm"),
-                      {"d_prime": ("d′", 2), "cnr": ("CNR", 2)})
+    def d_prime(found: JsonObject | None) -> Cell:
+        error = _field(found, "d_prime_se")
+        return number_cell(_field(found, "d_prime"),
+                           small="" if error is None else "± " + format_number(error))
+
+    return _by_object(rows, "detectability", ("contrast_hu", "diameter_mm"), {
+        "d′": d_prime, "CNR": lambda found: number_cell(_field(found, "cnr"))})
 
 
 def _by_object(rows: Rows, group: str, identity: tuple[str, ...],
-               numbers: Mapping[str, tuple[str, int]]) -> list[Table]:
-    """A table for each number, with a column for each object of any row."""
+               cells: Mapping[str, Callable[[JsonObject | None], Cell]]) -> list[Table]:
+    """A table for each kind of cell, with a column for each object of any row."""
     def objects_of(row: JsonObject | None) -> dict[tuple[float, ...], JsonObject]:
         return {tuple(each[field] for field in identity): each
                 for each in (row or {}).get(group) or ()}
 
     objects = list(dict.fromkeys(one for row in rows.values() for one in objects_of(row)))
-    units = {"contrast_hu": "{:+g} HU", "diameter_mm": "{:g} mm"}
+    units = {"contrast_hu": "{:+.0f} HU", "diameter_mm": "{:.3g} mm"}
     columns = [", ".join(units[field].format(value).replace("-", "−")
                          for field, value in zip(identity, one, strict=True)) for one in objects]
 
-    def table(field: str, label: str, digits: int) -> Table:
-        def cells(row: JsonObject) -> Iterable[Cell]:
-            found = objects_of(row)
-            for one in objects:
-                error = _field(found.get(one), f"{field}_se")
-                small = "" if error is None else "± " + format_number(error, digits)
-                yield number_cell(_field(found.get(one), field), digits, small=small)
+    def table(label: str, cell: Callable[[JsonObject | None], Cell]) -> Table:
+        return _row_table(label, columns, rows, lambda row: [
+            cell(objects_of(row).get(one)) for one in objects])
 
-        return _row_table(label, columns, rows, cells)
+    return [table(*each) for each in cells.items()] if objects else []
 
-    return [table(field, *words) for field, words in numbers.items()] if objects else []
+
+MIN_TISSUE_PIXELS: Final = 100
+"""Tissues with fewer pixels have no column: their numbers are noise."""
 
 
 def tissue_tables(rows: Rows) -> list[Table]:
     """Tables of HU bias and noise, with a column for each tissue and its number of pixels."""
-    tissues = {name: found.get("pixels") for row in rows.values()
-               for name, found in _part(row, "tissues").items()}
-    columns = [name if pixels is None else f"{name} ({format_count(pixels)} px)"
-               for name, pixels in tissues.items()]
+    tissues = {name: found["pixels"] for row in rows.values()
+               for name, found in _part(row, "tissues").items()
+               if found["pixels"] >= MIN_TISSUE_PIXELS}
+    columns = [f"{name} ({format_count(pixels)} px)" for name, pixels in tissues.items()]
 
     def table(field: str, label: str, *, signed: bool) -> Table:
         return _row_table(label, columns, rows, lambda row: [
@@ -320,5 +331,5 @@ def tissue_tables(rows: Rows) -> list[Table]:
 def structure_table(rows: Rows) -> Table:
     """The anatomy in the removed map."""
     return _row_table("Structure in the removed map", ["Explained by anatomy", "RMS [HU]"], rows,
-                      lambda row: [number_cell(_field(_part(row, "structure"), "explained"), 4),
+                      lambda row: [percentage_cell(_field(_part(row, "structure"), "explained")),
                                    number_cell(_field(_part(row, "structure"), "rms_hu"))])

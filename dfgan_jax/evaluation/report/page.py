@@ -19,18 +19,23 @@ import markupsafe
 
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import curves, html_tables, viewer
-from dfgan_jax.evaluation.report.examples import Example, write_example
+from dfgan_jax.evaluation.report.examples import (
+    DIFFERENCES,
+    Example,
+    write_example,
+    write_overview,
+)
 from dfgan_jax.evaluation.report.physics_section import PhysicsPictures, physics_section
 from dfgan_jax.evaluation.report.pictures import colour_bar_css
 from dfgan_jax.evaluation.report.viewer import Slices
-from dfgan_jax.evaluation.tables import INPUT_ROW
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.types import JsonObject
 
 HEADLINE_PROTOCOL: Final = "full_range"
 
 _FIGURE: Final = re.compile(
-    r"(example_\d+_(abdomen|lung|qdct_minus|denoised_minus)_\w+|spectrum_\d+"
+    r"(example_\d+_(abdomen|lung|brain|qdct_minus|denoised_minus)_\w+|spectrum_\d+"
+    r"|overview_(qdct|denoised|ndct|removed)"
     r"|structure_\d+_(removed|explained)|transfer_\d+(_dark)?|noise_power_(phantom|slices)(_dark)?"
     r"|validation_(psnr|ssim)(_dark)?|(generator|discriminator)_loss(_dark)?|loss_terms(_dark)?"
     r")\.png")
@@ -46,6 +51,7 @@ def write_report(
     results: JsonObject,
     history: Sequence[JsonObject],
     examples: Sequence[Example],
+    overview: Example | None = None,
     slices: Slices | None = None,
     pictures: PhysicsPictures | None = None,
 ) -> pathlib.Path:
@@ -56,14 +62,15 @@ def write_report(
     Args:
       workdir: folder of the run; made if missing.
       title: heading of the page; plain text.
-      results: the content of `results.json`. Required: `slices` and `protocols`, including
-        `full_range`, with a `QDCT` row in each. Optional: `model` (the row for the headline;
-        otherwise the one with the highest PSNR), `statistics`, `physics`, `checkpoint`, `data`,
-        `published`, `config`, `device`, `versions`, `command`, `created`. A protocol may have
+      results: the content of `results.json`. Required: `slices`, `verdict` (of
+        `Verdict.as_json`), and `protocols`, including `full_range`, with a `QDCT` row in each.
+        Optional: `statistics`, `physics`, `checkpoint`, `data`, `published`, `config`, `device`,
+        `versions`, `command`, `created`. A protocol may have
         `window_hu`, `seeds` and `tests`, a row `kind`, `parameters`, `interval` and `vif`; see
         `html_tables.py`. A number may be None.
       history: rows of `metrics.jsonl`; missing fields have no curve.
       examples: slices to show as still pictures.
+      overview: slice on the first screen; None for a screen without one.
       slices: for the viewer; None for a page without it.
       pictures: of the physics; None for a page without them.
 
@@ -84,7 +91,7 @@ def write_report(
     protocols = {name: _protocol(name, protocol, rows[name])
                  for name, protocol in results["protocols"].items()}
     headline = protocols[HEADLINE_PROTOCOL]
-    model = html_tables.headline_row(rows[HEADLINE_PROTOCOL], results.get("model"))
+    model = results["verdict"]["model"]
     names = [row["name"] for row in rows[HEADLINE_PROTOCOL]]
     page = render(
         "page.html.jinja", has_viewer=slices is not None,
@@ -92,16 +99,18 @@ def write_report(
         results=results,
         protocols={HEADLINE_PROTOCOL: headline} | protocols,  # its tab first
         headline=headline,
-        baseline=html_tables.find_row(rows[HEADLINE_PROTOCOL], INPUT_ROW),
-        model=model,
+        verdict=results["verdict"],
+        overview=overview and write_overview(figures, overview),
+        difference_maps=DIFFERENCES,
         published_table=html_tables.published_table(results.get("published") or {}),
         physics=physics_section(figures, results.get("physics") or {}, shown=pictures or {},
                                 names=names),
         curves=curves.write_training(
-            figures, history, chosen_step=(results.get("checkpoint") or {}).get("step")),
+            figures, history, chosen_step=(results.get("checkpoint") or {}).get("step"),
+            weights=_loss_weights(results.get("config") or {})),
         examples=[write_example(figures, i, e) for i, e in enumerate(examples, start=1)],
         viewer=slices and {
-            **viewer.embed(slices, model=model["name"]), "total": results["slices"],
+            **viewer.embed(slices, model=model), "total": results["slices"],
             "left_out": [name for name in names if name not in slices.images]},
         picture_range_hu=FULL_RANGE_HU,
         config=json.dumps(results.get("config"), indent=2, default=str, ensure_ascii=False),
@@ -110,6 +119,15 @@ def write_report(
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def _loss_weights(config: JsonObject) -> dict[str, float]:
+    """The weight of each term of the generator's loss, by its name in `metrics.jsonl`."""
+    weights = dict(config.get("loss") or {})
+    if not weights:
+        return {}
+    # The two are equal, and computed once.
+    return {**weights, "intensity": weights["image"] + weights["difference"]}
 
 
 def _protocol(name: str, protocol: JsonObject, rows: Sequence[JsonObject]) -> dict[str, object]:

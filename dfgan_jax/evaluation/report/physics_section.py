@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,8 @@ from dfgan_jax.evaluation.report.pictures import (
     save,
 )
 from dfgan_jax.support.types import JsonObject
+
+Picture = TypeVar("Picture")
 
 
 class PhysicsPictures(TypedDict, total=False):
@@ -74,12 +76,17 @@ def _phantom(figures: pathlib.Path, phantom: JsonObject, spectra: Mapping[str, n
         "spectra": curves.write_spectra(
             figures, "noise_power_phantom",
             {name: (row or {}).get("nps") for name, row in rows.items()}, frequency_unit="lp/cm"),
-        "spectrum_pictures": _spectrum_pictures(figures, spectra),
+        "spectrum_pictures": _spectrum_pictures(figures, _in_order(spectra, order)),
         "transfer_tables": html_tables.transfer_tables(rows),
         "transfer": curves.write_transfer(
             figures, {name: (row or {}).get("ttf") for name, row in rows.items()}),
         "detectability_tables": html_tables.detectability_tables(rows),
     }
+
+
+def _in_order(rows: Mapping[str, Picture], order: Sequence[str]
+              ) -> dict[str, Picture]:
+    return {name: rows[name] for name in order if name in rows}
 
 
 def _fact(value: float | None, words: str) -> str | None:
@@ -101,7 +108,7 @@ def _slice_physics(figures: pathlib.Path, slices: JsonObject, shown: PhysicsPict
                    order: Sequence[str]) -> dict[str, object]:
     rows = {name: slices["rows"].get(name) for name in order}
     unit = slices["frequency_unit"]
-    maps = shown.get("structure") or {}
+    maps = _in_order(shown.get("structure") or {}, order)
     return {
         "pixel_spacing_mm": slices.get("pixel_spacing_mm"),
         "noise": html_tables.noise_table("Noise on the test slices", rows, frequency_unit=unit),

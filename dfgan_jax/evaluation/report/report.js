@@ -28,6 +28,14 @@ for (const list of document.querySelectorAll('[role="tablist"]')) {
   });
 }
 
+// A link to a folded section unfolds it.
+const unfold = () => {
+  const section = document.getElementById(window.location.hash.slice(1));
+  if (section?.matches("details")) section.open = true;
+};
+window.addEventListener("hashchange", unfold);
+unfold();
+
 // Tables: a click on a column's head sorts by it, a second click the other way round.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];

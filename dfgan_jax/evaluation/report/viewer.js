@@ -11,15 +11,19 @@
   const { width: columns, height: rows, stepHu, undefined: missing } = data;
   const PIXELS_A_DOUBLING = 256; // a drag of so many doubles the width of the window
   const MOST_IN_MEMORY = 48;
+  const MOST_ZOOM = 16;
+  const SCALES_MM = [100, 50, 20, 10, 5, 2, 1];
 
   const state = {
     slice: data.slices.length >> 1,
     shown: [data.first, data.second], // numbers of rows
-    view: "one", // or two, split, difference
-    center: data.presets[0][1][0],
-    width: data.presets[0][1][1],
+    view: "split", // or one, two, difference
+    center: data.presets[data.preset][1][0],
+    width: data.presets[data.preset][1][1],
     limit: data.limitHu, // the difference scale runs from -limit to +limit
     split: 50, // the divider's place, in % of the picture's width
+    zoom: 1,
+    corner: [0, 0], // of the visible part, in pixels of the slice
     pixel: null, // under the pointer: [x, y]
   };
 
@@ -64,11 +68,19 @@
     return first[i] === missing || second[i] === missing ? NaN : (first[i] - second[i]) * stepHu;
   }
 
+  const whole = document.createElement("canvas");
+  whole.width = columns;
+  whole.height = rows;
+
   function paint(canvas, colourOf) {
     const picture = new ImageData(columns, rows);
     const colours = new Uint32Array(picture.data.buffer);
     for (let i = 0; i < colours.length; i += 1) colours[i] = colourOf(i);
-    canvas.getContext("2d").putImageData(picture, 0, 0);
+    whole.getContext("2d").putImageData(picture, 0, 0);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(whole, ...state.corner, columns / state.zoom, rows / state.zoom,
+      0, 0, columns, rows);
   }
 
   // A colour is one number, in whichever order this machine keeps its bytes.
@@ -142,9 +154,9 @@
     inView = [first, second];
     const names = state.shown.map((row) => data.rows[row]);
     if (state.view === "difference") {
-      paintDifference(canvases[0], first, second);
-      const { mean, deviation } = moments(first, second);
-      caption(0, `${names[0]} − ${names[1]}`,
+      paintDifference(canvases[0], second, first);
+      const { mean, deviation } = moments(second, first);
+      caption(0, `${names[1]} − ${names[0]}`,
         `mean ${number(mean, 1, true)} HU, SD ${number(deviation, 1)} HU`);
     } else {
       for (const place of state.view === "one" ? [0] : [0, 1]) {
@@ -167,19 +179,22 @@
     const [first, second] = state.shown.map((row) => data.rows[row]);
     part("readout").textContent = `column ${x}, row ${y}: ${first} ${hu(inView[0])} HU, `
       + `${second} ${hu(inView[1])} HU, difference `
-      + `${number(differenceOf(inView[0], inView[1], i), 0, true)} HU`;
+      + `${number(differenceOf(inView[1], inView[0], i), 0, true)} HU`;
   }
 
   // Every change goes through here: state, controls and picture never disagree.
   function change(wanted) {
     const bound = (value, low, high) => Math.min(Math.max(value, low), high);
-    const whole = (value, otherwise) => (Number.isFinite(value) ? Math.round(value) : otherwise);
+    const rounded = (value, otherwise) => (Number.isFinite(value) ? Math.round(value) : otherwise);
     const { center, width, limit } = state;
     Object.assign(state, wanted);
     state.slice = bound(state.slice, 0, data.slices.length - 1);
     state.split = bound(state.split, 0, 100);
-    state.width = bound(whole(state.width, width), 1, 65535);
-    state.limit = bound(whole(state.limit, limit), 1, 65535);
+    state.width = bound(rounded(state.width, width), 1, 65535);
+    state.limit = bound(rounded(state.limit, limit), 1, 65535);
+    state.zoom = bound(state.zoom, 1, MOST_ZOOM);
+    state.corner = [columns, rows].map(
+      (size, axis) => bound(state.corner[axis], 0, size - size / state.zoom));
     if (!Number.isFinite(state.center)) state.center = center;
 
     const grey = state.view !== "difference";
@@ -202,6 +217,13 @@
     for (const name of ["center", "width", "limit"]) part(name).value = String(state[name]);
     part("lowest").textContent = `−${state.limit} HU`;
     part("highest").textContent = `+${state.limit} HU`;
+    part("zoom").textContent = `${number(state.zoom, state.zoom % 1 ? 1 : 0)}×`;
+    if (data.pixelSpacingMm) {
+      const across = (columns / state.zoom) * data.pixelSpacingMm; // of the visible part, in mm
+      const length = SCALES_MM.find((each) => each <= across / 4) ?? 1;
+      part("scale").style.setProperty("--share", String(length / across));
+      part("scale-length").textContent = length < 10 ? `${length} mm` : `${length / 10} cm`;
+    }
     part("slice").value = String(state.slice);
     const label = data.slices[state.slice];
     part("slice").setAttribute("aria-valuetext", label);
@@ -210,6 +232,15 @@
   }
 
   // Controls.
+
+  // Zooms by a factor; the place [across, down], in shares of the visible part, stays.
+  function zoomBy(factor, place = [0.5, 0.5]) {
+    const zoom = Math.min(Math.max(state.zoom * factor, 1), MOST_ZOOM);
+    const corner = [columns, rows].map((size, axis) => state.corner[axis]
+      + place[axis] * size * (1 / state.zoom - 1 / zoom));
+    change({ zoom, corner });
+  }
+  const showAll = () => change({ zoom: 1, corner: [0, 0] });
 
   const flip = () => change({ shown: [state.shown[1], state.shown[0]] });
   const preset = (place) => {
@@ -225,6 +256,9 @@
     });
   });
   part("flip").addEventListener("click", flip);
+  part("in").addEventListener("click", () => zoomBy(2));
+  part("out").addEventListener("click", () => zoomBy(1 / 2));
+  part("whole").addEventListener("click", showAll);
   for (const button of viewer.querySelectorAll("[data-view-button]")) {
     button.addEventListener("click", () => change({ view: button.dataset.viewButton }));
   }
@@ -237,17 +271,29 @@
   part("slice").addEventListener("input", () => change({ slice: part("slice").valueAsNumber }));
 
   const views = { o: "one", t: "two", s: "split", d: "difference" };
-  viewer.addEventListener("keydown", (event) => {
+  const isInSight = () => {
+    const { top, bottom } = stage.getBoundingClientRect();
+    return bottom > 0 && top < window.innerHeight;
+  };
+  document.addEventListener("keydown", (event) => {
     const { key, target } = event;
-    if (event.ctrlKey || event.altKey || event.metaKey || target.matches("input[type=number], select")) {
+    if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || !isInSight()
+        || target.matches("input[type=number], select, [role=tab]")) {
       return;
     }
+    const isSideways = key === "ArrowLeft" || key === "ArrowRight";
     const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1,
       PageDown: -10, PageUp: 10, Home: -Infinity, End: Infinity };
-    if (target === part("divider") && (key === "ArrowLeft" || key === "ArrowRight")) {
+    if (target === part("divider") && isSideways) {
       change({ split: state.split + 5 * steps[key] });
-    } else if (target === stage && key in steps) {
+    } else if (key in steps && (target === stage || (isSideways && !target.matches("input, .scroll")))) {
       change({ slice: state.slice + steps[key] });
+    } else if (key === "+" || key === "=") {
+      zoomBy(2);
+    } else if (key === "-") {
+      zoomBy(1 / 2);
+    } else if (key.toLowerCase() === "r") {
+      showAll();
     } else if (key.toLowerCase() in views) {
       change({ view: views[key.toLowerCase()] });
     } else if (key.toLowerCase() === "f") {
@@ -261,6 +307,13 @@
   });
 
   stage.addEventListener("wheel", (event) => {
+    // Some browsers turn the wheel sideways while Shift is held.
+    const turned = event.deltaY || event.deltaX;
+    if (event.shiftKey && turned) {
+      event.preventDefault();
+      zoomBy(turned < 0 ? 1.25 : 0.8, placeOf(event));
+      return;
+    }
     const slice = state.slice + Math.sign(event.deltaY);
     // At either end the page scrolls on, so that nobody is caught in the picture.
     if (event.ctrlKey || !event.deltaY || !data.slices[slice]) return;
@@ -271,6 +324,32 @@
   // The pointer: on the divider it moves that; elsewhere right is wider, down is higher.
 
   let drag = null;
+  let pinch = null;
+  const fingers = new Map(); // id of a pointer -> its last event
+
+  // The place under a pointer, in shares of the picture.
+  function placeOf(event) {
+    const box = boxUnder(event);
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  }
+
+  // Distance and middle of two fingers, the middle in shares of the picture.
+  function spread() {
+    const [one, other] = [...fingers.values()];
+    const middle = { clientX: (one.clientX + other.clientX) / 2,
+      clientY: (one.clientY + other.clientY) / 2 };
+    return { place: placeOf(middle),
+      distance: Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY) };
+  }
+
+  function movePinch() {
+    const { place, distance } = spread();
+    const zoom = Math.min(Math.max(pinch.zoom * (distance / pinch.distance), 1), MOST_ZOOM);
+    // The point of the slice that was between the fingers stays between them.
+    const corner = [columns, rows].map((size, axis) => pinch.corner[axis]
+      + size * (pinch.place[axis] / pinch.zoom - place[axis] / zoom));
+    change({ zoom, corner });
+  }
 
   function boxUnder(event) {
     const boxes = canvases.map((canvas) => canvas.getBoundingClientRect());
@@ -278,18 +357,29 @@
   }
 
   stage.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || !event.isPrimary) return;
+    if (event.button !== 0) return;
+    fingers.set(event.pointerId, event);
     stage.setPointerCapture(event.pointerId);
+    if (fingers.size === 2) {
+      drag = null;
+      pinch = { ...spread(), zoom: state.zoom, corner: state.corner };
+    }
+    if (!event.isPrimary) return;
     drag = { x: event.clientX, y: event.clientY, divider: event.target === part("divider"),
+      moves: event.shiftKey, corner: state.corner,
       center: state.center, width: state.width, limit: state.limit };
   });
   stage.addEventListener("pointermove", (event) => {
+    if (fingers.has(event.pointerId)) fingers.set(event.pointerId, event);
+    if (pinch) {
+      movePinch();
+      return;
+    }
     if (!event.isPrimary) return;
-    const box = boxUnder(event);
-    const across = (event.clientX - box.left) / box.width;
-    const down = (event.clientY - box.top) / box.height;
-    state.pixel = across >= 0 && across < 1 && down >= 0 && down < 1
-      ? [Math.floor(across * columns), Math.floor(down * rows)] : null;
+    const [across, down] = placeOf(event);
+    const at = ([x, y]) => [Math.floor(state.corner[0] + x * (columns / state.zoom)),
+      Math.floor(state.corner[1] + y * (rows / state.zoom))];
+    state.pixel = across >= 0 && across < 1 && down >= 0 && down < 1 ? at([across, down]) : null;
     if (!drag) {
       readOut();
       return;
@@ -297,6 +387,12 @@
     const wider = 2 ** ((event.clientX - drag.x) / PIXELS_A_DOUBLING);
     const higher = (event.clientY - drag.y) / PIXELS_A_DOUBLING;
     if (drag.divider) change({ split: 100 * across });
+    else if (drag.moves) {
+      const box = boxUnder(event);
+      change({ corner: [
+        drag.corner[0] - ((event.clientX - drag.x) / box.width) * (columns / state.zoom),
+        drag.corner[1] - ((event.clientY - drag.y) / box.height) * (rows / state.zoom)] });
+    }
     else if (state.view === "difference") change({ limit: drag.limit * wider });
     else {
       change({ width: drag.width * wider,
@@ -304,7 +400,11 @@
     }
   });
   for (const end of ["pointerup", "pointercancel"]) {
-    stage.addEventListener(end, () => { drag = null; });
+    stage.addEventListener(end, (event) => {
+      fingers.delete(event.pointerId);
+      drag = null;
+      pinch = null;
+    });
   }
   stage.addEventListener("pointerleave", () => {
     state.pixel = null;

@@ -20,6 +20,7 @@ from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.evaluation.report import pictures
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.scans import windows
+from dfgan_jax.scans.tissues import windows_of
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.spacing import evenly_spaced
 
@@ -53,10 +54,12 @@ class Slices(NamedTuple):
       names: of the N slices.
       images: row → (N, H, W) HU, with `NDCT` and `QDCT` first, the others in the order of
         the tables; or, without a normal dose, two rows or more without scores.
+      pixel_spacing_mm: pixel pitch; None if unknown, for a viewer without a scale.
     """
 
     names: Sequence[str]
     images: Mapping[str, Float[np.ndarray, "n h w"]]
+    pixel_spacing_mm: float | None = None
 
 
 def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> dict[str, object]:
@@ -66,7 +69,8 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
 
     Args:
       slices: to choose from.
-      model: row to show first, if it has images, beside NDCT or the first row.
+      model: row beside QDCT, or beside the first row without a normal dose; without images of
+        it, the last row.
       budget_bytes: of the packed slices.
 
     Returns:
@@ -81,9 +85,11 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
     reference = rows.index(REFERENCE_ROW) if REFERENCE_ROW in rows else None
     height, width = slices.images[rows[0]].shape[1:]
     chosen, step_hu, packed = _fit(slices, budget_bytes=budget_bytes)
-    first = rows.index(model) if model in rows else len(rows) - 1
     noisy, clean = rows[:2] if reference is None else (INPUT_ROW, REFERENCE_ROW)
     noise = slices.images[noisy][chosen] - slices.images[clean][chosen]
+    # The last row of two is the denoised one, whose noise does not hide the anatomy.
+    middle = slices.images[rows[-1] if reference is None else clean][chosen[len(chosen) // 2]]
+    fitting = list(PRESETS.values()).index(windows_of(middle)[0])
     return {
         "step_hu": step_hu,
         "images": packed,
@@ -95,8 +101,10 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
             "stepHu": step_hu,
             "undefined": UNDEFINED,
             "reference": reference,
-            "first": first,
-            "second": 0 if reference is None else reference,
+            "first": rows.index(noisy),
+            "second": rows.index(model) if model in rows else len(rows) - 1,
+            "pixelSpacingMm": slices.pixel_spacing_mm,
+            "preset": fitting,
             "presets": [(name, (window.center, window.width))
                         for name, window in PRESETS.items()],
             "limitHu": pictures.difference_limit_hu(noise),

@@ -8,8 +8,16 @@ import numpy as np
 from dfgan_jax.evaluation.report.page import Example, write_report
 from dfgan_jax.evaluation.report.viewer import Slices
 
+VERDICT = {
+    "model": "AttnDFGAN", "over_input": {"over": "QDCT", "psnr_db": 5.5, "interval": None},
+    "over_baseline": None, "over_model": None, "bias_hu": {}, "anatomy_hu": {}, "detection": {},
+    "origin": "phantoms", "slices": 600, "patients": 600, "size": 256, "pixel_spacing_mm": None,
+    "sentences": ["In PSNR, it is ahead.", "Phantoms are not patients."],
+}
+
 RESULTS = {
     "model": "AttnDFGAN",
+    "verdict": VERDICT,
     "config": {"batch_size": 16, "generator": {"width": 32}},
     "checkpoint": {"step": 30, "epoch": 3},
     "data": {"test": "simulated"},
@@ -70,6 +78,16 @@ def full_results():
     results["statistics"] = {"patients": 12, "slices": 600,
                              "notes": ["Patients were drawn, not slices."]}
     results["physics"] = physics()
+    results["verdict"] = VERDICT | {
+        "over_input": {"over": "QDCT", "psnr_db": 5.5, "interval": [4.25, 6.75]},
+        "over_baseline": {"over": "Gaussian", "psnr_db": -1.25, "interval": [-2.5, -0.125]},
+        "over_model": {"over": "Sharper", "psnr_db": -1.0, "interval": None},
+        "bias_hu": {"AttnDFGAN": 1.25, "QDCT": -0.5},
+        "anatomy_hu": {"AttnDFGAN": 4.56, "Gaussian": 3.21},
+        "detection": {name: {"d_prime": value, "standard_error": 0.1} for name, value in (
+            ("AttnDFGAN", 3.5), ("QDCT", 2.75), ("NDCT", 6.25))},
+        "origin": "scans", "patients": 12, "pixel_spacing_mm": 0.78125}
+    results["config"]["loss"] = {"image": 1.0, "difference": 0.5, "adversarial": 5.0}
     return results
 
 
@@ -82,14 +100,16 @@ def physics():
 
     def ttf(contrast_hu, f50):
         return {"contrast_hu": contrast_hu, "frequencies": frequencies, "ttf": [1.0, 0.5, None],
-                "f50": f50, "f10": None, "recovered_contrast": 0.987}
+                "f50": f50, "f10": None, "recovered_contrast": 0.987,
+                "reason": "above 0.1 up to the pixels' Nyquist frequency"}
 
     def phantom(noise_std_hu, f50):
         return {"nps": nps(noise_std_hu), "ttf": [ttf(-800.0, f50), ttf(60.0, None)],
                 "detectability": [{"contrast_hu": 20.0, "diameter_mm": 8.0, "cnr": 0.625,
                                    "d_prime": 2.75, "d_prime_se": 0.15}]}
 
-    tissues = {"lung": {"bias_hu": -1.5, "noise_std_hu": 33.25, "pixels": 12345}}
+    tissues = {"lung": {"bias_hu": -1.5, "noise_std_hu": 33.25, "pixels": 12345},
+               "bone": {"bias_hu": -77.5, "noise_std_hu": 99.25, "pixels": 99}}
     return {
         "phantom": {"description": "Discs in water.", "size": 256, "pixel_spacing_mm": 1.40625,
                     "repeats": 16,

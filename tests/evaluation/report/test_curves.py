@@ -60,7 +60,7 @@ def captured(monkeypatch):
     return figures
 
 
-def test_spectra_share_a_logarithmic_axis_of_four_decades(tmp_path, monkeypatch):
+def test_spectra_share_a_linear_axis_from_zero(tmp_path, monkeypatch):
     figures = captured(monkeypatch)
     curves.write_spectra(tmp_path, "noise", {
         "QDCT": {"frequencies": [0, 1, 2], "radial": [1.0, 50.0, 2.0]}, "None": None,
@@ -69,11 +69,25 @@ def test_spectra_share_a_logarithmic_axis_of_four_decades(tmp_path, monkeypatch)
     axes, = figure.axes
     assert (name, title) == ("noise", "Noise power spectrum [HU² mm²]")
     assert axes.get_xlabel() == "spatial frequency [lp/cm]"
-    assert axes.get_yscale() == "log"
-    assert axes.get_ylim() == (0.005, 100.0)
+    assert axes.get_yscale() == axes.get_xscale() == "linear"
+    assert axes.get_ylim() == (0, 52.5)
+    assert axes.get_xlim() == (0, 2)
     assert line(axes, 0) == [[0, 1], [1, 50], [2, 2]]
     assert line(axes, 1) == []
     assert line(axes, 2)[1:] == [[1, 5], [2, 0]]
+
+
+def test_terms_of_the_loss_are_shown_times_their_weights(tmp_path, monkeypatch):
+    figures = captured(monkeypatch)
+    rows = [{"kind": "train", "step": step, "intensity_loss": -2.0, "adversarial_loss": 0.5,
+             "generator_loss": -0.5} for step in (10, 20)]
+    curves.write_training(tmp_path, rows, chosen_step=None,
+                          weights={"intensity": 1.5, "adversarial": 5.0, "real_label": 0.9})
+    [(_, _, figure)] = [each for each in figures if each[0] == "loss_terms"]
+    axes, = figure.axes
+    assert sorted(zip(axes.get_legend_handles_labels()[1], (line(axes, 0), line(axes, 1)),
+                      strict=True)) == [
+        ("1.5 × intensity", [[10, -3], [20, -3]]), ("5 × adversarial", [[10, 2.5], [20, 2.5]])]
 
 
 def test_no_spectrum_makes_no_figure(tmp_path):
@@ -96,8 +110,10 @@ def test_transfer_has_a_figure_for_each_contrast(tmp_path, monkeypatch):
         [[[0, 1], [1, 0.5]], [], []], [[[0, 1], [1, 0.6]], [], [[0, 1], [1, 0.7]]]]
 
 
-def test_fifteen_rows_are_told_apart():
-    styles = [curves.line_style(row) for row in range(15)]
-    assert len(set(styles)) == 15
+def test_twenty_four_rows_are_told_apart():
+    styles = [curves.line_style(row) for row in range(24)]
+    assert len(set(styles)) == 24
     assert styles[0] == (0, "solid")
-    assert styles[6] == (1, "dashed")
+    assert styles[9] == (1, "dashed")
+    for theme in curves.THEMES:
+        assert len(set(theme.lines)) == 8

@@ -60,6 +60,28 @@ def test_objects_that_a_row_lacks_are_dashes():
         ["QDCT", 1.0, None], ["Model", 1.0, 1.0]]
 
 
+def test_a_frequency_that_is_not_reached_has_its_reason():
+    def ttf(**numbers):
+        return {"ttf": [{"contrast_hu": -799.6, "f50": 3.0, "f10": None, "reason": "too noisy",
+                         "recovered_contrast": 0.98765} | numbers]}
+
+    f50, f10, contrast = html_tables.transfer_tables({"QDCT": ttf(), "Model": ttf(f50=None)})
+    assert [table.name for table in (f50, f10, contrast)] == [
+        "f50 [lp/cm]", "f10 [lp/cm]", "Recovered contrast"]
+    assert f50.columns == ["Image", "−800 HU"]
+    assert [(cell.text, cell.small) for _, cell in f50.rows] == [("3.00", ""), ("–", "too noisy")]
+    assert [(cell.text, cell.small) for _, cell in f10.rows] == 2 * [("–", "too noisy")]
+    assert contrast.rows[0][1] == html_tables.Cell("98.8 %", 0.98765)
+
+
+def test_tissues_of_few_pixels_have_no_column():
+    tissue = {"bias_hu": 1.0, "noise_std_hu": 2.0}
+    bias, _ = html_tables.tissue_tables({"QDCT": {"tissues": {
+        "lung": tissue | {"pixels": 99}, "fat": tissue | {"pixels": 100},
+        "bone": {"bias_hu": None, "noise_std_hu": None, "pixels": 0}}}})
+    assert bias.columns == ["Image", "fat (100 px)"]
+
+
 def test_no_objects_make_no_tables():
     assert html_tables.transfer_tables({"QDCT": {"ttf": []}, "Model": None}) == []
     assert html_tables.tissue_tables({"QDCT": {"tissues": {}}}) == []

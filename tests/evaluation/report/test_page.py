@@ -15,6 +15,7 @@ from PIL import Image
 from dfgan_jax.evaluation.report import curves
 from tests.evaluation.report.case import (
     RESULTS,
+    VERDICT,
     Page,
     example,
     full_results,
@@ -108,7 +109,8 @@ def test_every_element_is_closed(full_run):
 def test_figures_are_png_files_and_all_embedded(run):
     folder, page = run
     files = sorted((folder / "figures").iterdir())
-    assert len(files) == 2 * 5 + 2 * (2 * 3 * 2 + 3)
+    # Two schemes of five curves; two examples of one window with details, and three differences.
+    assert len(files) == 2 * 5 + 2 * (3 * 2 + 3)
     embedded = set(re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page))
     for file in files:
         data = file.read_bytes()
@@ -116,25 +118,42 @@ def test_figures_are_png_files_and_all_embedded(run):
         assert base64.b64encode(data).decode() in embedded
 
 
+def header_of(page):
+    return " ".join(Page(page[: page.index("</header>")]).text.split())
+
+
 def test_headline_is_the_named_model_under_full_range(run):
-    text = Page(run[1]).text
-    header = text[: text.index("Fixed range.")]
-    for shown in ("+5.50", "+0.0512", "−19.2", "PSNR 40.00 → 45.50 dB", "SSIM 0.9000 → 0.9512",
-                  "AttnDFGAN over QDCT", "test data: simulated"):
+    header = header_of(run[1])
+    for shown in ("In PSNR, it is ahead. Phantoms are not patients.", "+5.50 dB PSNR over QDCT",
+                  "600 slices", "simulated phantoms", "test data: simulated"):
         assert shown in header
+    for absent in ("over Gaussian", "bias", "anatomy", "d′", "patient "):
+        assert absent not in header
 
 
-def test_headline_without_a_named_model_takes_the_highest_psnr(tmp_path):
-    page = write(tmp_path, results={k: v for k, v in RESULTS.items() if k != "model"})
-    assert "Sharper over QDCT" in Page(page).text
+def test_first_screen_has_every_answer_and_losses_in_red(full_run):
+    page = full_run[1]
+    header = header_of(page)
+    for shown in ("+5.50 dB PSNR over QDCT 95 % interval +4.25 to +6.75",
+                  "−1.25 dB over Gaussian, best classical 95 % interval −2.50 to −0.12",
+                  "−1.00 dB over Sharper, best other network",
+                  "+1.2 HU bias of soft tissue QDCT: −0.5 HU",
+                  "4.6 HU anatomy removed, rms Gaussian: 3.2 HU",
+                  "3.50 d′ of simulated lesions QDCT: 2.75, NDCT: 6.25",
+                  "12 patients", "pairs of scans", "pixels of 0.78 mm"):
+        assert shown in header
+    worse = re.findall(r'class="tile worse"><b>([^<]*)', page)
+    assert worse == ["−1.25", "−1.00", "+1.2", "4.6"]
 
 
-def test_loss_against_qdct_is_shown_as_one(tmp_path):
-    results = copy.deepcopy(RESULTS)
-    results["protocols"]["full_range"]["rows"][1]["psnr"] = 39.0
-    page = write(tmp_path, results=results)
-    assert page.count('class="tile worse"') == 1
-    assert "−1.00" in Page(page).text
+def test_picture_of_the_first_screen_has_the_window_of_its_anatomy(tmp_path):
+    page = write(tmp_path, overview=example("Slice 3"))
+    header = header_of(page)
+    for shown in ("QDCT", "Denoised", "NDCT", "Denoised − QDCT", "Slice 3",
+                  "Abdomen window, −150 to 250 HU"):
+        assert shown in header
+    names = {file.stem for file in (tmp_path / "figures").iterdir()}
+    assert names == {"overview_qdct", "overview_denoised", "overview_ndct", "overview_removed"}
 
 
 def test_numbers_stand_in_the_tables(run):
@@ -213,7 +232,7 @@ def test_hostile_names_stay_text_in_viewer_and_physics(tmp_path, no_figures):
 
 
 def test_only_protocols_and_slices_are_needed(tmp_path):
-    results = {"slices": 1, "protocols": {"full_range": {
+    results = {"slices": 1, "verdict": VERDICT, "protocols": {"full_range": {
         **RESULTS["protocols"]["full_range"], "size": 0}}}
     text = Page(write(tmp_path, results=results)).text
     assert "native size" in text
@@ -299,31 +318,30 @@ def test_intervals_seeds_tests_and_statistics_are_shown(full_run):
         assert shown in found
 
 
-def test_headline_is_a_model_though_a_baseline_scores_higher(tmp_path):
-    results = full_results()
-    del results["model"], results["physics"]
-    assert "AttnDFGAN over QDCT" in Page(write(tmp_path, results=results)).text
-
-
 def test_numbers_that_are_null_are_dashes(tmp_path):
     results = copy.deepcopy(RESULTS)
     results["protocols"]["full_range"]["rows"][1] |= {"psnr": None, "rmse_hu": None}
-    found = Page(write(tmp_path, results=results)).text
-    assert "PSNR 40.00 → –" in found
-    assert "None" not in found
+    results["verdict"]["over_input"]["psnr_db"] = None
+    page = write(tmp_path, results=results)
+    assert "– dB PSNR over QDCT" in header_of(page)
+    assert "None" not in Page(page).text
 
 
 def section(page, name):
-    return Page(page[page.index(f'id="{name}"'):].split("</section>")[0]).text
+    return Page(re.split(r"</section>|<details class=\"section\"|</main>",
+                         page[page.index(f'id="{name}"'):])[0]).text
 
 
 def test_physics_is_shown_row_by_row(full_run):
     found = section(full_run[1], "physics")
     for shown in ("256×256", "pixels of 1.41 mm", "16 scans of each object", "Discs in water.",
-                  "31.50", "3.125", "−800 HU", "4.25", "0.987", "+20 HU, 8 mm", "2.75", "± 0.15",
-                  "0.62", "lung (12 345 px)", "−1.50", "33.25", "0.1234", "4.56",
-                  "Mean frequency [1/pixel]", "Slice 12"):
+                  "31.50", "3.125", "−800 HU", "4.25", "98.7 %", "+20 HU, 8 mm", "2.75", "± 0.15",
+                  "0.62", "lung (12 345 px)", "−1.50", "33.25", "12.3 %", "4.56",
+                  "Mean frequency [1/pixel]", "Slice 12", "AttnDFGAN − QDCT",
+                  "– above 0.1 up to the pixels' Nyquist frequency"):
         assert shown in found
+    for hidden in ("bone", "99.25"):  # 99 pixels
+        assert hidden not in found
     assert not re.search(r"\b(None|nan|inf)\b", found)
 
 
@@ -349,9 +367,9 @@ def test_only_one_part_of_the_physics_is_needed(tmp_path, no_figures):
 def test_figures_of_an_earlier_report_are_gone_but_no_others(tmp_path):
     figures = tmp_path / "figures"
     figures.mkdir()
-    stale = ("example_9_lung_qdct", "spectrum_9", "structure_9_removed", "transfer_9_dark",
-             "noise_power_slices")
-    own = ("example_ndct", "mine", "spectrum_of_mine", "structure_of_mine")
+    stale = ("example_9_lung_qdct", "overview_removed", "spectrum_9", "structure_9_removed",
+             "transfer_9_dark", "noise_power_slices")
+    own = ("example_ndct", "overview_of_mine", "mine", "spectrum_of_mine", "structure_of_mine")
     for name in (*stale, *own):
         (figures / f"{name}.png").write_bytes(b"")
     write(tmp_path)

@@ -101,12 +101,22 @@ def test_chosen_slices_are_the_ones_named():
             assert np.abs(hu - images[int(name)]).max() <= 1
 
 
-def test_model_is_shown_first_and_else_the_last_row():
+def test_model_or_else_the_last_row_is_beside_the_input():
     given = noisy(1, size=4)
-    assert embedded(given)["data"]["first"] == 2
-    assert embedded(given, model="QDCT")["data"]["first"] == 1
-    assert embedded(given, model="elsewhere")["data"]["first"] == 2
-    assert embedded(given)["data"]["reference"] == 0
+    for model, second in (("AttnDFGAN", 2), ("QDCT", 1), ("elsewhere", 2)):
+        data = embedded(given, model=model)["data"]
+        assert (data["first"], data["second"], data["reference"]) == (1, second, 0)
+
+
+def test_window_fits_the_middle_slice():
+    ndct = np.full((3, 128, 128), 40.0, np.float32)
+    ndct[1, 24:104, 24:104] = -850.0
+    given = viewer.Slices(["a", "b", "c"], {"NDCT": ndct, "QDCT": ndct})
+    data = viewer.embed(given, model="QDCT")["data"]
+    assert data["presets"][data["preset"]][0] == "Lung"
+    ndct[1] = 40.0
+    data = viewer.embed(given, model="QDCT")["data"]
+    assert data["presets"][data["preset"]][0] == "Abdomen"
 
 
 def test_difference_scale_is_of_the_noise():

@@ -1,0 +1,180 @@
+"""The verdict of a comparison: the answers that a reader looks for first.
+
+Gains are differences of the mean PSNR under the protocol `full_range`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from dfgan_jax.evaluation.statistics import Sample
+from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW, Row
+from dfgan_jax.support.types import JsonObject
+
+Origin: TypeAlias = Literal["phantoms", "simulated dose", "scans", "unknown"]
+"""Of the test pairs: simulated phantoms, scans with a simulated low dose, pairs of scans, or
+files without a manifest."""
+
+FEW_PATIENTS: Final = 6
+"""With fewer, the sentence warns that intervals do not extend to other patients."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """The gain of the model over another row.
+
+    Attributes:
+      over: the other row.
+      psnr_db: mean over the slices [dB].
+      interval: 95 % bootstrap interval of the mean [dB]; see `Sample.interval`.
+    """
+
+    over: str
+    psnr_db: float
+    interval: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """Detectability d′ of simulated low-contrast lesions: the mean over kinds of lesions."""
+
+    d_prime: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The numbers of the report's first screen.
+
+    Attributes:
+      model: the row of the verdict.
+      over_input: gain over QDCT.
+      over_baseline: gain over the classical denoiser with the highest PSNR; None without one.
+      over_model: gain over the other model with the highest PSNR; None without one.
+      bias_hu: mean error in soft tissue [HU], of the model and of QDCT, by row.
+      anatomy_hu: anatomy in the removed map [HU rms], of the model and of the best classical
+        denoiser, by row.
+      detection: of the model, QDCT and NDCT, by row; rows without phantoms are missing.
+      origin: of the test pairs.
+      slices: number of test slices.
+      patients: number of their patients; None if unknown.
+      size: of the slices [pixels]; see `tables.size_of`.
+      pixel_spacing_mm: of the slices; None if unknown.
+    """
+
+    model: str
+    over_input: Gain
+    over_baseline: Gain | None
+    over_model: Gain | None
+    bias_hu: Mapping[str, float]
+    anatomy_hu: Mapping[str, float]
+    detection: Mapping[str, Detection]
+    origin: Origin
+    slices: int
+    patients: int | None
+    size: int | str
+    pixel_spacing_mm: float | None
+
+    def as_json(self) -> JsonObject:
+        """The fields, and `sentences`."""
+        return {**dataclasses.asdict(self), "sentences": self.sentences()}
+
+    def sentences(self) -> list[str]:
+        """The meaning of the numbers in words, and what they do not show."""
+        return [self._gains(), *self._losses(), self._limits()]
+
+    def _gains(self) -> str:
+        parts = [f"{_ahead(self.over_input)} the low dose"]
+        parts += [f"{_ahead(gain)} {gain.over}, the best {kind} here" for gain, kind in (
+            (self.over_baseline, "classical denoiser"), (self.over_model, "other network"))
+            if gain is not None]
+        return f"In PSNR, {self.model} is {'; '.join(parts)}."
+
+    def _losses(self) -> list[str]:
+        model, low_dose = (self.detection.get(name) for name in (self.model, INPUT_ROW))
+        if model is None or low_dose is None:
+            return []
+        difference = model.d_prime - low_dose.d_prime
+        error = math.hypot(model.standard_error, low_dose.standard_error)
+        change = ("no easier to detect" if abs(difference) <= 2 * error else
+                  "easier to detect" if difference > 0 else "harder to detect")
+        return [f"Simulated lesions are {change} than at the low dose."]
+
+    def _limits(self) -> str:
+        few = self.patients is not None and self.patients < FEW_PATIENTS
+        return {
+            "phantoms": "Phantoms are not patients: nothing here shows how it does on your scans.",
+            "simulated dose": "The low dose is simulated, and nothing here shows whether a "
+                              "finding survives.",
+            "scans": ("With so few patients the numbers do not extend to others, and nothing here "
+                      "shows whether a finding survives." if few else
+                      "Nothing here shows whether a finding survives, or how it does on another "
+                      "scanner, kernel or dose."),
+            "unknown": "The origin of the pairs is not known, and nothing here shows whether a "
+                       "finding survives.",
+        }[self.origin]
+
+
+def _ahead(gain: Gain) -> str:
+    """`1.70 dB ahead of`; `level with` where the interval includes 0."""
+    if not math.isfinite(gain.psnr_db):
+        return "not comparable with"
+    if gain.interval is not None and gain.interval[0] <= 0 <= gain.interval[1]:
+        return "level with"
+    return f"{abs(gain.psnr_db):.2f} dB {'ahead of' if gain.psnr_db > 0 else 'behind'}"
+
+
+def judge(model: str, psnr: Mapping[str, Float[np.ndarray, " n"]], rows: Mapping[str, Row],
+          sample: Sample, *, physics: JsonObject, origin: Origin, size: int | str,
+          pixel_spacing_mm: float | None) -> Verdict:
+    """The verdict on a model.
+
+    Args:
+      model: its row.
+      psnr: row → PSNR of each slice under `full_range` [dB].
+      rows: row → its description.
+      sample: the slices.
+      physics: of `results.json`; empty if it was not measured.
+      origin: of the test pairs.
+      size: of the slices; see `tables.size_of`.
+      pixel_spacing_mm: of the slices; None if unknown.
+    """
+    def gain(over: str) -> Gain:
+        difference = psnr[model] - psnr[over]
+        return Gain(over, float(difference.mean()),
+                    sample.interval(difference, np.ones(sample.count)))
+
+    def best(kind: str) -> Gain | None:
+        names = [name for name, row in rows.items() if row.kind == kind and name != model]
+        return gain(max(names, key=lambda name: float(psnr[name].mean()))) if names else None
+
+    slices = physics.get("slices") or {"rows": {}}
+    over_baseline = best("baseline")
+    anatomy = {name: structure["rms_hu"]
+               for name in (model, *([over_baseline.over] if over_baseline else []))
+               if (structure := (slices["rows"].get(name) or {}).get("structure"))}
+    tissues = {name: (slices["rows"].get(name) or {}).get("tissues") or {}
+               for name in (model, INPUT_ROW)}
+    bias_hu = {name: bias for name, found in tissues.items()
+               if (bias := (found.get("soft tissue") or {}).get("bias_hu")) is not None}
+    phantom = (physics.get("phantom") or {}).get("rows") or {}
+    return Verdict(
+        model=model, over_input=gain(INPUT_ROW), over_baseline=over_baseline,
+        over_model=best("model"), bias_hu=bias_hu, anatomy_hu=anatomy,
+        detection={name: found for name in (model, INPUT_ROW, REFERENCE_ROW) if name in phantom
+                   and (found := _mean_detection(phantom[name]["detectability"]))},
+        origin=origin, slices=sample.count, patients=sample.patient_count, size=size,
+        pixel_spacing_mm=pixel_spacing_mm)
+
+
+def _mean_detection(lesions: list[JsonObject]) -> Detection | None:
+    """None if a kind of lesion has no d′."""
+    values, errors = ([each[field] for each in lesions] for field in ("d_prime", "d_prime_se"))
+    if not lesions or None in values or None in errors:
+        return None
+    return Detection(float(np.mean(values)),
+                     float(np.sqrt(np.sum(np.square(errors)))) / len(lesions))

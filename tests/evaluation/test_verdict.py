@@ -1,0 +1,121 @@
+"""The numbers and the words of the report's first screen."""
+
+import numpy as np
+import pytest
+
+from dfgan_jax.evaluation.statistics import Sample
+from dfgan_jax.evaluation.tables import Row
+from dfgan_jax.evaluation.verdict import judge
+
+ROWS = {"QDCT": Row(kind="input"), "Gaussian": Row(kind="baseline"),
+        "total variation": Row(kind="baseline"), "DFGAN": Row(kind="model"),
+        "RED-CNN": Row(kind="model"), "Old": Row(kind="model")}
+RISE = np.array([0.0, 1.0, 2.0, 3.0])
+"""PSNR of four slices above the row's base; the same in all rows, so gains are constant."""
+
+
+def psnr(**bases):
+    base = {"QDCT": 40.0, "Gaussian": 41.0, "total variation": 42.0, "DFGAN": 43.5,
+            "RED-CNN": 43.0, "Old": 39.0} | bases
+    return {name: base[name] + RISE for name in ROWS}
+
+
+def physics(*, model=3.0, low_dose=3.0, error=0.3):
+    def lesions(d_prime):
+        return {"detectability": [{"d_prime": d_prime - 1, "d_prime_se": error},
+                                  {"d_prime": d_prime + 1, "d_prime_se": error}]}
+
+    structure = {"DFGAN": 2.0, "Gaussian": 9.0, "total variation": 3.5, "QDCT": None}
+    bias = {"DFGAN": -0.25, "QDCT": 0.5}
+    return {"phantom": {"rows": {"DFGAN": lesions(model), "QDCT": lesions(low_dose),
+                                 "NDCT": lesions(6.0), "RED-CNN": lesions(4.0)}},
+            "slices": {"rows": {name: {"structure": rms and {"rms_hu": rms}, "tissues": {
+                "soft tissue": {"bias_hu": bias.get(name)}}} for name, rms in structure.items()}}}
+
+
+def verdict(model="DFGAN", *, scores=None, patients=None, origin="phantoms", **options):
+    return judge(model, scores or psnr(), ROWS, Sample(patients or list("abcd"), 4),
+                 physics=options.pop("physics", physics()), origin=origin, size=64,
+                 pixel_spacing_mm=0.75, **options)
+
+
+def test_gains_are_over_the_input_and_the_best_of_each_kind():
+    found = verdict()
+    gains = {gain.over: gain.psnr_db for gain in (found.over_input, found.over_baseline,
+                                                  found.over_model)}
+    assert gains == {"QDCT": 3.5, "total variation": 1.5, "RED-CNN": 0.5}
+    # The gain is the same in every slice, so that every resample has it.
+    assert found.over_baseline.interval == pytest.approx((1.5, 1.5))
+
+
+def test_interval_is_of_the_differences_of_patients():
+    scores = psnr() | {"DFGAN": 40.0 + RISE + np.array([1.0, 1.0, 3.0, 3.0])}
+    low, high = verdict(scores=scores, patients=["a", "a", "b", "b"]).over_input.interval
+    # Resamples of two patients: gains of 1, 2 or 3 dB, the ends in a quarter of them each.
+    assert (low, high) == (1.0, 3.0)
+
+
+def test_a_row_without_rivals_has_none():
+    rows = {name: ROWS[name] for name in ("QDCT", "DFGAN")}
+    found = judge("DFGAN", psnr(), rows, Sample(None, 4), physics={}, origin="unknown", size=64,
+                  pixel_spacing_mm=None)
+    assert (found.over_baseline, found.over_model, found.patients) == (None, None, None)
+    assert found.bias_hu == found.anatomy_hu == found.detection == {}
+    assert found.sentences() == [
+        "In PSNR, DFGAN is 3.50 dB ahead of the low dose.",
+        "The origin of the pairs is not known, and nothing here shows whether a finding survives."]
+
+
+def test_physics_of_the_model_stands_beside_its_rivals():
+    found = verdict()
+    assert found.bias_hu == {"DFGAN": -0.25, "QDCT": 0.5}
+    assert found.anatomy_hu == {"DFGAN": 2.0, "total variation": 3.5}
+    # Two kinds of lesions of d′ 2 and 4, errors of 0.3 each: mean 3, error 0.3·√2/2.
+    assert found.detection["DFGAN"].d_prime == 3.0
+    assert found.detection["DFGAN"].standard_error == pytest.approx(0.2121, abs=1e-4)
+    assert list(found.detection) == ["DFGAN", "QDCT", "NDCT"]
+
+
+def test_a_lesion_without_d_prime_leaves_the_row_out():
+    measured = physics()
+    measured["phantom"]["rows"]["QDCT"]["detectability"][0]["d_prime"] = None
+    found = verdict(physics=measured)
+    assert list(found.detection) == ["DFGAN", "NDCT"]
+    assert not any("lesions" in sentence for sentence in found.sentences())
+
+
+def test_words_name_rivals_ahead_behind_and_level():
+    assert verdict().sentences()[0] == (
+        "In PSNR, DFGAN is 3.50 dB ahead of the low dose; 1.50 dB ahead of total variation, the "
+        "best classical denoiser here; 0.50 dB ahead of RED-CNN, the best other network here.")
+    behind = verdict(scores=psnr(DFGAN=41.5)).sentences()[0]
+    assert "0.50 dB behind total variation" in behind
+    assert "1.50 dB behind RED-CNN" in behind
+    level = psnr() | {"DFGAN": psnr()["RED-CNN"] + np.array([0.5, -0.5, 0.5, -0.5])}
+    assert "level with RED-CNN" in verdict(scores=level).sentences()[0]
+    equal = verdict(scores=psnr() | {"DFGAN": np.full(4, np.inf)})
+    assert "not comparable with the low dose" in equal.sentences()[0]
+
+
+@pytest.mark.parametrize(("model", "words"), [
+    (3.5, "no easier"), (3.7, "easier"), (2.3, "harder")])
+def test_lesions_are_easier_or_harder_beyond_twice_the_error(model, words):
+    # The error of the difference: 0.2121·√2 = 0.3, and twice that 0.6.
+    sentence = verdict(physics=physics(model=model)).sentences()[1]
+    assert sentence == f"Simulated lesions are {words} to detect than at the low dose."
+
+
+def test_limits_depend_on_the_origin_and_on_the_number_of_patients():
+    def last(origin, patients):
+        return verdict(origin=origin, patients=patients).sentences()[-1]
+
+    assert "Phantoms are not patients" in last("phantoms", None)
+    assert "low dose is simulated" in last("simulated dose", None)
+    assert "so few patients" in last("scans", list("aabb"))
+    many = judge("DFGAN", {name: np.tile(each, 2) for name, each in psnr().items()}, ROWS,
+                 Sample(list("abcdefgh"), 8), physics={}, origin="scans", size=64,
+                 pixel_spacing_mm=None)
+    assert "so few" not in many.sentences()[-1]
+    assert many.as_json()["sentences"] == many.sentences()
+    assert many.as_json()["over_input"] == {
+        "over": "QDCT", "psnr_db": 3.5, "interval": pytest.approx((3.5, 3.5))}
