@@ -25,6 +25,7 @@ from dfgan_jax.evaluation.report.page import write_report
 from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
 from dfgan_jax.evaluation.row_physics import RowPhysics
 from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, model_rows
+from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes
 from dfgan_jax.evaluation.statistics import Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.scans import hounsfield
@@ -61,6 +62,9 @@ class Comparison:
         self._ndct, self._qdct = (hounsfield.denormalise(np.asarray(each))
                                   for each in (test.ndct, test.qdct))
         self._manifest = _read_manifests(sources.data.test, test.counts)
+        self._facts = SliceFacts.of_files(sources.data.test, self._manifest, test.sizes)
+        self._pitch = self._pixel_pitch()
+        self._pitch_notes: list[str] = []
         self._sample = Sample(self._patients(), len(test))
         self._size = tables.size_of(self._ndct.shape)
         self._physics = self._build_physics() if options.physics else None
@@ -84,6 +88,8 @@ class Comparison:
         """
         rows = model_rows(models)
         self._models = dict(zip(rows, models, strict=True))
+        self._pitch_notes = pitch_notes(
+            {name: model.denoiser.domain for name, model in self._models.items()}, self._pitch)
         for name, source in given.items():
             label, row = given_row(name, source, shape=self._qdct.shape, manifest=self._manifest)
             rows[label] = row
@@ -135,6 +141,7 @@ class Comparison:
             "statistics": {"interval_unit": sample.interval_unit, "test_unit": sample.test_unit,
                            "patients": sample.patient_count, "slices": sample.count,
                            "notes": [*sample.notes(rows=len(rows)), *self._notes_on_data()]},
+            "test_slices": self._facts.as_json(pixel_spacing_mm=self._pitch),
             **({} if self._physics is None else {"physics": self._physics.results}),
             **provenance({name: model.denoiser for name, model in self._models.items()},
                          {split: self._sources.describe(split)
@@ -166,12 +173,15 @@ class Comparison:
             self._examples = chosen_examples(name, images, self._ndct, self._qdct, worst=worst)
 
     def _build_physics(self) -> RowPhysics:
-        protocol = self._sources.simulation.protocol
-        return RowPhysics(
-            self._ndct, self._qdct, protocol=protocol,
-            pixel_spacing_mm=(self._options.pixel_spacing_mm or self._recorded_pitch()
-                              if self._sources.data.test else
-                              protocol.field_of_view_mm / self._ndct.shape[1]))
+        return RowPhysics(self._ndct, self._qdct, pixel_spacing_mm=self._pitch,
+                          protocol=self._sources.simulation.protocol)
+
+    def _pixel_pitch(self) -> float | None:
+        """The pixel pitch of the scored slices [mm]; None if unknown."""
+        if self._sources.data.test:
+            return self._options.pixel_spacing_mm or self._recorded_pitch()
+        width: int = self._ndct.shape[2]
+        return self._sources.simulation.protocol.field_of_view_mm / width
 
     def _recorded_pitch(self) -> float | None:
         """The pixel pitch of the scored slices [mm], after the resize, by their manifest; None if
@@ -200,6 +210,7 @@ class Comparison:
         if equal:
             notes.append(f"{equal} of {len(test)} slices equal their references: their PSNR is "
                          "infinite, and rows with such slices have no mean.")
+        notes += [*self._facts.notes(), *self._pitch_notes]
         if not self._sources.data.test:
             notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")
         if self._options.baselines:
