@@ -17,6 +17,7 @@ from dfgan_jax.data.sources import Sources
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import baselines, metrics, tables
 from dfgan_jax.evaluation.given import given_row
+from dfgan_jax.evaluation.matched_scan import configured_scan, matched_scan
 from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.evaluation.protocols import FULL_RANGE, Protocol, Scores
 from dfgan_jax.evaluation.provenance import provenance
@@ -173,8 +174,11 @@ class Comparison:
             self._examples = chosen_examples(name, images, self._ndct, self._qdct, worst=worst)
 
     def _build_physics(self) -> RowPhysics:
-        return RowPhysics(self._ndct, self._qdct, pixel_spacing_mm=self._pitch,
-                          protocol=self._sources.simulation.protocol)
+        protocol = self._sources.simulation.protocol
+        scan = (matched_scan(self._ndct, self._qdct, pixel_spacing_mm=self._pitch,
+                             configured=protocol, dose_fraction=self._recorded_dose())
+                if self._sources.data.test else configured_scan(protocol, shape=self._ndct.shape))
+        return RowPhysics(self._ndct, self._qdct, scan=scan, pixel_spacing_mm=self._pitch)
 
     def _pixel_pitch(self) -> float | None:
         """The pixel pitch of the scored slices [mm]; None if unknown."""
@@ -195,6 +199,11 @@ class Comparison:
                             self._data["test"].counts)
         pitches = np.asarray(native, float) * columns / self._ndct.shape[2]
         return float(pitches.mean()) if pitches.max() <= PITCH_SPREAD * pitches.min() else None
+
+    def _recorded_dose(self) -> float | None:
+        """The median of the dose fractions in the manifest; None if it lacks some."""
+        recorded = [row.get("dose_fraction") for row in self._manifest or [{}]]
+        return float(np.median(np.asarray(recorded, float))) if all(recorded) else None
 
     def _patients(self) -> list[str] | None:
         """The patient of each test slice; None if unknown. Each phantom is a patient."""

@@ -157,6 +157,14 @@ def test_the_manifest_tells_the_pixel_size(tmp_path, monkeypatch, pitches, given
                          data={"test": scored})._physics
     assert physics.results["slices"]["pixel_spacing_mm"] == (
         expected if expected is None else pytest.approx(expected))
+    phantom = physics.results["phantom"]
+    assert ("not by the scanner of the test slices, since their pixel pitch is unknown"
+            in phantom["description"]) == (phantom["matched"] is None) == (expected is None)
+    if expected is not None:  # the simulated objects have the pixels, too
+        assert phantom["pixel_spacing_mm"] == pytest.approx(expected)
+        normal, low = phantom["matched"]["objects_noise_hu"].values()
+        # The normal dose has no noise: it is inferred from that which the low dose adds, 30 HU.
+        assert (low ** 2 - normal ** 2) ** 0.5 == pytest.approx(30, rel=0.1)
 
 
 def test_facts_and_notes_tell_pixels_thickness_and_training_of_another_pitch(tmp_path):
