@@ -145,6 +145,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Decay of the exponential moving average of the generator's weights; validation, evaluation
     # and denoising then use the average. 0: no average.
     config.optimizer.average_decay = 0.0
+    # Batch normalisation keeps the running statistics of initial_checkpoint, and normalises by them
+    # in training, too; for fine-tuning on few or small batches.
+    config.optimizer.freeze_batch_stats = False
 
     # Slices in one update, over all devices.
     config.batch_size = 16

@@ -88,6 +88,11 @@ class RunOptions:
         if self.validation.statistics == "batch" and self.optimizer.average_decay:
             raise InputError("validation.statistics is 'batch'; expected 'running', since "
                              "config.optimizer.average_decay averages the running statistics")
+        if self.validation.statistics == "batch" and self.optimizer.freeze_batch_stats:
+            raise InputError("validation.statistics is 'batch'; expected 'running', since "
+                             "config.optimizer.freeze_batch_stats keeps the running statistics")
+        with prefixed("optimizer."):
+            self.optimizer.check_start(self.networks, initial_checkpoint=self.initial_checkpoint)
         if self.evaluation.baselines and self.data.test and not self.data.valid:
             raise InputError(f"data.test is {','.join(self.data.test)}, and config.data.valid "
                              "empty: classical denoisers would be tuned on simulated slices, to "

@@ -5,11 +5,12 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
+from dfgan_jax.data.aliasing import Size, aliasing_notes
 from dfgan_jax.data.options import DataOptions, SimulationOptions
 from dfgan_jax.data.overlap import check_no_overlap
 from dfgan_jax.data.pairs import Pairs, joined
 from dfgan_jax.data.pairs_cache import PreprocessedPairs, read_preprocessed, written_to_cache
-from dfgan_jax.data.pairs_file import write_slices
+from dfgan_jax.data.pairs_file import read_pairs, write_slices
 from dfgan_jax.devices import agreement
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.simulation import low_dose
@@ -61,9 +62,22 @@ class Sources:
         _check_no_slice_twice(preprocessed)
         pairs = {split: joined([each.pairs for each in files.values()])
                  for split, files in preprocessed.items()}
+        for note in aliasing_notes((self._native(split, part), size)
+                                   for split, each in pairs.items()
+                                   for part, size in enumerate(each.sizes)):
+            if agreement.is_main():
+                print(f"warning: {note}", file=sys.stderr, flush=True)
         for split, each in pairs.items():
             self._check_sizes(split, each, is_training="train" in pairs)
         return pairs
+
+    def _native(self, split: str, part: int) -> Size:
+        """Height and width in a file of a split, before the resize."""
+        files = self.data.files(split)
+        if not files:
+            return self.simulated_size, self.simulated_size
+        _, height, width = read_pairs(files[part]).ndct.shape
+        return height, width
 
     def _preprocessed(self, split: str) -> dict[str, PreprocessedPairs]:
         """The pairs of each file of a split, by the file's name in messages."""

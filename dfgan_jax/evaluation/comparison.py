@@ -17,6 +17,7 @@ from dfgan_jax.data.sources import Sources
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import baselines, metrics, tables
 from dfgan_jax.evaluation.given import given_row
+from dfgan_jax.evaluation.matched_scan import configured_scan, matched_scan
 from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.evaluation.protocols import FULL_RANGE, Protocol, Scores
 from dfgan_jax.evaluation.provenance import provenance
@@ -25,6 +26,7 @@ from dfgan_jax.evaluation.report.page import write_report
 from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
 from dfgan_jax.evaluation.row_physics import RowPhysics
 from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, model_rows
+from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes
 from dfgan_jax.evaluation.statistics import Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.evaluation.verdict import Origin, judge
@@ -62,11 +64,12 @@ class Comparison:
         self._ndct, self._qdct = (hounsfield.denormalise(np.asarray(each))
                                   for each in (test.ndct, test.qdct))
         self._manifest = _read_manifests(sources.data.test, test.counts)
+        self._facts = SliceFacts.of_files(sources.data.test, self._manifest, test.sizes)
+        self._pitch = self._pixel_pitch()
+        self._pitch_notes: list[str] = []
         self._sample = Sample(self._patients(), len(test))
         self._size = tables.size_of(self._ndct.shape)
-        self._physics = RowPhysics(
-            self._ndct, self._qdct, protocol=sources.simulation.protocol,
-            pixel_spacing_mm=self._pixel_spacing_mm) if options.physics else None
+        self._physics = self._build_physics() if options.physics else None
         self._scores: dict[str, dict[str, Scores]] = {each.name: {} for each in options.tables}
         self._kept = evenly_spaced(len(test), most=MOST_SLICES)
         self._viewed = {REFERENCE_ROW: self._ndct[self._kept]}
@@ -88,6 +91,8 @@ class Comparison:
         """
         rows = model_rows(models)
         self._models = dict(zip(rows, models, strict=True))
+        self._pitch_notes = pitch_notes(
+            {name: model.denoiser.domain for name, model in self._models.items()}, self._pitch)
         for name, source in given.items():
             label, row = given_row(name, source, shape=self._qdct.shape, manifest=self._manifest)
             rows[label] = row
@@ -125,7 +130,7 @@ class Comparison:
             title=f"{', '.join(self._models)} on {self._sources.describe('test')}",
             slices=Slices([f"Slice {index}" for index in self._kept],
                           {name: self._viewed[name] for name in (REFERENCE_ROW, *self._rows)},
-                          self._pixel_spacing_mm),
+                          self._pitch),
             pictures=None if self._physics is None else self._physics.pictures)
         print(tables.as_text(results))
         print(f"Report: {report}", flush=True)
@@ -138,7 +143,7 @@ class Comparison:
             self._headline, {name: scores["psnr"]
                              for name, scores in self._scores[FULL_RANGE.name].items()},
             rows, sample, physics=physics, origin=self._origin, size=self._size,
-            pixel_spacing_mm=self._pixel_spacing_mm)
+            pixel_spacing_mm=self._pitch)
         return {
             "model": self._headline,
             "verdict": verdict.as_json(),
@@ -148,6 +153,7 @@ class Comparison:
             "statistics": {"interval_unit": sample.interval_unit, "test_unit": sample.test_unit,
                            "patients": sample.patient_count, "slices": sample.count,
                            "notes": [*sample.notes(rows=len(rows)), *self._notes_on_data()]},
+            "test_slices": self._facts.as_json(pixel_spacing_mm=self._pitch),
             **({"physics": physics} if physics else {}),
             **provenance({name: model.denoiser for name, model in self._models.items()},
                          {split: self._sources.describe(split)
@@ -181,9 +187,15 @@ class Comparison:
             self._overview = Example(f"Slice {middle}", self._ndct[middle], self._qdct[middle],
                                      images[middle])
 
-    @functools.cached_property
-    def _pixel_spacing_mm(self) -> float | None:
-        """The pixel pitch of the test slices as they are scored; None if unknown."""
+    def _build_physics(self) -> RowPhysics:
+        protocol = self._sources.simulation.protocol
+        scan = (matched_scan(self._ndct, self._qdct, pixel_spacing_mm=self._pitch,
+                             configured=protocol, dose_fraction=self._recorded_dose())
+                if self._sources.data.test else configured_scan(protocol, shape=self._ndct.shape))
+        return RowPhysics(self._ndct, self._qdct, scan=scan, pixel_spacing_mm=self._pitch)
+
+    def _pixel_pitch(self) -> float | None:
+        """The pixel pitch of the scored slices [mm]; None if unknown."""
         if self._sources.data.test:
             return self._options.pixel_spacing_mm or self._recorded_pitch()
         width: int = self._ndct.shape[2]
@@ -211,6 +223,11 @@ class Comparison:
         pitches = np.asarray(native, float) * columns / self._ndct.shape[2]
         return float(pitches.mean()) if pitches.max() <= PITCH_SPREAD * pitches.min() else None
 
+    def _recorded_dose(self) -> float | None:
+        """The median of the dose fractions in the manifest; None if it lacks some."""
+        recorded = [row.get("dose_fraction") for row in self._manifest or [{}]]
+        return float(np.median(np.asarray(recorded, float))) if all(recorded) else None
+
     def _patients(self) -> list[str] | None:
         """The patient of each test slice; None if unknown. Each phantom is a patient."""
         if not self._sources.data.test:
@@ -225,6 +242,7 @@ class Comparison:
         if equal:
             notes.append(f"{equal} of {len(test)} slices equal their references: their PSNR is "
                          "infinite, and rows with such slices have no mean.")
+        notes += [*self._facts.notes(), *self._pitch_notes]
         if not self._sources.data.test:
             notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")
         if self._options.baselines:

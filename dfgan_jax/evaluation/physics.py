@@ -31,13 +31,10 @@ from dfgan_jax.scans.tissues import (
     tissue_errors,
     tissue_masks,
 )
-from dfgan_jax.simulation.quality_phantom import Disc, QualityScans
+from dfgan_jax.simulation.quality_phantom import CYLINDER_EDGE_MM, Disc, QualityScans
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.types import JsonObject
-
-CYLINDER_EDGE_MM = 10.0
-"""Margin within the cylinder's edge that the noise power spectrum leaves out."""
 
 
 class PhantomPhysics(NamedTuple):

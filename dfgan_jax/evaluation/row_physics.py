@@ -5,16 +5,12 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from dfgan_jax.evaluation.matched_scan import ObjectScan
 from dfgan_jax.evaluation.physics import measure_phantom, measure_slices
 from dfgan_jax.evaluation.report.physics_section import PhysicsPictures
 from dfgan_jax.evaluation.rows import Row
 from dfgan_jax.evaluation.tables import REFERENCE_ROW
-from dfgan_jax.simulation.low_dose import ScanProtocol
-from dfgan_jax.simulation.quality_phantom import (
-    QUALITY_PHANTOM_MIN_SIZE,
-    QualityScans,
-    scan_repeats,
-)
+from dfgan_jax.simulation.quality_phantom import QualityScans, scan_repeats
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.types import JsonObject
 
@@ -31,7 +27,7 @@ class RowPhysics:
     Args:
       ndct: (N, H, W), HU: the test slices.
       qdct: the same slices at low dose.
-      protocol: of the scans of test objects.
+      scan: of the test objects.
       pixel_spacing_mm: of the test slices; None if unknown.
 
     Attributes:
@@ -40,21 +36,18 @@ class RowPhysics:
     """
 
     def __init__(self, ndct: Float[np.ndarray, "n h w"], qdct: Float[np.ndarray, "n h w"], *,
-                 protocol: ScanProtocol, pixel_spacing_mm: float | None):
+                 scan: ObjectScan, pixel_spacing_mm: float | None):
         self._ndct, self._qdct = ndct, qdct
         self._pixel_spacing_mm = pixel_spacing_mm
         self._slice = len(ndct) // 2
-        size = max(min(ndct.shape[1:]), QUALITY_PHANTOM_MIN_SIZE)
         with progress("scanning test objects", total=3 * REPEATS, unit="scans") as bar:
             normal_dose, self._low_dose = scan_repeats(
-                size=size, seed=_PHANTOM_SEED, repeats=REPEATS, protocol=protocol, progress=bar)
+                size=scan.size, seed=_PHANTOM_SEED, repeats=REPEATS, protocol=scan.protocol,
+                progress=bar)
         self.results: JsonObject = {
             "phantom": {
-                "description": "A simulated water cylinder, whatever the test slices are: "
-                               f"{protocol.photons_per_ray:g} photons a ray at the normal dose "
-                               f"and 256², {protocol.dose_fraction:g} of them at the low dose, "
-                               f"kernel {protocol.kernel}.",
-                "size": size, "pixel_spacing_mm": protocol.field_of_view_mm / size,
+                "description": scan.description, "matched": scan.matched, "size": scan.size,
+                "pixel_spacing_mm": scan.protocol.field_of_view_mm / scan.size,
                 "repeats": REPEATS, "rows": {}},
             "slices": {"pixel_spacing_mm": pixel_spacing_mm, "rows": {}}}
         self.pictures: PhysicsPictures = {"spectra": {}, "structure": {},

@@ -72,7 +72,8 @@ class ScanProtocol:
       electronic_noise_std: noise of a detector reading, in photons, at 256².
       bowtie_attenuation: of the bowtie filter at the detector's ends, as a line
         integral; 0 is no filter. See `incident_photons`.
-      kernel: reconstruction kernel, a name in `projection.KERNELS`. The pixel already
+      kernel: reconstruction kernel, a name in `projection.KERNELS`, or f50 [lp/cm], at 256², of
+        a kernel shaped as `soft`. The pixel already
         limits 256² slices to 3.6 lp/cm; `sharp` leaves their noise as broad-banded as
         that of 512² slices resized to 256².
     """
@@ -84,7 +85,7 @@ class ScanProtocol:
     dose_fraction: float = 0.25
     electronic_noise_std: float = 10.0
     bowtie_attenuation: float = 3.0
-    kernel: str = "sharp"
+    kernel: str | float = "sharp"
 
     def __post_init__(self) -> None:
         if not self.field_of_view_mm >= 250:
@@ -104,7 +105,9 @@ class ScanProtocol:
         if not self.bowtie_attenuation >= 0:
             raise InputError(f"bowtie_attenuation is {self.bowtie_attenuation}, "
                              "expected 0 or more")
-        if self.kernel not in KERNELS:
+        if not isinstance(self.kernel, str) and not 0 < self.kernel < np.inf:
+            raise InputError(f"kernel is {self.kernel}, expected a frequency above 0 lp/cm")
+        if isinstance(self.kernel, str) and self.kernel not in KERNELS:
             raise InputError(f"kernel is {self.kernel!r}, expected one of {', '.join(KERNELS)}")
 
     def at_size(self, size: int) -> "ScanProtocol":

@@ -57,6 +57,31 @@ def kernel_mtf(frequency_lp_cm: Float[np.ndarray, "*shape"], kernel: str | float
     return mtf
 
 
+def sharpened(f50_lp_cm: float, *, pixel_spacing_mm: float) -> float:
+    """The kernel of `ParallelBeam` whose noise has a given f50, with one bin a pixel.
+
+    The pixel is a box that blurs the noise: its MTF is that of the kernel times sinc. The detector
+    bin blurs the object, but not its noise.
+
+    Args:
+      f50_lp_cm: of the noise in images, above 0.
+      pixel_spacing_mm: pixel pitch, above 0.
+
+    Returns:
+      f50 [lp/cm] of the kernel, for `kernel_mtf`; at most four times the Nyquist frequency, from
+      where on kernels hardly differ.
+    """
+    sharpest = 4 * 5 / pixel_spacing_mm
+    blur = float(np.sinc(min(f50_lp_cm * pixel_spacing_mm / 10, 1)))
+    if 2 * blur <= 1:
+        return sharpest
+    half_and_tenth = KERNELS["soft"]
+    assert half_and_tenth is not None
+    f50, f10 = half_and_tenth
+    power = np.log(np.log(10) / np.log(2)) / np.log(f10 / f50)
+    return min(f50_lp_cm / float((np.log(2 * blur) / np.log(2)) ** (1 / power)), sharpest)
+
+
 def _footprint_integral(position: np.ndarray, cos: float, sin: float) -> np.ndarray:
     """Area of a unit pixel left of `position` [pixel], seen along one view.
 
@@ -175,8 +200,9 @@ class ParallelBeam:
         total = first + second.swapaxes(1, 2) + np.rot90(third, -1, (1, 2)) + fourth[:, :, ::-1]
         return total * np.float32(self.pixel_spacing_mm)
 
-    def filtered_backproject(self, sinograms: Float[np.ndarray, "..."], *, kernel: str = "soft",
-                             frequency_scale: float = 1.0) -> Float32[np.ndarray, "n size size"]:
+    def filtered_backproject(self, sinograms: Float[np.ndarray, "..."], *,
+                             kernel: str | float = "soft", frequency_scale: float = 1.0
+                             ) -> Float32[np.ndarray, "n size size"]:
         """Filtered back-projection (Kak & Slaney 1988, chapter 3).
 
         The ramp is sampled in the spatial domain (their equation 61): a ramp sampled
@@ -184,7 +210,7 @@ class ParallelBeam:
 
         Args:
           sinograms: (N, views, bins) float32 line integrals.
-          kernel: a name in `KERNELS`.
+          kernel: see `kernel_mtf`.
           frequency_scale: factor on the kernel's frequencies; 2 is twice as sharp.
 
         Returns:

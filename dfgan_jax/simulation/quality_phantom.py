@@ -22,6 +22,9 @@ from dfgan_jax.support.progress import Progress
 
 CYLINDER_RADIUS_MM = 150.0
 
+CYLINDER_EDGE_MM = 10.0
+"""Margin within the cylinder's edge that measurements of noise leave out."""
+
 INSERT_CONTRASTS_HU = (-800.0, -110.0, 60.0, 150.0, 400.0, 900.0)
 """Lung, fat, soft tissue, contrast-enhanced vessels, spongy and cortical bone."""
 
@@ -136,6 +139,27 @@ def paint_lesions(size: int, *, field_of_view_mm: float
               radius_mm=diameter_mm / 2, contrast_hu=contrast_hu * (REFERENCE_SIZE / size) ** 1.5)
         for index, (diameter_mm, contrast_hu) in enumerate(LESIONS) for quarter in range(4))
     return _paint((_cylinder(size, pixel_mm), *lesions), size), lesions
+
+
+def cylinder_noise(*, size: int, seed: int, protocol: ScanProtocol) -> tuple[float, float]:
+    """The noise in the cylinder, without its edge, from the difference of two scans.
+
+    Args:
+      size: image width and height in pixels.
+      seed: of the noise; 0 or more.
+
+    Returns:
+      Standard deviations [HU] at the normal and at the low dose.
+    """
+    cylinder = _cylinder(size, protocol.field_of_view_mm / size)
+    projected = project(_paint((cylinder,), size), protocol=protocol)
+    first, second = (scan_projected(np.random.default_rng([seed, repeat]), projected, size=size,
+                                    protocol=protocol) for repeat in range(2))
+    region = (cylinder.distance((size, size))
+              < cylinder.radius - CYLINDER_EDGE_MM * size / protocol.field_of_view_mm)
+    normal, low = (float(np.sqrt(np.square(one - other)[region].mean(dtype=np.float64) / 2))
+                   for one, other in zip(first, second, strict=True))
+    return normal, low
 
 
 def scan_repeats(*, size: int, seed: int, repeats: int = 16, protocol: ScanProtocol | None = None,

@@ -15,7 +15,7 @@ from dfgan_jax.support.checks import (
     check_one_of,
 )
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.training.state import Optimizers
+from dfgan_jax.training.state import Networks, Optimizers, has_batch_stats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class OptimizerOptions:
       clip_norm: largest norm of the generator's gradient, which is scaled down to it; 0: no limit.
       average_decay: decay of the exponential moving average of the generator's weights, 0 to
         below 1; 0: no average.
+      freeze_batch_stats: batch normalisation keeps the running statistics of the initial checkpoint
+        and normalises by them in training, too.
 
     Raises:
       InputError: a value is out of range.
@@ -54,10 +56,12 @@ class OptimizerOptions:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     average_decay: float = 0.0
+    freeze_batch_stats: bool = False
 
     def __post_init__(self) -> None:
         check_one_of(self, "algorithm", ("adam", "muon"))
         check_one_of(self, "schedule", ("constant", "cosine"))
+        check_one_of(self, "freeze_batch_stats", (False, True))
         check_above_zero(self, "generator_learning_rate", "discriminator_learning_rate")
         check_not_negative(self, "warm_up_steps", "weight_decay", "clip_norm")
         check_below_one(self, "average_decay")
@@ -71,6 +75,25 @@ class OptimizerOptions:
         if self.warm_up_steps >= total_steps:
             raise InputError(f"warm_up_steps is {self.warm_up_steps}; expected fewer than the "
                              f"{total_steps} updates of the run")
+
+    def check_start(self, networks: Networks, *, initial_checkpoint: str) -> None:
+        """Checks that running statistics to freeze exist.
+
+        Args:
+          networks: of the run.
+          initial_checkpoint: weights that training starts from; empty: random ones.
+
+        Raises:
+          InputError: they do not.
+        """
+        if not self.freeze_batch_stats:
+            return
+        if not initial_checkpoint:
+            raise InputError("freeze_batch_stats is True; expected False, or an "
+                             "initial_checkpoint with the statistics")
+        if not has_batch_stats(networks):
+            raise InputError("freeze_batch_stats is True; expected False, since the generator has "
+                             "no batch normalisation")
 
     def build(self, *, total_steps: int) -> Optimizers:
         """Makes the optimizers of a run of `total_steps` updates."""
@@ -92,7 +115,7 @@ class OptimizerOptions:
             generator=generator,
             discriminator=optax.adam(self._schedule(
                 self.discriminator_learning_rate, total_steps=total_steps), **moments),
-            average_decay=self.average_decay)
+            average_decay=self.average_decay, freezes_batch_stats=self.freeze_batch_stats)
 
     def _schedule(self, learning_rate: float, *, total_steps: int, warm_up_steps: int = 0
                   ) -> optax.ScalarOrSchedule:

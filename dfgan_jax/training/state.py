@@ -50,11 +50,13 @@ class Optimizers(NamedTuple):
       discriminator: of the parameters of all discriminators.
       average_decay: decay of the exponential moving average of the generator's weights; 0: no
         average.
+      freezes_batch_stats: the generator's running statistics stay, and normalise in training, too.
     """
 
     generator: optax.GradientTransformation
     discriminator: optax.GradientTransformation
     average_decay: float = 0.0
+    freezes_batch_stats: bool = False
 
 
 @no_type_check  # JAX makes trees of other leaves with it, such as shapes, or None
@@ -86,6 +88,12 @@ class TrainState:
     def model(self) -> dict[str, PyTree]:
         """The variables that are evaluated: the average, or the generator without an average."""
         return self.average or self.generator
+
+
+def has_batch_stats(networks: Networks) -> bool:
+    """Whether the generator has running statistics, of batch normalisation."""
+    shapes = jax.eval_shape(lambda: initial_variables(networks.generator, jax.random.key(0)))
+    return bool(shapes["batch_stats"])
 
 
 def create_state(key: Key[Array, ""], networks: Networks, optimizers: Optimizers) -> TrainState:

@@ -95,14 +95,16 @@ class _Gradients(NamedTuple):
 
 
 def _gradients(state: TrainState, batch: Batch, *, networks: Networks, loss: LossOptions,
-               remat: bool, axis_name: str | None) -> _Gradients:
+               freezes_batch_stats: bool, remat: bool, axis_name: str | None) -> _Gradients:
     """The gradients of both objectives at one prediction."""
     generator = networks.generator.clone(axis_name=axis_name)
     ndct, qdct = batch["ndct"], batch["qdct"]
 
     def denoise(params: PyTree) -> PyTree:
-        return generator.apply({**state.generator, "params": params}, qdct, train=True,
-                               mutable=["batch_stats"])
+        variables = {**state.generator, "params": params}
+        if freezes_batch_stats:
+            return generator.apply(variables, qdct, train=False), {"batch_stats": {}}
+        return generator.apply(variables, qdct, train=True, mutable=["batch_stats"])
 
     if remat:
         denoise = jax.checkpoint(
@@ -170,7 +172,8 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
       state: before the step.
       batch: `ndct` and `qdct`; this device's share under `axis_name`.
       networks: the modules and the layout of the discriminators.
-      optimizers: of the generator and of the discriminators.
+      optimizers: of the generator and of the discriminators; with `freezes_batch_stats`, the
+        generator normalises by its running statistics, which stay the same bits.
       loss: weights and forms of the loss terms.
       accumulate: number of parts of the batch, computed one after another to save memory.
         Gradients, metrics and running statistics are the means over the parts. The generator
@@ -184,8 +187,9 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
       The state after the step, and scalar metrics: the losses and the global
       norms of the gradients.
     """
-    gradients_of = functools.partial(_gradients, state, networks=networks, loss=loss,
-                                     remat=remat, axis_name=axis_name)
+    frozen = optimizers.freezes_batch_stats
+    gradients_of = functools.partial(_gradients, state, networks=networks, loss=loss, remat=remat,
+                                     freezes_batch_stats=frozen, axis_name=axis_name)
     found = (gradients_of(batch) if accumulate == 1 else
              _mean_over_parts(gradients_of, batch, accumulate))
     gradients, discriminator_gradients, batch_stats, metrics = found
@@ -201,12 +205,16 @@ def train_step(state: TrainState, batch: Batch, *, networks: Networks, optimizer
     params = optax.apply_updates(state.generator["params"], updates)
     updates, discriminator_opt_state = optimizers.discriminator.update(
         discriminator_gradients, state.discriminator_opt_state, state.discriminators)
-    generator = {"params": params, "batch_stats": batch_stats}
+    generator = {"params": params,
+                 "batch_stats": state.generator["batch_stats"] if frozen else batch_stats}
+    average = _moved_average(state, generator, decay=optimizers.average_decay)
+    if frozen and average:  # a mean of equal numbers is rounded
+        average["batch_stats"] = state.average["batch_stats"]
     return dataclasses.replace(
         state,
         step=state.step + 1,
         generator=generator,
-        average=_moved_average(state, generator, decay=optimizers.average_decay),
+        average=average,
         generator_opt_state=generator_opt_state,
         discriminators=optax.apply_updates(state.discriminators, updates),
         discriminator_opt_state=discriminator_opt_state), metrics

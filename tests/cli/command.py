@@ -45,11 +45,17 @@ TINY = ["--config=configs/dfgan.py:slides", "--config.data.size=0", "--config.ge
 
 _ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
-# What started the tests may ignore signals, as a shell does for a job in the background.
-_HEED_SIGNALS_AND_RUN = """
-import os, signal, sys
+HEED_SIGNALS = """
+import signal
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
+"""
+"""Lines of Python, for the first of a process that a test signals. What started the tests may
+ignore signals: nohup ignores SIGHUP, and a shell SIGINT for a job in the background."""
+
+_HEED_SIGNALS_AND_RUN = f"""
+{HEED_SIGNALS}
+import os, sys
 os.execv(sys.executable, [sys.executable, "main.py", *sys.argv[1:]])
 """
 

@@ -34,7 +34,8 @@ def test_a_run_from_before_the_recipes_fields_is_one_of_the_slides(tmp_path):
     older["discriminator"] = {"width": 128}
     older["loss"] = {name: older["loss"][name] for name in (
         "image", "difference", "gradient_image", "gradient_difference", "adversarial")}
-    for name in ("algorithm", "warm_up_steps", "weight_decay", "clip_norm", "average_decay"):
+    for name in ("algorithm", "warm_up_steps", "weight_decay", "clip_norm", "average_decay",
+                 "freeze_batch_stats"):
         del older["optimizer"][name]
     for name in ("train_shares", "crop", "augment"):
         del older["data"][name]

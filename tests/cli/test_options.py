@@ -37,6 +37,14 @@ from dfgan_jax.training.state import Networks
     ({"optimizer.average_decay": 1.0}, "optimizer.average_decay is 1.0; expected 0 or more, and b"),
     ({"optimizer.warm_up_steps": -1}, "optimizer.warm_up_steps is -1; expected 0 or more"),
     ({"validation.statistics": "batch"}, "validation.statistics is 'batch'; expected 'running'"),
+    ({"optimizer.freeze_batch_stats": True},
+     "config.optimizer.freeze_batch_stats is True; expected False, or an initial_checkpoint"),
+    ({"optimizer.freeze_batch_stats": True, "initial_checkpoint": "runs/attn",
+      "generator.attention": False, "generator.normalization": "group"},
+     "config.optimizer.freeze_batch_stats is True; expected False, since the generator has no bat"),
+    ({"optimizer.freeze_batch_stats": True, "initial_checkpoint": "runs/attn",
+      "optimizer.average_decay": 0.0, "validation.statistics": "batch"},
+     "config.validation.statistics is 'batch'; expected 'running', since config.optimizer.freeze"),
     ({"data.crop": 24}, "config.data.crop is 24; expected a multiple of 16, at least 32"),
     ({"data.train": "a.npy,b.npy", "data.train_shares": "1"},
      r"data.train_shares is '1'; expected a share above 0 for each of the 2 files \(a.npy, b"),
@@ -49,6 +57,14 @@ def test_values_that_no_run_could_use_are_named(change, message):
     config.update_from_flattened_dict(change)
     with pytest.raises(InputError, match=message):
         RunOptions.of(config)
+
+
+@pytest.mark.parametrize("changes", [{}, {"normalization": "none"}, {"attention": False}])
+def test_statistics_can_be_frozen_where_the_generator_has_some(changes):
+    config = attn.get_config()  # CBAM's spatial gates have them without those of the stages
+    config.initial_checkpoint, config.optimizer.freeze_batch_stats = "runs/attn", True
+    config.generator.update(changes)
+    assert RunOptions.of(config).training(total_steps=1).optimizers.freezes_batch_stats
 
 
 @pytest.mark.parametrize("module", [attn, dfgan])
@@ -114,7 +130,8 @@ def test_the_variant_slides_is_that_of_the_slides():
     assert dict(config.optimizer) == {
         "algorithm": "adam", "generator_learning_rate": 2e-4, "discriminator_learning_rate": 2e-5,
         "b1": 0.9, "b2": 0.999, "eps": 1e-8, "schedule": "constant", "warm_up_steps": 0,
-        "weight_decay": 0.0, "clip_norm": 0.0, "average_decay": 0.0}
+        "weight_decay": 0.0, "clip_norm": 0.0, "average_decay": 0.0,
+        "freeze_batch_stats": False}
     assert (config.data.crop, config.data.augment) == (0, False)
     assert config.validation.select_by == "psnr"
     simulation = config.simulation

@@ -40,6 +40,18 @@ def test_splits_are_preprocessed_and_compared(config, tmp_path):
         RunOptions.of(config).sources.load(("train", "test"))
 
 
+def test_a_resize_that_skips_pixels_is_warned_of_once(config, tmp_path, capsys):
+    config.data.train = write(tmp_path / "a.npy", (2, 128, 128), 0)
+    config.data.test = write(tmp_path / "b.npy", (3, 128, 128), 1)
+    for size, warnings in ((32, 1), (64, 0), (0, 0)):
+        config.data.size = size
+        RunOptions.of(config).sources.load(("train", "test"))
+        lines = [line for line in capsys.readouterr().err.splitlines() if "resize" in line]
+        assert len(lines) == warnings
+        assert all(line.startswith("warning: The resize from 128×128 to 32×32 pixels has no anti")
+                   and "reads 25% of the pixels" in line for line in lines)
+
+
 def test_slices_are_compared_as_they_were_read(config, tmp_path):
     """Two slices may be equal once they are resized that were not before."""
     mu = np.full((1, 128, 128), 0.02, np.float32)

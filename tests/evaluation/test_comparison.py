@@ -7,6 +7,7 @@ import pytest
 from configs import attn, dfgan
 from dfgan_jax.cli.compared import compare
 from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.data.domain import Domain, ScanProperties
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import write_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
@@ -156,6 +157,38 @@ def test_the_manifest_tells_the_pixel_size(tmp_path, monkeypatch, pitches, given
                          data={"test": scored})._physics
     assert physics.results["slices"]["pixel_spacing_mm"] == (
         expected if expected is None else pytest.approx(expected))
+    phantom = physics.results["phantom"]
+    assert ("not by the scanner of the test slices, since their pixel pitch is unknown"
+            in phantom["description"]) == (phantom["matched"] is None) == (expected is None)
+    if expected is not None:  # the simulated objects have the pixels, too
+        assert phantom["pixel_spacing_mm"] == pytest.approx(expected)
+        normal, low = phantom["matched"]["objects_noise_hu"].values()
+        # The normal dose has no noise: it is inferred from that which the low dose adds, 30 HU.
+        assert (low ** 2 - normal ** 2) ** 0.5 == pytest.approx(30, rel=0.1)
+
+
+def test_facts_and_notes_tell_pixels_thickness_and_training_of_another_pitch(tmp_path):
+    native, scored = discs(2, size=192), discs(2, size=64)
+    write_pairs(tmp_path / "test.npy", Pairs(*(500 * each - 500 for each in (
+        native.ndct, native.qdct))))
+    (tmp_path / "test.manifest.csv").write_text(
+        "index,patient,pixel_spacing_mm,thickness_mm\n0,p,0.7,3\n1,p,0.7,1.5\n")
+    trained_on = Domain.of([ScanProperties(None, None, 0.7)], sizes=[192], simulated=False)
+    config, _ = untrained(tmp_path / "a", dfgan, trained_on=trained_on.as_json())
+    config.data.test = str(tmp_path / "test.npy")
+    config.evaluation.baselines, config.evaluation.physics = "", False
+    config.evaluation.protocols = "published"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "_png", lambda figure: b"")
+        compare(RunOptions.of(config), workdir=tmp_path / "out", data={"test": scored},
+                denoisers=[Denoiser.load(tmp_path / "a")])
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["test_slices"] == {"pixel_spacing_mm": pytest.approx(2.1),
+                                    "thickness_mm": [1.5, 3.0], "native_sizes": [[192, 192]]}
+    notes = found["statistics"]["notes"]
+    assert any("The resize from 192×192 to 64×64 pixels has no antialiasing" in note
+               and "reads 11% of the pixels" in note for note in notes)
+    assert "DFGAN was trained on pixels of 0.7 mm; those of the test slices have 2.1 mm." in notes
 
 
 def test_the_report_and_the_printed_tables_are_there(evaluated, results):

@@ -19,6 +19,7 @@ from dfgan_jax.simulation.low_dose import (
     simulation_hash,
     thin_counts,
 )
+from dfgan_jax.simulation.projection import KERNELS
 from dfgan_jax.support.errors import InputError
 
 
@@ -79,6 +80,13 @@ def test_noise_in_hu_does_not_depend_on_the_size():
                        for _ in range(scans)]
         noise.append(np.std(differences))
     assert noise[1] == pytest.approx(noise[0], rel=0.1)
+
+
+def test_a_kernel_of_an_f50_has_the_shape_of_soft():
+    slices = [scan(np.random.default_rng(0), _water(64), protocol=ScanProtocol(kernel=kernel))
+              for kernel in ("soft", KERNELS["soft"][0], 5.0)]
+    np.testing.assert_array_equal(slices[0], slices[1])
+    assert slices[2][0].std() > slices[0][0].std()
 
 
 def test_protocol_at_another_size_keeps_views_photons_and_pitch():
@@ -147,8 +155,8 @@ def test_hash_names_everything_that_determines_the_images():
 @pytest.mark.parametrize(("name", "value"), [
     ("dose_fraction", 0.0), ("dose_fraction", 1.0), ("dose_fraction", float("nan")),
     ("views", 90), ("photons_per_ray", 0.0), ("electronic_noise_std", -1.0),
-    ("field_of_view_mm", 10.0), ("kernel", "B99"), ("bowtie_attenuation", -1.0),
-    ("tube_current_modulation", 1.5),
+    ("field_of_view_mm", 10.0), ("kernel", "B99"), ("kernel", 0.0), ("kernel", float("inf")),
+    ("bowtie_attenuation", -1.0), ("tube_current_modulation", 1.5),
 ])
 def test_wrong_protocols_are_refused(name, value):
     with pytest.raises(InputError, match=f"^{name} is .*expected"):

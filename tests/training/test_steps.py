@@ -342,3 +342,58 @@ def test_late_in_training_the_average_keeps_its_decay():
     after, _ = train_once(networks, optimizers, state, batch)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.average,
                  jax.tree.map(lambda old, new: (old + new) / 2, state.average, after.generator))
+
+
+def trained_statistics(state):
+    """The state with running statistics that no batch has, as those of a checkpoint are."""
+    rng = np.random.default_rng(1)
+    generator = {**state.generator, "batch_stats": jax.tree.map(
+        lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype),
+        state.generator["batch_stats"])}
+    return dataclasses.replace(state, generator=generator,
+                               average=jax.tree.map(jnp.copy, generator) if state.average else {})
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_frozen_running_statistics_stay_the_same_bits_while_the_parameters_train(accumulate):
+    networks, optimizers, _, _ = small("none")
+    optimizers = optimizers._replace(average_decay=0.5, freezes_batch_stats=True)
+    first = trained_statistics(initial_state(0, networks, optimizers))
+    rng = np.random.default_rng(0)
+    batch = {name: rng.normal(0.5, 1, (3, 32, 32, 1)).astype(np.float32)
+             for name in ("ndct", "qdct")}
+    step = jax.jit(functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
+                                     loss=LossOptions(), accumulate=accumulate))
+    state = first
+    for _ in range(3):
+        state, _ = step(state, batch)
+    for variables in (state.generator, state.average):
+        jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"],
+                     first.generator["batch_stats"])
+        moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), variables["params"],
+                             first.generator["params"])
+        assert min(jax.tree.leaves(moved["inc"])) > 0
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_step_with_frozen_statistics_is_the_gradient_of_the_evaluated_network(remat):
+    networks, optimizers, state, batch = small("none")
+    state = trained_statistics(state)
+    after, metrics = jax.jit(functools.partial(
+        steps.train_step, networks=networks, remat=remat, loss=LossOptions(),
+        optimizers=optimizers._replace(freezes_batch_stats=True)))(state, batch)
+
+    def squared_error(params):
+        denoised = networks.generator.apply({**state.generator, "params": params},
+                                            jnp.asarray(batch["qdct"]), train=False)
+        return 2 * jnp.square(denoised - batch["ndct"]).mean()
+
+    error, gradients = jax.jit(jax.value_and_grad(squared_error))(state.generator["params"])
+    assert float(metrics["generator_loss"]) == pytest.approx(float(error), rel=1e-5)
+    assert_close(after.generator["params"], jax.tree.map(
+        lambda value, gradient: value - 0.01 * gradient, state.generator["params"], gradients))
+    # By the batch's own statistics, the step is another.
+    other, _ = train_once(networks, optimizers, state, batch)
+    changed = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), after.generator["params"],
+                           other.generator["params"])
+    assert max(jax.tree.leaves(changed)) > 1e-3

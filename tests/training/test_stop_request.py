@@ -12,9 +12,9 @@ from tests.cli import command
 
 
 def test_a_signal_that_nohup_ignores_stays_ignored():
-    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
+    code = (f"{command.HEED_SIGNALS}\n"
+            "import os\nfrom dfgan_jax.training.stop_request import StopRequest\n"
             "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
             "with StopRequest(int) as stop:\n"
             "    os.kill(os.getpid(), signal.SIGHUP)\n"
             "    assert stop.number is None\n"
@@ -30,8 +30,8 @@ def test_a_signal_that_nohup_ignores_stays_ignored():
     ("pass", -signal.SIGTERM), ("stop.agreed()", 0), ("raise SystemExit(3)", 3),
     ("os.kill(os.getpid(), signal.SIGTERM); stop.agreed()", -signal.SIGTERM)])
 def test_a_signal_that_the_loop_has_not_heeded_acts_after_it(then, status):
-    code = ("import os, signal\nfrom dfgan_jax.training.stop_request import StopRequest\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+    code = (f"{command.HEED_SIGNALS}\n"
+            "import os\nfrom dfgan_jax.training.stop_request import StopRequest\n"
             "with StopRequest(int) as stop:\n"
             f"    os.kill(os.getpid(), signal.SIGTERM)\n    {then}\n")
     done = subprocess.run([sys.executable, "-c", code], cwd=command.ROOT, check=False,
@@ -49,7 +49,8 @@ def test_of_several_processes_what_they_asked_for_a_step_before_counts():
 
 def test_a_signal_while_stderr_waits_for_its_reader_still_saves():
     """A write that it interrupts must not fail, as one by `print` would."""
-    code = ("import sys\nfrom dfgan_jax.training.stop_request import StopRequest\n"
+    code = (f"{command.HEED_SIGNALS}\n"
+            "import sys\nfrom dfgan_jax.training.stop_request import StopRequest\n"
             "with StopRequest(int) as stop:\n"
             "    print('ready', flush=True)\n"
             "    while not stop.agreed():\n"

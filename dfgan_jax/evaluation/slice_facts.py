@@ -1,0 +1,75 @@
+"""Pixel pitch, thickness and sizes of the test slices, and notes on them for a reader."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from dfgan_jax.data.aliasing import Size, aliasing_notes
+from dfgan_jax.data.domain import Domain
+from dfgan_jax.data.pairs_file import read_pairs
+from dfgan_jax.support.types import JsonObject
+
+PITCH_TOLERANCE: Final = 1.1
+"""Ratio of pixel pitches from which a note names those of training and test."""
+
+
+class SliceFacts(NamedTuple):
+    """Facts on the test slices.
+
+    Attributes:
+      thickness_mm: the smallest and the largest; None if the manifest lacks some, or there is no
+        file.
+      sizes: native and scored size of each file; of no file for phantoms.
+    """
+
+    thickness_mm: tuple[float, float] | None
+    sizes: tuple[tuple[Size, Size], ...]
+
+    @classmethod
+    def of_files(cls, paths: Sequence[str], manifest: Sequence[Mapping[str, str]] | None,
+                 sizes: Sequence[Size]) -> "SliceFacts":
+        """Reads the facts.
+
+        Args:
+          paths: of the files; none for phantoms.
+          manifest: a row for each slice; None if there is none.
+          sizes: scored height and width of each file.
+        """
+        native = [read_pairs(pathlib.Path(path)).ndct.shape[1:] for path in paths]
+        recorded = [row.get("thickness_mm") for row in manifest or []]
+        thickness = np.asarray(recorded, float) if recorded and all(recorded) else None
+        return cls(None if thickness is None else (float(thickness.min()), float(thickness.max())),
+                   tuple(((height, width), size) for (height, width), size in
+                         zip(native, sizes, strict=False)))
+
+    def as_json(self, *, pixel_spacing_mm: float | None) -> JsonObject:
+        """The field `test_slices` of `results.json`; the pitch is that of the scored slices."""
+        return {"pixel_spacing_mm": pixel_spacing_mm,
+                "thickness_mm": self.thickness_mm and list(self.thickness_mm),
+                "native_sizes": [list(native) for native in dict.fromkeys(
+                    native for native, _ in self.sizes)]}
+
+    def notes(self) -> list[str]:
+        """Sentences on resizes that alias."""
+        return aliasing_notes(self.sizes)
+
+
+def pitch_notes(domains: Mapping[str, Domain | None], pixel_spacing_mm: float | None) -> list[str]:
+    """A sentence on each model that was trained on pixels of another pitch than that of the test.
+
+    Args:
+      domains: row → training domain of its model; None if its checkpoint has none.
+      pixel_spacing_mm: of the test slices as they are scored; None if unknown.
+    """
+    notes = []
+    for name, domain in domains.items():
+        if domain is None or pixel_spacing_mm is None:
+            continue
+        lowest, highest = domain.pixel_spacing_mm
+        if not lowest / PITCH_TOLERANCE <= pixel_spacing_mm <= highest * PITCH_TOLERANCE:
+            trained = f"{lowest:.3g}" + (f" to {highest:.3g}" if highest > lowest else "")
+            notes.append(f"{name} was trained on pixels of {trained} mm; those of the test slices "
+                         f"have {pixel_spacing_mm:.3g} mm.")
+    return notes

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from dfgan_jax.data.domain import Domain, ScanProperties
+from dfgan_jax.data.pairs import Pairs
+from dfgan_jax.data.pairs_file import write_pairs
+from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes
+
+
+def written(path, size):
+    mu = np.full((1, size, size), 0.02, np.float32)
+    write_pairs(path, Pairs(mu, mu))
+    return str(path)
+
+
+@pytest.mark.parametrize(("thickness", "expected"), [
+    (("3", "1.5"), [1.5, 3.0]), (("3", ""), None), (None, None)])
+def test_facts_have_the_range_of_the_thickness_and_the_sizes(tmp_path, thickness, expected):
+    files = [written(tmp_path / name, size) for name, size in (("a.npy", 512), ("b.npy", 96))]
+    manifest = [{"patient": "p"} | ({"thickness_mm": each} if thickness else {})
+                for each in thickness or ("", "")]
+    facts = SliceFacts.of_files(files, manifest, [(128, 128), (96, 96)])
+    assert facts.as_json(pixel_spacing_mm=2.8) == {
+        "pixel_spacing_mm": 2.8, "thickness_mm": expected, "native_sizes": [[512, 512], [96, 96]]}
+    (note,) = facts.notes()
+    assert note.startswith("The resize from 512×512 to 128×128 pixels has no antialiasing")
+    assert "25% of the pixels" in note
+
+
+def test_phantoms_have_no_file_to_know_anything_of():
+    facts = SliceFacts.of_files((), None, [(128, 128)])
+    assert facts.as_json(pixel_spacing_mm=None)["thickness_mm"] is None
+    assert facts.notes() == []
+
+
+def domain(lowest_mm, highest_mm):
+    measured = [ScanProperties(None, None, each) for each in (lowest_mm, highest_mm)]
+    return Domain.of(measured, sizes=[512], simulated=False)
+
+
+@pytest.mark.parametrize(("trained", "pitch_mm", "words"), [
+    ((0.7, 0.7), 0.76, None), ((0.7, 0.7), 0.78, "pixels of 0.7 mm; those of the test slices have "
+                               "0.78 mm"),
+    ((0.7, 0.7), 0.62, "0.62 mm"), ((0.6, 0.8), 0.56, None),
+    ((0.6, 0.8), 2.8, "pixels of 0.61 to 0.79 mm; those of the test slices have 2.8 mm"),
+    ((0.7, 0.7), None, None)])
+def test_a_note_names_the_pitches_of_training_and_test_more_than_a_tenth_apart(trained, pitch_mm,
+                                                                               words):
+    notes = pitch_notes({"AttnDFGAN": domain(*trained), "MINE": None}, pitch_mm)
+    assert len(notes) == (words is not None)
+    assert all(words in note and note.startswith("AttnDFGAN was trained on") for note in notes)
