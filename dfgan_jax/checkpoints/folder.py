@@ -23,6 +23,7 @@ from jaxtyping import PyTree
 from dfgan_jax.support.digests import json_digest, named_arrays_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 Tree = TypeVar("Tree")
 
@@ -32,21 +33,18 @@ STATE, META, METRICS = "state", "meta", "metrics"
 
 @contextlib.contextmanager
 def alone(handler: ocp.CheckpointHandler) -> Iterator[ocp.Checkpointer]:
-    """A checkpointer that does not wait for other processes.
-
-    orbax's warning of a file that no part of a composite checkpoint has is dropped.
-    """
-    logger = logging.getLogger("absl")
-    logger.addFilter(_is_no_noise)
-    try:
-        with ocp.Checkpointer(handler, multiprocessing_options=this_process()) as checkpointer:
-            yield checkpointer
-    finally:
-        logger.removeFilter(_is_no_noise)
+    """A checkpointer that does not wait for other processes."""
+    with ocp.Checkpointer(handler, multiprocessing_options=this_process()) as checkpointer:
+        yield checkpointer
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Metadata file does not exist")
+
+
+# orbax warns of a file that no part of a composite checkpoint has. The filter stays: orbax logs in
+# threads, too, and checkpointers are nested.
+logging.getLogger("absl").addFilter(_is_no_noise)
 
 
 def this_process() -> ocp.options.MultiprocessingOptions:
@@ -167,8 +165,9 @@ def restore(folder: pathlib.Path, like: Tree) -> Tree:
         if differing:
             name = differing[0]
             raise InputError(
-                f"{folder}: does not fit this model: {len(differing)} arrays differ, the first "
-                f"{name}: {saved.get(name, 'absent')} in the checkpoint, "
+                f"{folder}: does not fit this model: "
+                f"{counted(len(differing), 'differing array')}, the first {name}: "
+                f"{saved.get(name, 'absent')} in the checkpoint, "
                 f"{wanted.get(name, 'absent')} in the model")
         try:
             restored: Tree = checkpointer.restore(folder / STATE, args=ocp.args.PyTreeRestore(

@@ -67,6 +67,8 @@ def parse(arguments: Sequence[str], *, command: Command,
     Raises:
       InputError: a flag cannot be parsed, is not a flag of the mode, or is missing.
       SystemExit: with status 0, after help was requested and printed.
+
+    Without arguments, help is printed before the error.
     """
     wants_help = any(argument in _HELP for argument in arguments[1:])
     given = _given_mode(arguments, command)
@@ -76,6 +78,8 @@ def parse(arguments: Sequence[str], *, command: Command,
         print(help_text.of_all(command) if given is None else help_text.of_mode(given, command),
               flush=True)
         sys.exit(0)
+    if not arguments[1:]:  # the error below alone would tell a new user little
+        print(help_text.of_all(command), flush=True)
     if command.mode_first:
         if given is None:
             raise InputError(f"the mode is missing; expected one of {', '.join(MODES)} as the "
@@ -107,6 +111,10 @@ def _given_mode(arguments: Sequence[str], command: Command) -> str | None:
 def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Command,
            mode: str | None) -> list[str]:
     """Parses flags; raises an `InputError` of one line if that fails."""
+    before = _before_config(arguments)
+    if before:
+        raise InputError(f"{before} changes a configuration, and stands before --config; expected "
+                         "--config first")
     try:
         rest: list[str] = values(arguments)
         return rest
@@ -133,6 +141,13 @@ def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Comma
         # For an error in a configuration file, the message has the whole traceback.
         *_, last = str(error).strip().splitlines()
         raise InputError(last.strip().removeprefix("ValueError: ")) from error
+
+
+def _before_config(arguments: Sequence[str]) -> str:
+    """The first field of the configuration that stands before it; empty if none does."""
+    names = [argument.partition("=")[0] for argument in arguments]
+    config = next((place for place, name in enumerate(names) if name in ("--config", "-config")), 0)
+    return next((name for name in names[:config] if name.startswith("--config.")), "")
 
 
 def _refuse_unused(values: flags.FlagValues, *, mode: str, command: Command) -> None:

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 import dfgan_jax
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.wording import nearest
 
 
 def shipped_folder() -> pathlib.Path:
@@ -45,10 +46,17 @@ def find(text: str) -> tuple[pathlib.Path, str]:
     if given in shipped():
         return shipped_folder() / f"{given}.py", colon + variant
     if given.isidentifier():
-        raise InputError(f"no such file, and no such configuration; there are "
-                         f"{', '.join(shipped())}")
-    others = sorted(map(str, path.parent.glob("*.py"))) if given else []
-    raise InputError(f"no such file; there are {', '.join(others or shipped())}")
+        raise InputError(f"no such file, and no such configuration{nearest(given, shipped())}; "
+                         f"there are {', '.join(shipped())}")
+    others = [str(each) for each in _beside(path)] if given else []
+    meant = nearest(given, others) or nearest(path.stem, shipped())
+    raise InputError(f"no such file{meant}; there are {', '.join(others or shipped())}")
+
+
+def _beside(path: pathlib.Path) -> list[pathlib.Path]:
+    """The configurations in the folder of a path: files that define `get_config`."""
+    return [each for each in sorted(path.parent.glob("*.py")) if each.stem != "base"
+            and "def get_config(" in each.read_text(encoding="utf-8", errors="replace")]
 
 
 def _make_importable(folder: pathlib.Path) -> None:
@@ -96,6 +104,20 @@ def define(values: flags.FlagValues, *, explanation: str, sys_argv: Sequence[str
     values["config"].parser = _Parser(values["config"].parser)
 
 
+def _elsewhere(name: str, config: Any) -> str:
+    """The field of any group with the nearest name, as `nearest` has it."""
+    fields: dict[str, str] = {}
+    nodes = [("config", config)]
+    while nodes:
+        path, node = nodes.pop(0)
+        for part in node:
+            fields.setdefault(part, f"{path}.{part}")
+            if hasattr(node[part], "keys"):
+                nodes.append((f"{path}.{part}", node[part]))
+    close = difflib.get_close_matches(name, list(fields), n=1, cutoff=0.7)
+    return f" (did you mean {fields[close[0]]}?)" if close else ""
+
+
 def missing_field(arguments: Sequence[str]) -> str | None:
     """Describes the first --config.FIELD that the configuration lacks; None if it has all."""
     fields = [a.removeprefix("--config.").split("=")[0] for a in arguments
@@ -111,8 +133,7 @@ def missing_field(arguments: Sequence[str]) -> str | None:
             if not hasattr(node, "keys"):
                 return f"{path} is a value; it has no field {part!r}"
             if part not in node:
-                close = difflib.get_close_matches(part, list(node), n=1, cutoff=0.7)
-                meant = f" (did you mean {close[0]!r}?)" if close else ""
+                meant = nearest(part, node) or _elsewhere(part, values["config"].value)
                 return f"{path} has no field {part!r}{meant}; there are {', '.join(sorted(node))}"
             path, node = f"{path}.{part}", node[part]
     return None

@@ -23,6 +23,7 @@ from dfgan_jax.scans.scan import read_hu_array, square_pitch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, release_pages, written_whole
 from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.support.wording import counted
 
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
@@ -86,8 +87,9 @@ def _derivation(denoiser: Denoiser) -> Derivation:
 def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
                     report: pathlib.Path | None) -> None:
     summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source, output=output)
-    print(f"Wrote {output}: {summary['slices']} slices in {len(summary['series'])} series by "
-          f"{summary['model']}; {summary['saturated_pixels']} pixels beyond the stored range")
+    print(f"Wrote {output}: {counted(summary['slices'], 'slice')} in "
+          f"{len(summary['series'])} series by {summary['model']}; "
+          f"{_beyond(summary['saturated_pixels'])}")
     for series in summary["series"]:
         for note in series["notes"]:
             print(f"Series {series['source_series_uid']}: {note}")
@@ -100,8 +102,8 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
     if summary["broken"]:
         (name, why), *rest = summary["broken"].items()
         raise InputError(
-            f"{len(rest) + 1} broken files were not denoised, the first {name}: {why}; the others "
-            f"are written, and {output / SUMMARY} names all")
+            f"{counted(len(rest) + 1, 'broken file')} not denoised, the first {name}: {why}; all "
+            f"others are written, and {output / SUMMARY} names all")
 
 
 def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.ndarray, float]]
@@ -118,8 +120,7 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
     if (pitch := square_pitch(read.header.pixel_spacing_mm)) is not None:
         _warn(source, denoiser, iter([(read.hu, pitch)]))
     saturated = dicom.write_slice(output, read, denoiser(read.hu), derivation=_derivation(denoiser))
-    return (f"a slice of {read.header.rows}×{read.header.columns}; {saturated} pixels beyond the "
-            "stored range")
+    return f"a slice of {read.header.rows}×{read.header.columns}; {_beyond(saturated)}"
 
 
 def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
@@ -131,7 +132,7 @@ def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
             "descr": "<f4", "fortran_order": False, "shape": qdct.shape})
         for _, denoised in _denoised(denoiser, slices, lambda block: block):
             file.write(denoised.astype("<f4").data)
-    return f"{len(slices)} slices of {qdct.shape[-2]}×{qdct.shape[-1]}, HU"
+    return f"{counted(len(slices), 'slice')} of {qdct.shape[-2]}×{qdct.shape[-1]}, HU"
 
 
 def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
@@ -160,8 +161,8 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
             release_pages(target)
         if is_packed:
             nifti.pack(unpacked, temporary)
-    return (f"{len(volume.stored)} slices of {volume.stored.shape[1]}×{volume.stored.shape[2]}; "
-            f"{saturated} pixels beyond the stored range")
+    return (f"{counted(len(volume.stored), 'slice')} of "
+            f"{volume.stored.shape[1]}×{volume.stored.shape[2]}; {_beyond(saturated)}")
 
 
 def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
@@ -174,7 +175,12 @@ def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
                 yield from zip(block.ndct, hounsfield.hu_to_mu(qdct), strict=True)
 
     write_slices(output, denoised(), count=len(pairs), shape=pairs.ndct.shape[1:])
-    return (f"{len(pairs)} slices in the published format: f_qd is denoised, f_nd as in {source}")
+    return (f"{counted(len(pairs), 'slice')} in the published format: f_qd is denoised, f_nd as in "
+            f"{source}")
+
+
+def _beyond(saturated: int) -> str:
+    return f"{counted(saturated, 'pixel')} beyond the stored range"
 
 
 def _bar(slices: int) -> AbstractContextManager[Progress]:
@@ -203,5 +209,5 @@ def _check_finite(path: pathlib.Path, slices: np.ndarray) -> None:
         release_pages(slices)
     if broken:
         names = ", ".join(map(str, broken[:20])) + (", …" if broken[20:] else "")
-        raise InputError(f"{path}: {len(broken)} of {len(slices)} slices have a NaN or an "
-                         f"infinity: slice {names}; nothing was written")
+        raise InputError(f"{path}: a NaN or an infinity in {len(broken)} of "
+                         f"{counted(len(slices), 'slice')}: slice {names}; nothing was written")

@@ -8,6 +8,7 @@ from dfgan_jax.models.generators import table_name
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 CONFIG_FILE = "config.json"
 
@@ -50,9 +51,9 @@ def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
     if differing:
         name = differing[0]
         raise InputError(
-            f"{workdir}: belongs to a run of another configuration: {len(differing)} fields "
-            f"differ, the first {name}: {there.get(name)!r} there, {here.get(name)!r} here; "
-            "choose another --workdir")
+            f"{workdir}: belongs to a run of another configuration: "
+            f"{counted(len(differing), 'differing field')}, the first {name}: "
+            f"{there.get(name)!r} there, {here.get(name)!r} here; choose another --workdir")
 
 
 def claim_workdir(workdir: pathlib.Path, options: RunOptions) -> None:

@@ -21,6 +21,7 @@ from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.support.checks import check_one_of, check_seed
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import nearest
 from dfgan_jax.training.input_pipeline import Sampling
 from dfgan_jax.training.loop import LoopOptions
 from dfgan_jax.training.losses import LossOptions
@@ -208,8 +209,9 @@ def _read(kind: type[_T], node: Config, path: str) -> _T:
             raise InputError(f"{path}.{field.name} is missing; configs/base.py has every field")
     unknown = [name for name in node if name not in values]
     if unknown:
-        raise InputError(f"{path}.{unknown[0]}: there is no such field; there are "
-                         f"{', '.join(field.name for field in _fields(kind))}")
+        known = [field.name for field in _fields(kind)]
+        raise InputError(f"{path}.{unknown[0]}: there is no such field"
+                         f"{nearest(unknown[0], known)}; there are {', '.join(known)}")
     with prefixed(f"{path}."):
         return kind(**values)
 

@@ -21,6 +21,7 @@ from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
+from dfgan_jax.support.wording import counted
 
 
 def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: pathlib.Path,
@@ -67,8 +68,8 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
     broken += [f"{path}: {why}" for each in found.values() for files in each
                for path, why in files.broken.items()]
     if broken:
-        raise InputError(f"{len(broken)} broken files were left out, the first {broken[0]}; all "
-                         "other pairs are written")
+        raise InputError(f"{counted(len(broken), 'broken file')} left out, the first {broken[0]}; "
+                         "all other pairs are written")
 
 
 def _existing(name: str, folder: pathlib.Path) -> pathlib.Path:

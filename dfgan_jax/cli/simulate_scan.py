@@ -27,6 +27,7 @@ from dfgan_jax.simulation.scan_rays import ELECTRONIC_NOISE_STD, REFERENCE_THICK
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
+from dfgan_jax.support.wording import counted
 
 
 class _Measurement(NamedTuple):
@@ -167,8 +168,8 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
                                         description=f"simulating {dose_fraction} of the dose")
     tell_written(written, entries)
     if left_out:
-        raise InputError(f"{len(left_out)} slices were left out, the first {left_out[0]}; all "
-                         "others are written")
+        raise InputError(f"{counted(len(left_out), 'slice')} left out, the first {left_out[0]}; "
+                         "all others are written")
 
 
 def _kernel(kernel: str) -> str | float:

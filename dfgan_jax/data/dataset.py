@@ -20,6 +20,7 @@ from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import check_writable, refuse_existing, written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
+from dfgan_jax.support.wording import counted
 
 SPLITS = ("train", "valid", "test")
 
@@ -83,8 +84,8 @@ def parse_shares(text: str, files: Sequence[str], *, name: str) -> tuple[float, 
     shares = _adding_up_to_one(text)
     if len(shares) != len(files) or 0 in shares:
         raise InputError(f"{name} is {text!r}; expected a share above 0 for each of the "
-                         f"{len(files)} files ({', '.join(files) or 'none is given'}), which add "
-                         "up to 1")
+                         f"{counted(len(files), 'file')} ({', '.join(files) or 'none is given'}), "
+                         "which add up to 1")
     return shares
 
 
@@ -106,10 +107,11 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
     names = sorted(set(patients), key=text_digest)
     wanted = [index for index, share in enumerate(shares) if share > 0]
     if len(names) < len(wanted):
-        raise InputError(f"split: {len(names)} patients ({', '.join(sorted(names)[:5])}) cannot "
-                         f"be divided into {len(wanted)} splits; slices of one patient must not "
-                         "stand in two. If one ID stands for several patients, "
-                         "patients=study or patients=folder tells them apart")
+        raise InputError(f"split: {counted(len(names), 'patient')} "
+                         f"({', '.join(sorted(names)[:5])}) cannot be divided into {len(wanted)} "
+                         "splits; slices of one patient must not stand in two. If one ID "
+                         "stands for several patients, patients=study or patients=folder "
+                         "tells them apart")
     counts = [1 if share > 0 else 0 for share in shares]
     while sum(counts) < len(names):  # the next to the split that lacks most of its share
         lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]
@@ -266,8 +268,9 @@ def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None
         row_of = {row.get("index"): row for row in rows}
         in_order = [row_of.get(str(index), {}) for index in range(count)]
         if len(rows) != count or not all(row.get("patient") for row in in_order):
-            raise InputError(f"{manifest}: {len(rows)} rows for the {count} slices of {path}; "
-                             "expected one for each, with its index, from 0, and a patient")
+            raise InputError(f"{manifest}: {counted(len(rows), 'row')} for the "
+                             f"{counted(count, 'slice')} of {path}; expected one for each, with "
+                             "its index, from 0, and a patient")
         return in_order
     return None
 

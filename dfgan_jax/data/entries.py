@@ -13,6 +13,7 @@ from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.wording import counted
 
 
 def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pathlib.Path]
@@ -71,9 +72,9 @@ def check_not_blank(name: str, hu: Num[np.ndarray, "h w"]) -> None:
 def tell_written(written: dict[str, int], entries: Sequence[Entry]) -> None:
     """Prints the written files, the patients, and a warning of several kernels."""
     for path, count in written.items():
-        print(f"Wrote {path}: {count} slices")
+        print(f"Wrote {path}: {counted(count, 'slice')}")
     patients = sorted({entry.patient for entry in entries})
-    print(f"{len(patients)} patient{'s' if patients[1:] else ''}: {', '.join(patients[:10])}"
+    print(f"{counted(len(patients), 'patient')}: {', '.join(patients[:10])}"
           f"{', …' if patients[10:] else ''}", flush=True)
     kernels = sorted({str(entry.manifest.get("kernel", "")) for entry in entries})
     if len(kernels) > 1:

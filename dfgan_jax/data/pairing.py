@@ -14,6 +14,7 @@ import scipy.spatial
 from dfgan_jax.scans.dicom import group_by_series
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.wording import counted
 
 TOLERANCE_MM = 0.05
 """Positions have two decimals or more; slices are farther apart."""
@@ -62,7 +63,7 @@ def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Ma
     """
     same = {header.path.resolve() for header in ndct} & {each.path.resolve() for each in qdct}
     if same:
-        raise InputError(f"{len(same)} files stand in both folders, the first {min(same)}; "
+        raise InputError(f"{counted(len(same), 'file')} in both folders, the first {min(same)}; "
                          "expected the normal dose in one, the low dose in the other")
     notes: list[str] = []
     ndct, qdct = _without_copies(ndct, notes), _without_copies(qdct, notes)
@@ -76,23 +77,24 @@ def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Ma
         kin += sum(any(_kinship(pair.ndct, pair.qdct)) for pair in found)
         doubtful = [header for header in series if header.path in uncertain]
         if doubtful:
-            notes.append(f"{len(doubtful)} slices of {_name(series)} left out, the first "
-                         f"{doubtful[0].path}: several slices fit equally well")
+            notes.append(f"{counted(len(doubtful), 'slice')} of {_name(series)} left out, the "
+                         f"first {doubtful[0].path}: several slices fit equally well")
         missing = len(series) - len(found) - len(doubtful)
         if missing:
             (why, _), = collections.Counter(
                 reasons[header.path] for header in series if header.path in reasons).most_common(1)
-            notes.append(f"{missing} slices of {_name(series)} have no low dose: {why}")
+            notes.append(f"{counted(missing, 'slice')} of {_name(series)} without low dose: {why}")
     used = {pair.qdct.path for pair in pairs}
     for series in group_by_series(qdct):
         unused = sum(header.path not in used for header in series)
         if unused:
-            notes.append(f"{unused} slices of {_name(series)} are not used")
+            notes.append(f"{counted(unused, 'slice')} of {_name(series)} not used")
     if not pairs:
         raise InputError("; ".join(["no slice of the two folders belongs together", *notes[:5]]))
     if kin < len(pairs):
-        notes.append(f"{len(pairs) - kin} pairs share neither acquisition, study nor frame of "
-                     "reference, only patient ID and place: make sure that they are one scan")
+        notes.append(f"{counted(len(pairs) - kin, 'pair')} with neither acquisition, study nor "
+                     "frame of reference in common, only patient ID and place: make sure that "
+                     "both doses are one scan")
     return Matching(pairs, notes)
 
 
@@ -103,8 +105,8 @@ def _without_copies(headers: Sequence[SliceHeader], notes: list[str]) -> list[Sl
         first.setdefault(header.sop_uid, header)
     copies = [header for header in headers if first[header.sop_uid] is not header]
     if copies:
-        notes.append(f"{len(copies)} files left out as copies, the first {copies[0].path} of "
-                     f"{first[copies[0].sop_uid].path}")
+        notes.append(f"{counted(len(copies), 'file')} left out as copies, the first "
+                     f"{copies[0].path} of {first[copies[0].sop_uid].path}")
     return list(first.values())
 
 
@@ -157,7 +159,8 @@ def _counterparts(ndct: list[SliceHeader], qdct: list[SliceHeader]
 
 
 def _name(series: Sequence[SliceHeader]) -> str:
-    return f"series {series[0].series_uid} ({len(series)} slices, {series[0].path.parent})"
+    return (f"series {series[0].series_uid} ({counted(len(series), 'slice')}, "
+            f"{series[0].path.parent})")
 
 
 def _kinship(one: SliceHeader, other: SliceHeader) -> tuple[bool, ...]:

@@ -16,6 +16,7 @@ from dfgan_jax.scans import hounsfield
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import progress
+from dfgan_jax.support.wording import counted
 
 NATIVE_SIZE = 512
 
@@ -163,4 +164,5 @@ def check_fingerprints(expected: Mapping[str, str], data: Mapping[str, Pairs],
     """Refuses pairs with other fingerprints than the expected ones, described by `those`."""
     for split, fingerprint in fingerprints.items():
         if expected[split] != fingerprint:
-            raise InputError(f"data.{split}: {len(data[split])} slices that are not those {those}")
+            raise InputError(f"data.{split}: {counted(len(data[split]), 'slice')}, not those "
+                             f"{those}")

@@ -32,6 +32,7 @@ from dfgan_jax.support.files import remove_leftovers, written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.threads import THREADS, call_ahead
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 SUMMARY = "summary.json"
 
@@ -76,8 +77,8 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
                      saturated=saturated, checks=checks, pool=pool, bar=bar)
     except (OSError, KeyboardInterrupt):
         written = sum(target.exists() for target in targets.values())
-        print(f"{written} of {len(files.headers)} slices are in {incomplete}; the same command "
-              "resumes from there", file=sys.stderr, flush=True)
+        print(f"{written} of {counted(len(files.headers), 'slice')} in {incomplete}; the same "
+              "command resumes from there", file=sys.stderr, flush=True)
         raise
     if not there and not saturated:
         raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))

@@ -36,6 +36,7 @@ from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 PITCH_SPREAD = 1.1
 """Ratio of pixel pitches up to which slices share a frequency axis, by their mean pitch."""
@@ -249,7 +250,7 @@ class Comparison:
             count = len(self._data["valid"])
             notes.append(
                 f"Classical denoisers: tuned on {min(count, baselines.MAX_TUNING_SLICES)} of "
-                f"{count} validation slices ({self._sources.describe('valid')}).")
+                f"{counted(count, 'validation slice')} ({self._sources.describe('valid')}).")
         return notes
 
 

@@ -24,6 +24,7 @@ from dfgan_jax.simulation.quality_phantom import (
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 MEASURED_SLICES: Final = 3
 """Number of test slices that are measured; 0.3 s for each dose at 512²."""
@@ -208,8 +209,7 @@ def _matched(measured: _Measured, pixel_spacing_mm: float, *, configured: ScanPr
         f"{_CYLINDER}, scanned as the test slices were: noise of {normal_hu:.3g} HU at the normal "
         f"and {low_hu:.3g} HU at the low dose (test slices: {measured.normal_hu:.3g} and "
         f"{measured.low_hu:.3g} HU), {kernel}, pixels of {pixel_spacing_mm:.3g} mm; measured in "
-        f"{measured.slices} test {'slice' if measured.slices == 1 else 'slices'} "
-        f"{measured.method}.")
+        f"{counted(measured.slices, 'test slice')} {measured.method}.")
     return ObjectScan(protocol, size, description, {
         "slices": measured.slices, "kernel_lp_cm": measured.kernel_lp_cm,
         "pixel_spacing_mm": pixel_spacing_mm,

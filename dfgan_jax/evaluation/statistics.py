@@ -13,6 +13,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
+from dfgan_jax.support.wording import counted
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 
@@ -91,8 +93,9 @@ class Sample:
         pairs = rows * (rows - 1) // 2
         lowest = min(1.0, pairs * 2 / 2 ** (units or 0))
         if lowest > 1 - CONFIDENCE:
-            notes.append(f"With {units} {self.test_unit} and {pairs} pairs of rows no corrected p "
-                         f"can be below {lowest:.2g}: a large p does not show that rows are equal.")
+            notes.append(f"With {units} {self.test_unit} and {counted(pairs, 'pair')} of rows no "
+                         f"corrected p can be below {lowest:.2g}: a large p does not show that "
+                         "rows are equal.")
         return notes
 
     def interval(self, values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], *,

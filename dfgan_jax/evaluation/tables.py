@@ -14,6 +14,7 @@ from dfgan_jax.evaluation.protocols import METRICS, Protocol, Scores
 from dfgan_jax.evaluation.statistics import Sample, holm, mean_and_sd, paired_tests
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 INPUT_ROW = "QDCT"
 """The row that gains are relative to."""
@@ -120,8 +121,8 @@ def as_text(results: JsonObject) -> str:
     for name, protocol in reversed(results["protocols"].items()):
         window = protocol["window_hu"]
         clip = "" if window is None else f"clipped to {window[0]:g} to {window[1]:g} HU, "
-        lines.append(f"\n{name}: {results['slices']} slices at {protocol['size']}, {clip}data "
-                     f"range {protocol['data_range']}")
+        lines.append(f"\n{name}: {counted(results['slices'], 'slice')} at {protocol['size']}, "
+                     f"{clip}data range {protocol['data_range']}")
         metrics = [metric for metric in METRICS if metric in protocol["rows"][0]]
         width = max(len(line["name"]) for line in protocol["rows"] + protocol["seeds"])
         lines.append(f"  {'':{width}}" + "".join(f"  {LABELS[metric]:>25}" for metric in metrics))

@@ -157,8 +157,8 @@ def series_notes(slices: list[SliceHeader]) -> list[str]:
         usual = np.maximum(np.median(steps), np.maximum(thickness[1:], thickness[:-1]))
         missing = int(np.maximum(np.rint(steps / usual) - 1, 0).sum())
         if missing:
-            notes.append(f"{_slices(missing)} apparently missing between {locations[0]:g} and "
-                         f"{locations[-1]:g} mm")
+            notes.append(f"the input has gaps between {locations[0]:g} and {locations[-1]:g} mm, "
+                         f"with room for {_slices(missing)}")
     return notes
 
 

@@ -9,6 +9,7 @@ from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import progress
+from dfgan_jax.support.wording import counted
 
 
 def find_files(root: pathlib.Path) -> list[pathlib.Path]:
@@ -48,7 +49,7 @@ class DicomFolder:
                     self.refuse(path, error)
                 bar.advance()
         if not self.headers:
-            raise InputError(f"{root}: no CT slice among {len(paths)} files"
+            raise InputError(f"{root}: no CT slice among {counted(len(paths), 'file')}"
                              + "".join(f"; {line}" for line in self.lines()))
 
     def refuse(self, path: pathlib.Path, error: InputError) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dfgan_jax.data.pairs import Pairs, Slices
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.wording import counted
 
 ORIENTATIONS = 8
 
@@ -191,8 +192,8 @@ def steps_per_epoch(pairs: Pairs, *, global_batch_size: int) -> int:
       InputError: there are fewer pairs than one batch takes.
     """
     if len(pairs) < global_batch_size:
-        raise InputError(f"data.train has {len(pairs)} slices; batch_size {global_batch_size} "
-                         "takes at least as many")
+        raise InputError(f"data.train has {counted(len(pairs), 'slice')}; batch_size "
+                         f"{global_batch_size} takes at least as many")
     return len(pairs) // global_batch_size
 
 

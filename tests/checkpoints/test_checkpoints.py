@@ -1,6 +1,7 @@
 import errno
 import functools
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from dfgan_jax.checkpoints.folder import (
+    alone,
     locate,
     read_meta,
     restore_generator,
@@ -278,3 +281,13 @@ def test_a_full_disk_is_told_by_the_folder(tmp_path, monkeypatch):
         monkeypatch.setattr(kept._manager, "save", full)
         with pytest.raises(OSError, match=r"^\[Errno 28\] No space left .*: '.*/checkpoints'$"):
             save(kept, 1)
+
+
+def test_orbax_warning_of_missing_metadata_is_dropped_at_every_moment(caplog):
+    """Also between nested checkpointers, and outside of any."""
+    for _ in range(2):
+        with alone(ocp.JsonCheckpointHandler()), alone(ocp.JsonCheckpointHandler()):
+            pass
+        logging.getLogger("absl").warning("Metadata file does not exist: %s", "x")
+    logging.getLogger("absl").warning("another warning")
+    assert [record.getMessage() for record in caplog.records] == ["another warning"]

@@ -64,6 +64,15 @@ def in_the_checkout(monkeypatch):
      "unexpected argument 'train'; options start with --; a mode is given as --mode=train"),
     ("--config=unet", "flag --config=unet: no such file, and no such configuration; there are "
                       "attn, cnn10, dfgan, nafnet, redcnn"),
+    ("--config=atn:demo", "flag --config=atn:demo: no such file, and no such configuration (did "
+                          "you mean 'attn'?); there are attn, cnn10, dfgan, nafnet, redcnn"),
+    ("--config=configs/atn.py", "flag --config=configs/atn.py: no such file (did you mean "
+                                "'configs/attn.py'?); there are configs/attn.py, configs/cnn10.py, "
+                                "configs/dfgan.py, configs/nafnet.py, configs/redcnn.py"),
+    ("--config=here.py", "flag --config=here.py: no such file; there are attn, cnn10, dfgan, "
+                         "nafnet, redcnn"),
+    ("--config.data.size=0 --config=attn", "--config.data.size changes a configuration, and stands "
+                                           "before --config; expected --config first"),
     ("--config=base", "flag --config=base: no such file, and no such configuration; there are "
                       "attn, cnn10, dfgan, nafnet, redcnn"),
     ("--mode=fly --help", "unknown mode 'fly'; there are train, evaluate, denoise, convert, "
@@ -105,6 +114,42 @@ def test_a_configuration_is_found_by_path_and_by_name(tmp_path, monkeypatch):
                                    "    return ml_collections.ConfigDict({'name': variant * 2})\n")
     _, values = parse("--config=attn:demo")
     assert values.config.name == "demodemo"
+
+
+@pytest.mark.parametrize(("field", "message"), [
+    ("data.siz", "config.data has no field 'siz' (did you mean 'size'?); there are augment, "),
+    ("crop", "config has no field 'crop' (did you mean config.data.crop?); there are accumulate, "),
+    ("learning_rate", "(did you mean config.optimizer.generator_learning_rate?)"),
+    ("data.epochs", "config.data has no field 'epochs' (did you mean config.epochs?); there are"),
+    ("zzz", "config has no field 'zzz'; there are accumulate, ")])
+def test_a_mistyped_field_gets_the_nearest_name(field, message):
+    with pytest.raises(InputError) as refused:
+        parse("--config=attn", f"--config.{field}=1")
+    assert message in str(refused.value)
+
+
+def test_a_wrong_path_lists_the_configurations_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, content in (("mine/good.py", "def get_config():\n    pass\n"),
+                          ("mine/tool.py", "print()\n"), ("mine/base.py", "def get_config():\n")):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(content)
+    shipped = "there are attn, cnn10, dfgan, nafnet, redcnn"
+    for given, message in (
+            ("mine/god.py", "no such file (did you mean 'mine/good.py'?); there are mine/good.py"),
+            ("none/good.py", f"no such file; {shipped}"),
+            ("configs/attn.py", f"no such file (did you mean 'attn'?); {shipped}")):
+        with pytest.raises(InputError) as refused:
+            parse(f"--config={given}")
+        assert str(refused.value) == f"flag --config={given}: {message}"
+
+
+@pytest.mark.parametrize(("command", "error"), [(MAIN_PY, "--config is missing"),
+                                                (DFGAN_JAX, "the mode is missing")])
+def test_no_arguments_print_the_help_and_then_the_error(capsys, command, error):
+    with pytest.raises(InputError, match=error):
+        parse(command=command)
+    assert capsys.readouterr().out.startswith("DFGAN in JAX: low-dose CT denoising.")
 
 
 def test_what_else_a_mode_needs_is_not_needed_to_print_a_configuration():

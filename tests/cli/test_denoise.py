@@ -57,9 +57,9 @@ def test_denoises_arrays_as_the_denoiser_does(tmp_path, weights, shape, dtype):
     (np.array(["a"]), "an array of numbers in HU"),
     (np.array({"f_qd": 1}), "has no key 'f_nd'"),
     (np.where(np.arange(3)[:, None, None] == 1, np.nan, hu((3, 16, 16))),
-     "1 of 3 slices have a NaN or an infinity: slice 1; nothing was written"),
+     "a NaN or an infinity in 1 of 3 slices: slice 1; nothing was written"),
     (np.where(np.arange(40)[:, None, None] % 2, np.inf, np.float32(3)) + np.zeros((40, 16, 16)),
-     r"20 of 40 slices have a NaN or an infinity: slice 1, 3, .*, 39; nothing"),
+     r"a NaN or an infinity in 20 of 40 slices: slice 1, 3, .*, 39; nothing"),
 ])
 def test_arrays_that_cannot_be_denoised_are_named(tmp_path, weights, content, message):
     path = tmp_path / "in.npy"
@@ -168,7 +168,8 @@ def test_a_volume_with_a_nan_is_refused(tmp_path, weights):
     volume = np.zeros((16, 16, 4), np.float32)
     volume[3, 4, 2] = np.nan
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1, -1, 1, 1])), tmp_path / "in.nii")
-    with pytest.raises(InputError, match=r"in\.nii: 1 of 4 slices have a NaN.* slice 2; nothing"):
+    message = r"in\.nii: a NaN or an infinity in 1 of 4 slices: slice 2; nothing"
+    with pytest.raises(InputError, match=message):
         run(tmp_path, weights, "in.nii")
     assert [path.name for path in tmp_path.iterdir()
             if path.suffix != ".pth"] == ["in.nii"]
@@ -195,7 +196,7 @@ def test_a_folder_is_denoised_and_its_broken_slices_are_told(tmp_path, weights, 
     assert "3 slices in 1 series by " in told
     assert "Skipped 2: not a DICOM file (a.txt, …)" in told
     (tmp_path / "in" / "2.dcm").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"1 broken files were not denoised, the first 2\.dcm: "):
+    with pytest.raises(InputError, match=r"1 broken file not denoised, the first 2\.dcm: "):
         run(tmp_path, weights, "in", "second")
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == [
         "1.dcm", "3.dcm", "summary.json"]

@@ -64,7 +64,7 @@ def test_workdir_may_go_on_with_more_epochs(tmp_path):
     config.epochs = 300
     check_workdir(tmp_path, RunOptions.of(config))
     config.seed = 1
-    with pytest.raises(InputError, match="1 fields differ, the first seed: 0 there, 1 here"):
+    with pytest.raises(InputError, match="1 differing field, the first seed: 0 there, 1 here"):
         check_workdir(tmp_path, RunOptions.of(config))
 
 

@@ -59,6 +59,15 @@ def test_values_that_no_run_could_use_are_named(change, message):
         RunOptions.of(config)
 
 
+def test_a_mistyped_field_of_a_file_gets_the_nearest_name():
+    config = attn.get_config()
+    with config.unlocked():
+        config.optimizer.shedule = "cosine"
+    with pytest.raises(InputError, match=r"config\.optimizer\.shedule: there is no such field "
+                                         r"\(did you mean 'schedule'\?\); there are algorithm, "):
+        RunOptions.of(config)
+
+
 @pytest.mark.parametrize("changes", [{}, {"normalization": "none"}, {"attention": False}])
 def test_statistics_can_be_frozen_where_the_generator_has_some(changes):
     config = attn.get_config()  # CBAM's spatial gates have them without those of the stages
@@ -178,7 +187,8 @@ def test_an_unknown_field_is_named():
     config = attn.get_config()
     with config.unlocked():
         config.loss.images = 1.0
-    with pytest.raises(InputError, match=r"config\.loss\.images: there is no such field; there"):
+    with pytest.raises(InputError, match=r"config\.loss\.images: there is no such field "
+                                         r"\(did you mean 'image'\?\); there"):
         RunOptions.of(config)
 
 

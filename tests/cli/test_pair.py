@@ -92,7 +92,7 @@ def test_splits_go_by_what_tells_patients_apart(tmp_path, patients, ids, names):
 
 def test_one_id_for_several_patients_is_one_patient_that_cannot_be_split(tmp_path):
     full, quarter = write_trees(tmp_path, patients=("P1", "P2", "P3"), PatientID="same")
-    with pytest.raises(InputError, match=r"1 patients \(same\).*patients=study or"):
+    with pytest.raises(InputError, match=r"1 patient \(same\).*patients=study or"):
         run(full, quarter, tmp_path / "out", split="0.4,0.3,0.3")
     assert not (tmp_path / "out").exists()
 
@@ -102,7 +102,7 @@ def test_a_broken_file_is_named_and_the_rest_written(tmp_path):
     broken = quarter / "P1" / "1.dcm"
     broken.write_bytes(broken.read_bytes()[:-100])
     (full / "notes.txt").write_text("no slice")
-    with pytest.raises(InputError, match=r"1 broken files were left out, the first .*1\.dcm: "):
+    with pytest.raises(InputError, match=r"1 broken file left out, the first .*1\.dcm: "):
         run(full, quarter, tmp_path / "pairs.npy")
     assert len(means(tmp_path / "pairs.npy")["f_qd"]) == 2
     assert len(rows(tmp_path / "pairs.manifest.csv")) == 2
@@ -111,7 +111,7 @@ def test_a_broken_file_is_named_and_the_rest_written(tmp_path):
 def test_a_file_without_a_header_is_named_and_the_rest_written(tmp_path):
     full, quarter = write_trees(tmp_path)
     (full / "P1" / "4.dcm").touch()
-    with pytest.raises(InputError, match=r"1 broken files were left out, the first .*4\.dcm: "):
+    with pytest.raises(InputError, match=r"1 broken file left out, the first .*4\.dcm: "):
         run(full, quarter, tmp_path / "pairs.npy")
     assert len(rows(tmp_path / "pairs.manifest.csv")) == 3
 

@@ -96,7 +96,7 @@ def test_a_slice_without_tissue_takes_the_noise_of_its_series(tmp_path, array):
 
 def test_a_series_without_tissue_is_left_out_and_the_others_stay(tmp_path, array):
     np.save(tmp_path / "air.npy", np.random.default_rng(0).normal(-1000, 5, (1, 96, 96)))
-    with pytest.raises(InputError, match=r"1 slices were left out, the first .*air\.npy: slice 0: "
+    with pytest.raises(InputError, match=r"1 slice left out, the first .*air\.npy: slice 0: "
                                          r".*soft tissue.* --full_dose_photons_per_ray and "
                                          r"--kernel give it"):
         run_scan(tmp_path / "air.npy", array, output=tmp_path / "pairs.npy")
@@ -164,7 +164,7 @@ def test_the_order_of_a_volumes_axes_does_not_matter(tmp_path, array, order):
 
 def test_blank_slices_are_left_out(tmp_path, array):
     np.save(array, np.concatenate([np.load(array), np.full((1, 96, 96), -1024.0)]))
-    with pytest.raises(InputError, match=r"1 slices were left out.*slice 2: blank, -1024 HU"):
+    with pytest.raises(InputError, match=r"1 slice left out.*slice 2: blank, -1024 HU"):
         run_scan(array, output=tmp_path / "pairs.npy")
     assert len(manifest(tmp_path / "pairs.manifest.csv")) == 2
 
@@ -176,7 +176,7 @@ def test_files_are_patients_and_a_broken_slice_does_not_lose_the_others(tmp_path
     image = nibabel.Nifti1Image(np.ascontiguousarray(slices[:1].T * 1.01),
                                 np.diag([-SPACING_MM, -SPACING_MM, 2, 1]))
     image.to_filename(tmp_path / "volume.nii.gz")
-    with pytest.raises(InputError, match=r"1 slices were left out.*broken\.npy: slice 1 has a NaN"):
+    with pytest.raises(InputError, match=r"1 slice left out.*broken\.npy: slice 1 has a NaN"):
         run_scan(array, tmp_path / "broken.npy", tmp_path / "volume.nii.gz",
                  output=tmp_path / "out", split="0.4,0.3,0.3")
     rows = manifest(tmp_path / "out" / "manifest.csv")

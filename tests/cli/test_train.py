@@ -234,7 +234,7 @@ def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
     (copied / "config.json").write_text(json.dumps(config))
     done = command.run(*command.TINY, *other, f"--workdir={copied}", f"--config.epochs={EPOCHS}")
     assert done.returncode == 1
-    assert "data.train: 6 slices that are not those this run was started with" in done.stderr
+    assert "data.train: 6 slices, not those this run was started with" in done.stderr
 
 
 def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
@@ -269,8 +269,8 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
     before = (workdir / "config.json").read_bytes()
     other = command.run(*options, f"--workdir={workdir}", "--config.generator.width=4")
     assert other.returncode == 1
-    assert "another configuration: 1 fields differ, the first generator.width: 2 there, 4 here" in (
-        other.stderr)
+    assert ("another configuration: 1 differing field, the first generator.width: 2 there, 4 here"
+            in other.stderr)
     assert (workdir / "config.json").read_bytes() == before
 
 

@@ -41,10 +41,10 @@ def test_what_has_no_counterpart_is_counted():
                             series("quarter", locations=(2.0, 4.0, 6.0, 8.0)))
     assert len(matching.pairs) == 2
     first, second = matching.notes
-    assert first.startswith("1 slices of series full (3 slices")
-    assert first.endswith("have no low dose: none lies there")
+    assert first.startswith("1 slice of series full (3 slices")
+    assert first.endswith("without low dose: none lies there")
     assert second.startswith("2 slices of series quarter (4 slices")
-    assert second.endswith("are not used")
+    assert second.endswith("not used")
 
 
 def test_series_of_several_patients_and_kernels_find_their_own():
@@ -102,7 +102,7 @@ def test_slices_have_acquisition_times_of_their_own():
 def test_pairs_that_only_a_place_holds_together_are_pointed_out():
     matching = match_slices(series("full"), series("quarter", acquisition=""))
     assert len(matching.pairs) == 3
-    assert "3 pairs share neither acquisition, study nor frame" in matching.notes[0]
+    assert "3 pairs with neither acquisition, study nor frame" in matching.notes[0]
 
 
 @pytest.mark.parametrize("kin", ["acquisition", "study_uid", "frame_of_reference_uid"])
@@ -145,7 +145,7 @@ def test_series_may_be_divided():
 
 
 def test_the_same_files_on_both_sides_are_refused():
-    with pytest.raises(InputError, match="3 files stand in both folders"):
+    with pytest.raises(InputError, match="3 files in both folders"):
         match_slices(series("full"), series("quarter") + series("full"))
 
 
@@ -181,7 +181,7 @@ def test_a_slice_of_another_thickness_within_a_series_is_left_out():
     qdct[1] = dataclasses.replace(qdct[1], thickness_mm=1.0)
     matching = match_slices(series("full"), qdct)
     assert [ndct for ndct, _ in paired(matching)] == ["full 0.0", "full 4.0"]
-    assert "1 slices of series full" in matching.notes[0]
+    assert "1 slice of series full" in matching.notes[0]
     assert "differs in thickness (3.0, 1.0)" in matching.notes[0]
 
 

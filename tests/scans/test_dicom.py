@@ -561,15 +561,16 @@ def test_series_without_positions_are_ordered_by_number_then_name(tmp_path):
 @pytest.mark.parametrize(("positions", "thickness", "notes"), [
     ([0, 3, 6, 9], 3, []),
     ([0], 3, []),
-    ([0, 3, 9, 12, 21, 24, 27], 3, ["3 slices apparently missing between 0 and 27 mm"]),
+    ([0, 3, 9, 12, 21, 24, 27], 3,
+     ["the input has gaps between 0 and 27 mm, with room for 3 slices"]),
     ([0, 2, 4, 6], 3, []),  # overlapping
     ([0, 10, 20], 3, []),  # a gap that all have
     ([0, 3, 3, 3, 6], 3, ["2 slices at the place of another"]),
     ([0, 3, 3, 6, 9, 15], 3, ["1 slice at the place of another",
-                       "1 slice apparently missing between 0 and 15 mm"]),
+                       "the input has gaps between 0 and 15 mm, with room for 1 slice"]),
     ([0, 1, 2, 3, 8, 13], [1, 1, 1, 5, 5, 5], []),  # thicker from here on
     ([0, 1, 2, 3, 13, 18], [1, 1, 1, 5, 5, 5],
-     ["1 slice apparently missing between 0 and 18 mm"]),
+     ["the input has gaps between 0 and 18 mm, with room for 1 slice"]),
 ])
 def test_notes_tell_what_is_odd_in_a_series(tmp_path, positions, thickness, notes):
     thickness = np.broadcast_to(thickness, len(positions))
