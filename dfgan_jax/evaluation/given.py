@@ -118,6 +118,8 @@ def _read_folder(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndar
                          "location_mm of the manifest beside the test file, which has none; give "
                          "an .npy in the order of the test slices")
     folder = DicomFolder(path)
+    for line in folder.link_lines():
+        print(line, file=sys.stderr, flush=True)
     places: dict[tuple[str, float], pathlib.Path] = {}
     for header in folder.headers:
         if header.location_mm is None:
