@@ -50,6 +50,10 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
     for name, choices in {"storage": ("float32", "float16"), "platform": ("tpu", "cuda"),
                           "patients": ("id", "study", "folder")}.items():
         flags.DEFINE_enum(name, choices[0], choices, modes.explain(name), flag_values=values)
+    for name, choices in {"input_unit": ("hu", "mu", "redcnn", "dfgan"),
+                          "axes": ("nhw", "hwn")}.items():
+        # Without a default, since only a given value is not checked.
+        flags.DEFINE_enum(name, None, choices, modes.explain(name), flag_values=values)
 
 
 def parse(arguments: Sequence[str], *, command: Command,

@@ -91,7 +91,8 @@ def _start(mode: str, *, command: Command) -> None:
         run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
             source=pathlib.Path(only("input", given.input)), output=pathlib.Path(given.output),
             strength=given.strength,
-            report=None if given.report is None else pathlib.Path(given.report))
+            report=None if given.report is None else pathlib.Path(given.report),
+            unit=given.input_unit, axes=given.axes)
     elif mode == "convert":
         run(inputs=_paths(given.input), output=pathlib.Path(given.output),
             container=given.container, storage=given.storage, verify=given.verify)
@@ -100,7 +101,7 @@ def _start(mode: str, *, command: Command) -> None:
             dose_fraction=_of_simulation("dose_fraction"), kernel=given.kernel,
             refilter=given.refilter, photons_per_ray=given.full_dose_photons_per_ray,
             pixel_spacing_mm=given.pixel_spacing, seed=_of_simulation("noise_seed", field="seed"),
-            split=given.split, patients=given.patients)
+            split=given.split, patients=given.patients, unit=given.input_unit, axes=given.axes)
     elif mode == "simulate":
         run(given.config, output=pathlib.Path(given.output))
     elif mode == "pair":

@@ -140,7 +140,8 @@ def test_help_of_a_mode_shows_what_it_takes_and_nothing_else(capsys, arguments):
         r"--mode=denoise --checkpoint=runs/mine --input=quarter_dose/ --output=denoised/ "
         r"--report=denoised\.html\n", text, re.DOTALL).groups()
     assert re.findall("--[a-z_.]+", needed) == ["--input", "--output"]
-    assert re.findall("--[a-z_.]+", optional) == ["--checkpoint", "--strength", "--report"]
+    assert re.findall("^  (--[a-z_.]+)", optional, re.MULTILINE) == [
+        "--checkpoint", "--strength", "--report", "--input_unit", "--axes"]
 
 
 def test_help_of_the_installed_command_spells_it_so(capsys):
