@@ -10,6 +10,7 @@ from dfgan_jax.cli import configurations, help_text, modes
 from dfgan_jax.cli.help_text import Command
 from dfgan_jax.cli.modes import MODES
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import expanded, one_or_several
 
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 
@@ -93,6 +94,12 @@ def parse(arguments: Sequence[str], *, command: Command,
                 if rest[1] in MODES and not command.mode_first else "")
         raise InputError(f"unexpected argument {rest[1]!r}; options start with --{hint}")
     _refuse_missing(values, mode=mode, command=command)
+    for name in ("workdir", "output", "report"):
+        if values[name].value:
+            values[name].value = expanded(values[name].value)
+    for name in ("input", "ndct", "qdct"):
+        values[name].value = list(map(expanded, values[name].value or []))
+    values["checkpoint"].value = one_or_several(values["checkpoint"].value or [])
     return mode
 
 

@@ -72,8 +72,11 @@ def _start(mode: str, *, command: Command) -> None:
     if mode != "preflight":
         tpu_chips.hide_libtpu_without()
     # Other modes do not compile, or measure the time to compile.
+    check_platforms = None
     if file not in ("pair", "simulate_scan", "preflight"):
-        importlib.import_module("dfgan_jax.devices.parallel").keep_compiled()
+        parallel = importlib.import_module("dfgan_jax.devices.parallel")
+        parallel.keep_compiled()
+        check_platforms = parallel.check_platforms
     run = importlib.import_module(f"dfgan_jax.cli.{file}").run
     if mode in ("train", "evaluate"):
         processes = importlib.import_module("dfgan_jax.devices.processes")
@@ -81,12 +84,16 @@ def _start(mode: str, *, command: Command) -> None:
         with processes.joined(launchers.Place(
                 coordinator=given.coordinator, num_processes=given.num_processes,
                 process_id=given.process_id), timeout_s=given.join_timeout):
+            check_platforms()  # not before the processes have joined
             if mode == "train":
                 run(given.config, workdir=_workdir())
             else:
                 run(given.config, workdir=_workdir("_evaluation"),
                     checkpoint_paths=given.checkpoint)
-    elif mode == "denoise":
+        return
+    if check_platforms is not None:
+        check_platforms()
+    if mode == "denoise":
         only = functools.partial(_only, command=command, mode=mode)
         run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
             source=pathlib.Path(only("input", given.input)), output=pathlib.Path(given.output),

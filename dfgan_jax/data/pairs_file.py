@@ -99,7 +99,7 @@ class PairsFile:
                 raise InputError(f"{self.path}: {key} has values {lowest:g} to {highest:g} in "
                                  f"slice {index}; expected linear attenuation in 1/mm, where "
                                  f"water is {hounsfield.MU_WATER} (are they HU?)")
-            dense += np.count_nonzero(one > _METAL_MU)
+            dense += int(np.count_nonzero(one > _METAL_MU))
             least, most = min(least, float(lowest)), max(most, float(highest))
         if least < _MIN_MU or dense > _METAL_SHARE * block.size:
             like = (units.NAMES["dfgan"] if least < _MIN_MU else

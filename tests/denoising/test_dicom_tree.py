@@ -29,7 +29,7 @@ class FakeDenoiser(denoiser.Denoiser):
         self.domain = domain
         self.shapes = []
 
-    def __call__(self, qdct_hu, *, batch_size=None, out=None, progress=None):
+    def __call__(self, qdct_hu, *, batch_size=None, out=None, progress=None, unit="hu"):
         self.shapes.append(qdct_hu.shape)
         return qdct_hu + 5
 
