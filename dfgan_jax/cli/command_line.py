@@ -95,8 +95,8 @@ def parse(arguments: Sequence[str], *, command: Command,
         raise InputError(f"unexpected argument {rest[1]!r}; options start with --{hint}")
     _refuse_missing(values, mode=mode, command=command)
     for name in ("workdir", "output", "report"):
-        if values[name].value:
-            values[name].value = expanded(values[name].value)
+        if path := values[name].value:
+            values[name].value = expanded(path)
     for name in ("input", "ndct", "qdct"):
         values[name].value = list(map(expanded, values[name].value or []))
     values["checkpoint"].value = one_or_several(values["checkpoint"].value or [])

@@ -71,8 +71,11 @@ def _start(mode: str, *, command: Command) -> None:
     # Imported after the checks of the flags, since importing JAX takes a second.
     if mode != "preflight":
         tpu_chips.hide_libtpu_without()
+
+    def check_platforms() -> None:
+        """Checks nothing for a mode that does not compute with JAX."""
+
     # Other modes do not compile, or measure the time to compile.
-    check_platforms = None
     if file not in ("pair", "simulate_scan", "preflight"):
         parallel = importlib.import_module("dfgan_jax.devices.parallel")
         parallel.keep_compiled()
@@ -91,8 +94,7 @@ def _start(mode: str, *, command: Command) -> None:
                 run(given.config, workdir=_workdir("_evaluation"),
                     checkpoint_paths=given.checkpoint)
         return
-    if check_platforms is not None:
-        check_platforms()
+    check_platforms()
     if mode == "denoise":
         only = functools.partial(_only, command=command, mode=mode)
         run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
