@@ -10,6 +10,7 @@ from dfgan_jax.cli import configurations, help_text, modes
 from dfgan_jax.cli.help_text import Command
 from dfgan_jax.cli.modes import MODES
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import expanded, one_or_several
 
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 
@@ -50,6 +51,10 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
     for name, choices in {"storage": ("float32", "float16"), "platform": ("tpu", "cuda"),
                           "patients": ("id", "study", "folder")}.items():
         flags.DEFINE_enum(name, choices[0], choices, modes.explain(name), flag_values=values)
+    for name, choices in {"input_unit": ("hu", "mu", "redcnn", "dfgan"),
+                          "axes": ("nhw", "hwn")}.items():
+        # Without a default, since only a given value is not checked.
+        flags.DEFINE_enum(name, None, choices, modes.explain(name), flag_values=values)
 
 
 def parse(arguments: Sequence[str], *, command: Command,
@@ -93,6 +98,12 @@ def parse(arguments: Sequence[str], *, command: Command,
                 if rest[1] in MODES and not command.mode_first else "")
         raise InputError(f"unexpected argument {rest[1]!r}; options start with --{hint}")
     _refuse_missing(values, mode=mode, command=command)
+    for name in ("workdir", "output", "report"):
+        if path := values[name].value:
+            values[name].value = expanded(path)
+    for name in ("input", "ndct", "qdct"):
+        values[name].value = list(map(expanded, values[name].value or []))
+    values["checkpoint"].value = one_or_several(values["checkpoint"].value or [])
     return mode
 
 

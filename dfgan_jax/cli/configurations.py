@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 import dfgan_jax
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import expanded
 from dfgan_jax.support.wording import nearest
 
 
@@ -40,7 +41,7 @@ def find(text: str) -> tuple[pathlib.Path, str]:
       InputError: there is no such file, and no such name.
     """
     given, colon, variant = text.partition(":")
-    path = pathlib.Path(given)
+    path = pathlib.Path(expanded(given))
     if path.is_file():
         return path, colon + variant
     if given in shipped():

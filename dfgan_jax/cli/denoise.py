@@ -1,5 +1,6 @@
 """`--mode=denoise`: denoises files and folders of HU, and writes the same format."""
 
+import functools
 import pathlib
 import sys
 import tempfile
@@ -11,15 +12,18 @@ import numpy as np
 import dfgan_jax
 from dfgan_jax import pretrained
 from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.input_format import flags_named, refuse_for
 from dfgan_jax.data import domain
 from dfgan_jax.data.pairs_file import holds_pairs, read_pairs, write_slices
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
 from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.evaluation import denoising_report
-from dfgan_jax.scans import dicom, hounsfield, nifti
+from dfgan_jax.scans import dicom, hounsfield, nifti, units
+from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
+from dfgan_jax.scans.units import Unit
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, release_pages, written_whole
 from dfgan_jax.support.progress import Progress, progress
@@ -27,7 +31,8 @@ from dfgan_jax.support.wording import counted
 
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
-        strength: float = 1.0, report: pathlib.Path | None = None) -> None:
+        strength: float = 1.0, report: pathlib.Path | None = None, unit: Unit | None = None,
+        axes: Axes | None = None) -> None:
     """Denoises a file or a folder, a few slices at a time.
 
     Args:
@@ -38,6 +43,8 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
       output: file or folder to write, whole or not at all, in the same format; arrays are float32.
       strength: of the denoising; see `Denoiser`.
       report: HTML file to write: up to 30 slices before and after.
+      unit: of an array or a volume, and of the output; None: HU, refused where they cannot be.
+      axes: of an array and of the output; None: (N, H, W), refused where it looks like (H, W, N).
 
     Raises:
       InputError: the checkpoint or the input cannot be used, the output or the report exists, or
@@ -54,12 +61,22 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
+    given = unit or "hu"
     suffixes: tuple[str, ...]
     if source.is_file() and source.suffix.lower() == ".npy":
-        kind, suffixes = (_denoise_pairs if holds_pairs(source) else _denoise_array), (".npy",)
+        kind, suffixes = functools.partial(_denoise_array, unit=given, axes=axes), (".npy",)
+        if holds_pairs(source):
+            kind = _denoise_pairs
+            refuse_for(source, "a file of pairs in 1/mm, (H, W, N)", unit=unit, axes=axes)
+        elif unit is None:
+            with flags_named():
+                stored = read_hu_array(source, axes=axes)
+                units.check_hu(stored.reshape(-1, *stored.shape[-2:]), name=str(source))
     elif source.is_file() and nifti.is_nifti(source):
-        kind, suffixes = _denoise_nifti, nifti.SUFFIXES
+        refuse_for(source, "a volume, whose header names its axes", axes=axes)
+        kind, suffixes = functools.partial(_denoise_nifti, unit=unit), nifti.SUFFIXES
     else:
+        refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit, axes=axes)
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")
         if source.is_dir():
@@ -72,10 +89,11 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         raise InputError(f"{output}: expected a name that ends in {' or '.join(suffixes)}, as "
                          f"{source} does")
     denoiser = Denoiser.load(checkpoint_path, strength=strength)
-    print(f"Wrote {output}: {kind(denoiser, source, output)}", flush=True)
+    with flags_named():
+        print(f"Wrote {output}: {kind(denoiser, source, output)}", flush=True)
     if report is not None:
         denoising_report.of_file(report, source, output, denoiser=denoiser,
-                                 derivation=_derivation(denoiser))
+                                 derivation=_derivation(denoiser), unit=given, axes=axes or "nhw")
 
 
 def _derivation(denoiser: Denoiser) -> Derivation:
@@ -123,27 +141,47 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
     return f"a slice of {read.header.rows}×{read.header.columns}; {_beyond(saturated)}"
 
 
-def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
-    qdct = read_hu_array(source)
+def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *, unit: Unit,
+                   axes: Axes | None) -> str:
+    qdct = read_hu_array(source, axes=axes)
     slices = qdct.reshape(-1, *qdct.shape[-2:])
     _check_finite(source, slices)
+    is_hwn = axes == "hwn" and qdct.ndim == 3
+    shape = (*qdct.shape[1:], qdct.shape[0]) if is_hwn else qdct.shape
     with written_whole(output) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {
-            "descr": "<f4", "fortran_order": False, "shape": qdct.shape})
-        for _, denoised in _denoised(denoiser, slices, lambda block: block):
-            file.write(denoised.astype("<f4").data)
-    return f"{counted(len(slices), 'slice')} of {qdct.shape[-2]}×{qdct.shape[-1]}, HU"
+            "descr": "<f4", "fortran_order": is_hwn, "shape": shape})
+        for _, denoised in _denoised(denoiser, slices,
+                                     lambda block: _to_hu(source, block, unit)):
+            values = units.from_hu(denoised, unit).astype("<f4")
+            # In Fortran's order of (H, W, N), one slice follows the other, by its columns.
+            file.write(np.ascontiguousarray(values.transpose(0, 2, 1) if is_hwn else values).data)
+    name = {"hu": "HU", "mu": "1/mm"}.get(unit, f"normalised ({unit})")
+    return f"{counted(len(slices), 'slice')} of {qdct.shape[-2]}×{qdct.shape[-1]}, {name}"
 
 
-def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
+def _to_hu(source: pathlib.Path, values: np.ndarray, unit: Unit) -> np.ndarray:
+    try:
+        return units.to_hu(values, unit)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
+                   unit: Unit | None) -> str:
     output.parent.mkdir(parents=True, exist_ok=True)
     with (tempfile.TemporaryDirectory(dir=output.parent, prefix=".denoise-") as scratch,
           written_whole(output) as temporary):
         volume = nifti.open_nifti(source, scratch=pathlib.Path(scratch))
         _check_finite(source, volume.stored)
+        if unit is None:
+            units.check_hu(map(volume.hu, volume.stored), name=str(source))
+
+        def to_hu(stored: np.ndarray) -> np.ndarray:
+            return _to_hu(source, volume.hu(stored), unit or "hu")
 
         if (pitch := square_pitch(volume.pixel_spacing_mm)) is not None:
-            _warn(source, denoiser, ((volume.hu(volume.stored[index]), pitch) for index in
+            _warn(source, denoiser, ((to_hu(volume.stored[index]), pitch) for index in
                                      denoised_series.measured_slices(len(volume.stored))))
         is_packed = output.name.lower().endswith(".gz")
         unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
@@ -151,8 +189,9 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
         target = nifti.create_like(volume, unpacked, description=(
             f"denoised by {derivation.name} {derivation.weights_sha256[:12]}, no medical device"))
         saturated = 0
-        for part, denoised in _denoised(denoiser, volume.stored, volume.hu):
-            exact = (denoised.astype(np.float64) - volume.intercept) / volume.slope
+        for part, denoised in _denoised(denoiser, volume.stored, to_hu):
+            values = units.from_hu(denoised, unit or "hu")
+            exact = (values.astype(np.float64) - volume.intercept) / volume.slope
             if target.dtype.kind in "iu":
                 limits, exact = np.iinfo(target.dtype), np.rint(exact)
                 saturated += int(((exact < limits.min) | (exact > limits.max)).sum())
@@ -171,7 +210,8 @@ def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
     def denoised() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with _bar(len(pairs)) as bar:
             for block in pairs.blocks():
-                qdct = denoiser(hounsfield.mu_to_hu(np.asarray(block.qdct)), progress=bar)
+                qdct = denoiser(hounsfield.mu_to_hu(np.asarray(block.qdct)), progress=bar,
+                                unit=None)
                 yield from zip(block.ndct, hounsfield.hu_to_mu(qdct), strict=True)
 
     write_slices(output, denoised(), count=len(pairs), shape=pairs.ndct.shape[1:])
@@ -194,7 +234,7 @@ def _denoised(denoiser: Denoiser, stored: np.ndarray, to_hu: Callable[[np.ndarra
     with _bar(len(stored)) as bar:
         for start in range(0, len(stored), step):
             part = slice(start, start + step)
-            yield part, denoiser(to_hu(stored[part]), progress=bar)
+            yield part, denoiser(to_hu(stored[part]), progress=bar, unit=None)
             release_pages(stored)
 
 

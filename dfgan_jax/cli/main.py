@@ -71,9 +71,15 @@ def _start(mode: str, *, command: Command) -> None:
     # Imported after the checks of the flags, since importing JAX takes a second.
     if mode != "preflight":
         tpu_chips.hide_libtpu_without()
+
+    def check_platforms() -> None:
+        """Checks nothing for a mode that does not compute with JAX."""
+
     # Other modes do not compile, or measure the time to compile.
     if file not in ("pair", "simulate_scan", "preflight"):
-        importlib.import_module("dfgan_jax.devices.parallel").keep_compiled()
+        parallel = importlib.import_module("dfgan_jax.devices.parallel")
+        parallel.keep_compiled()
+        check_platforms = parallel.check_platforms
     run = importlib.import_module(f"dfgan_jax.cli.{file}").run
     if mode in ("train", "evaluate"):
         processes = importlib.import_module("dfgan_jax.devices.processes")
@@ -81,17 +87,21 @@ def _start(mode: str, *, command: Command) -> None:
         with processes.joined(launchers.Place(
                 coordinator=given.coordinator, num_processes=given.num_processes,
                 process_id=given.process_id), timeout_s=given.join_timeout):
+            check_platforms()  # not before the processes have joined
             if mode == "train":
                 run(given.config, workdir=_workdir())
             else:
                 run(given.config, workdir=_workdir("_evaluation"),
                     checkpoint_paths=given.checkpoint)
-    elif mode == "denoise":
+        return
+    check_platforms()
+    if mode == "denoise":
         only = functools.partial(_only, command=command, mode=mode)
         run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
             source=pathlib.Path(only("input", given.input)), output=pathlib.Path(given.output),
             strength=given.strength,
-            report=None if given.report is None else pathlib.Path(given.report))
+            report=None if given.report is None else pathlib.Path(given.report),
+            unit=given.input_unit, axes=given.axes)
     elif mode == "convert":
         run(inputs=_paths(given.input), output=pathlib.Path(given.output),
             container=given.container, storage=given.storage, verify=given.verify)
@@ -100,7 +110,7 @@ def _start(mode: str, *, command: Command) -> None:
             dose_fraction=_of_simulation("dose_fraction"), kernel=given.kernel,
             refilter=given.refilter, photons_per_ray=given.full_dose_photons_per_ray,
             pixel_spacing_mm=given.pixel_spacing, seed=_of_simulation("noise_seed", field="seed"),
-            split=given.split, patients=given.patients)
+            split=given.split, patients=given.patients, unit=given.input_unit, axes=given.axes)
     elif mode == "simulate":
         run(given.config, output=pathlib.Path(given.output))
     elif mode == "pair":

@@ -62,6 +62,14 @@ _SPLIT = {
     "patients=id|study|folder":
         "identity of a patient: the patient ID, the default (the study, if the ID is a "
         "placeholder); the study; or the folder directly below those given"}
+_FORMAT = {
+    "input_unit=hu|mu|redcnn|dfgan":
+        "unit of an array or a volume: HU, the default, refused where the values cannot be HU; "
+        "linear attenuation in 1/mm; (HU + 1024) / 4096 of RED-CNN's preparation; (HU + 500) / 500 "
+        "of DFGAN's networks. --mode=denoise writes the same unit",
+    "axes=nhw|hwn":
+        "axes of an .npy of an array: (N, H, W), the default, refused where it looks like the "
+        "other; or (H, W, N). --mode=denoise writes the same axes"}
 _KINDS = (".npy of HU, (H, W) or (N, H, W), or of pairs in the published format; or .nii or "
           ".nii.gz")
 
@@ -110,7 +118,8 @@ MODES: dict[str, Mode] = {
                 ".safetensors), or the name of pretrained weights; attn_dfgan by default",
             "strength=NUMBER": "input + strength · (denoised − input), 0 to 1.5; 1 by default",
             "report=FILE": "HTML file to write: slices before and after, their difference, noise "
-                           "and HU by tissue"}),
+                           "and HU by tissue",
+            **_FORMAT}),
     "convert": Mode(
         summary="converts weights: PyTorch's files, safetensors, checkpoints, and to ONNX",
         description=(
@@ -157,7 +166,7 @@ MODES: dict[str, Mode] = {
                 "dfgan_jax/simulation/noise_insertion.py defines it",
             "pixel_spacing=MM": "pixel pitch, for an .npy, which does not have it",
             "noise_seed=N": "of the noise; 0 by default",
-            **_SPLIT}),
+            **_FORMAT, **_SPLIT}),
     "pair": Mode(
         summary="pairs the DICOM files of two doses for training",
         description=(

@@ -20,6 +20,7 @@ from dfgan_jax.devices.parallel import Parallel
 from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.support.checks import check_one_of, check_seed
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import expanded, one_or_several
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import nearest
 from dfgan_jax.training.input_pipeline import Sampling
@@ -161,6 +162,12 @@ class RunOptions:
 _T = typing.TypeVar("_T")
 
 
+_PATHS: typing.Final = frozenset((
+    "config.initial_checkpoint", "config.data.train", "config.data.valid", "config.data.test",
+    "config.data.cache_dir", "config.evaluation.checkpoints"))
+"""The fields with paths."""
+
+
 def listed(text: str) -> tuple[str, ...]:
     """The parts of a field with several texts.
 
@@ -204,7 +211,12 @@ def _read(kind: type[_T], node: Config, path: str) -> _T:
                                        f"{path}.{field.name}")
         elif field.name in node:
             value = node[field.name]
-            values[field.name] = listed(value) if field.is_list else value
+            is_path = f"{path}.{field.name}" in _PATHS
+            if field.is_list:
+                parts = listed(value)
+                values[field.name] = tuple(one_or_several(parts)) if is_path else parts
+            else:
+                values[field.name] = expanded(value) if is_path else value
         elif field.default is dataclasses.MISSING:
             raise InputError(f"{path}.{field.name} is missing; configs/base.py has every field")
     unknown = [name for name in node if name not in values]

@@ -11,14 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 import dfgan_jax
+from dfgan_jax.cli.input_format import flags_named, refuse_for
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.scans import nifti, scan
+from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.hounsfield import cut_and_rounded_like
 from dfgan_jax.scans.scan import ScanSlice
+from dfgan_jax.scans.units import Unit
 from dfgan_jax.simulation.kernel_change import change_kernel
 from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
 from dfgan_jax.simulation.noise_insertion import insert_noise
@@ -85,7 +88,8 @@ def _range(text: float | str, *, name: str, example: str, below: float) -> _Rang
 
 def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction: float | str,
         kernel: str, refilter: float | str | None, photons_per_ray: float | None,
-        pixel_spacing_mm: float | None, seed: int, split: str | None, patients: str) -> None:
+        pixel_spacing_mm: float | None, seed: int, split: str | None, patients: str,
+        unit: Unit | None = None, axes: Axes | None = None) -> None:
     """Writes pairs of full-dose slices and simulated low-dose slices, with a manifest.
 
     See `noise_insertion`. As in scanners, the lower dose is clipped to the 12 bits from −1024 to
@@ -106,6 +110,8 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
       split: shares of train, valid and test, by patient.
       patients: as for `--mode=pair`; an array or a volume is one patient, or, with `folder`,
         belongs to the patient of its folder.
+      unit: of arrays and volumes; None: HU, refused where they cannot be.
+      axes: of arrays; None: (N, H, W), refused where it looks like (H, W, N).
 
     Raises:
       InputError: a source cannot be used, or some slices are broken or show no noise (all others
@@ -133,10 +139,14 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
             if not source.exists():
                 raise InputError(f"--input: {source}: no such file or folder")
             if source.suffix.lower() == ".npy" or nifti.is_nifti(source):
+                opened.enter_context(flags_named())
                 patient = source.absolute().parent.name if patients == "folder" else str(source)
                 slices += [(patient, each) for each in opened.enter_context(scan.of_volume(
-                    source, pixel_spacing_mm=pixel_spacing_mm, scratch=scratch))]
+                    source, pixel_spacing_mm=pixel_spacing_mm, scratch=scratch, unit=unit,
+                    axes=axes))]
                 continue
+            refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit,
+                       axes=axes)
             files = DicomFolder(source)
             for line in files.lines():
                 print(line, file=sys.stderr)

@@ -76,7 +76,12 @@ class DataOptions:
     @property
     def cache_folder(self) -> pathlib.Path:
         """The folder that keeps simulated and preprocessed pairs."""
-        return pathlib.Path(self.cache_dir or user_cache())
+        try:
+            return pathlib.Path(self.cache_dir or user_cache())
+        except RuntimeError as error:
+            raise InputError("config.data.cache_dir is empty, and this user has no home folder for "
+                             "the cache; expected a folder that can be written into, or the "
+                             "variable HOME or XDG_CACHE_HOME") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

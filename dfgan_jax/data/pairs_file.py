@@ -21,9 +21,10 @@ import numpy as np
 from jaxtyping import Float
 
 from dfgan_jax.data.pairs import Pairs
-from dfgan_jax.scans import hounsfield
+from dfgan_jax.scans import axes, hounsfield, units
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import (
     NUMPY_NAMES,
     BoundedReader,
@@ -40,6 +41,10 @@ _BLOCK_BYTES = 2**28
 
 # Attenuation of the densest metal stays below this [1/mm]; HU never do.
 _MAX_MU = 10.0
+
+# For values of other units below _MAX_MU. Those below the first are not even padding (-14,000 HU);
+# those above the second are metal (4,200 HU), which takes a small share of any slice.
+_MIN_MU, _METAL_MU, _METAL_SHARE = -0.25, 0.1, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,7 @@ class PairsFile:
         """Yields checked blocks of the pairs in order, (n, H, W) in memory.
 
         Raises:
-          InputError: values are not finite, or cannot be linear attenuation.
+          InputError: values are not finite, or cannot be linear attenuation in 1/mm.
         """
         count = max(1, _BLOCK_BYTES // max(self.ndct[0].nbytes, self.qdct[0].nbytes))
         for start in range(0, len(self), count):
@@ -85,6 +90,7 @@ class PairsFile:
             if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
                 # Else read pages would count as this process's memory.
                 self._mapping.madvise(mmap.MADV_DONTNEED)
+        dense, least, most = 0, 0.0, 0.0
         for index, one in enumerate(block, part.start):
             lowest, highest = one.min(), one.max()
             if not (np.isfinite(lowest) and np.isfinite(highest)):
@@ -93,6 +99,14 @@ class PairsFile:
                 raise InputError(f"{self.path}: {key} has values {lowest:g} to {highest:g} in "
                                  f"slice {index}; expected linear attenuation in 1/mm, where "
                                  f"water is {hounsfield.MU_WATER} (are they HU?)")
+            dense += int(np.count_nonzero(one > _METAL_MU))
+            least, most = min(least, float(lowest)), max(most, float(highest))
+        if least < _MIN_MU or dense > _METAL_SHARE * block.size:
+            like = (units.NAMES["dfgan"] if least < _MIN_MU else
+                    f"{units.NAMES['redcnn']}, or attenuation in 1/cm")
+            raise InputError(f"{self.path}: {key} has values from {least:.4g} to {most:.4g}; "
+                             f"expected {units.NAMES['mu']}; they look like {like}; HU become "
+                             f"1/mm by HU * {hounsfield.MU_WATER} / 1000 + {hounsfield.MU_WATER}")
         return block.astype(np.float32, copy=False)
 
 
@@ -109,6 +123,8 @@ def holds_pairs(path: str | os.PathLike[str]) -> bool:
 
 def _npy_header(path: pathlib.Path, file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
     """The shape and the dtype in the header of an `.npy`."""
+    if other := content_of_failed_download(path):
+        raise InputError(f"{path}: not an .npy file: it {other}")
     try:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0,
@@ -175,8 +191,25 @@ def read_pairs(path: str | os.PathLike[str]) -> PairsFile:
     if arrays[0].shape != arrays[1].shape:
         raise InputError(f"{path}: {NDCT_KEY} has shape {arrays[0].shape}, {QDCT_KEY} "
                          f"{arrays[1].shape}; expected the same")
+    _check_axes(path, arrays)
     ndct, qdct = (np.moveaxis(array, -1, 0) for array in arrays)
     return PairsFile(path, ndct, qdct, mapping)
+
+
+def _check_axes(path: pathlib.Path, arrays: Sequence[np.ndarray]) -> None:
+    """Refuses arrays that look like (N, H, W).
+
+    Slices that differ in height and width, and are as many as these are wide, lie one after the
+    other in files of this package, and so in Fortran's order.
+    """
+    first, second, third = shape = arrays[0].shape
+    is_ours = all(array.flags.f_contiguous for array in arrays)
+    if axes.look_like_nhw(shape) or (axes.only_first_differs(shape) and not is_ours):
+        remedy = "" if is_ours else "; arrays that are (H, W, N) are taken from np.asfortranarray"
+        raise InputError(f"{path}: {NDCT_KEY} and {QDCT_KEY} have shape {shape}; expected "
+                         f"(H, W, N), {third} slices of {first}×{second}; they look like "
+                         f"(N, H, W), {first} slices of {second}×{third}: np.moveaxis(array, 0, "
+                         f"-1) exchanges the axes{remedy}")
 
 
 def write_pairs(path: str | os.PathLike[str], pairs: Pairs) -> None:

@@ -15,9 +15,10 @@ from dfgan_jax.devices import agreement, parallel
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
 from dfgan_jax.porting.weights import read_weights
-from dfgan_jax.scans import hounsfield
+from dfgan_jax.scans import axes, hounsfield, units
+from dfgan_jax.scans.units import Unit
 from dfgan_jax.support.digests import named_arrays_digest
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import DoubtfulInput, InputError
 from dfgan_jax.support.progress import Progress
 from dfgan_jax.support.types import JsonObject
 
@@ -131,8 +132,8 @@ class Denoiser:
                              jax.tree_util.tree_leaves_with_path(self._variables))
 
     def __call__(self, qdct_hu: Num[np.ndarray, "*shape"], *, batch_size: int | None = None,
-                 out: Float[np.ndarray, "*shape"] | None = None, progress: Progress | None = None
-                 ) -> Float[np.ndarray, "*shape"]:
+                 out: Float[np.ndarray, "*shape"] | None = None, progress: Progress | None = None,
+                 unit: Unit | None = "hu") -> Float[np.ndarray, "*shape"]:
         """Denoises slices.
 
         Slices are padded by reflection to a size that the generator takes (see `Architecture`),
@@ -140,24 +141,36 @@ class Denoiser:
         field of view, are kept; the input of the network has air there.
 
         Args:
-          qdct_hu: (H, W) or (N, H, W), HU.
+          qdct_hu: (H, W) or (N, H, W), HU, or the given unit.
           batch_size: slices per batch; by default `MAX_BATCH_PIXELS` over the slice's pixels and
             the `memory_share` of the generator's `Architecture`.
           out: float32 of the same shape, for the result: with memory-mapped arrays, only one
             batch is in memory.
           progress: advanced by each slice.
+          unit: of the slices and of the result: `hu`; `mu`, linear attenuation [1/mm]; `redcnn`,
+            (HU + 1024) / 4096; `dfgan`, (HU + 500) / 500. None: HU that are not checked.
 
         Returns:
-          The same shape, float32, HU.
+          The same shape, float32, in the same unit.
 
         Raises:
-          InputError: the shape is neither (H, W) nor (N, H, W), or a slice or the model's output
-            is not finite.
+          InputError: the shape is neither (H, W) nor (N, H, W), or looks like (H, W, N); a slice
+            or the model's output is not finite; or values cannot be of the unit.
         """
         qdct_hu = np.asarray(qdct_hu)
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (H, W) or (N, H, W)")
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
+        if qdct_hu.ndim == 3 and axes.look_like_hwn(qdct_hu.shape):
+            raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (N, H, W), and it looks "
+                             "like (H, W, N): np.moveaxis(qdct_hu, -1, 0) exchanges the axes")
+        if unit is not None and unit not in units.UNITS:
+            raise InputError(f"unit is {unit!r}; expected one of {', '.join(units.UNITS)}, or None")
+        if unit == "hu":
+            try:
+                units.check_hu(slices, name="qdct_hu")
+            except DoubtfulInput as error:
+                raise InputError(f"{error}: unit={error.value or None!r} takes them") from error
         # By default a power of two, so that few shapes are compiled in many calls.
         most = batch_size_of(slices.shape[1:]) // self._architecture.memory_share
         batch_size = (min(batch_size, len(slices)) if batch_size else
@@ -169,7 +182,12 @@ class Denoiser:
             broken = np.flatnonzero(~np.isfinite(hu).all((1, 2)))
             if len(broken):
                 raise InputError(f"slice {start + broken[0]} has a NaN or an infinity")
-            denoised_slices[start:start + len(hu)] = self._denoise(hu, batch_size)
+            try:
+                hu = units.to_hu(hu, unit or "hu")
+            except InputError as error:
+                raise InputError(f"qdct_hu {error}") from error
+            denoised_slices[start:start + len(hu)] = units.from_hu(
+                self._denoise(hu, batch_size), unit or "hu")
             if progress is not None:
                 progress.advance(len(hu))
         return denoised

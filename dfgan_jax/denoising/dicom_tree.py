@@ -61,6 +61,12 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another output")
     files = DicomFolder(source)
+    for line in files.link_lines():
+        print(line, file=sys.stderr, flush=True)
+    for folder in files.linked_folders:
+        if output.resolve().is_relative_to(folder):
+            raise InputError(f"{output}: lies within {folder}, which a link in the input {source} "
+                             "leads to; choose another output")
     incomplete = output.with_name(f"{output.name}.incomplete")
     series = list(dicom.group_by_series(files.headers))
     targets = {header.path: incomplete / header.path.relative_to(source)

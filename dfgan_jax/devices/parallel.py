@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from dfgan_jax.devices import agreement
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import InputError, first_line
 from dfgan_jax.support.files import user_cache
 from dfgan_jax.support.jax_functions import block_until_ready, configure, shape_struct
 
@@ -53,6 +53,24 @@ def describe_devices() -> str:
     devices = jax.devices()
     shared = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{len(devices)} × {devices[0].device_kind}{shared}"
+
+
+def check_platforms() -> None:
+    """Starts JAX on the platforms that JAX_PLATFORMS names, if it names any.
+
+    Raises:
+      InputError: this machine lacks one.
+    """
+    named = os.environ.get("JAX_PLATFORMS")
+    if not named:
+        return
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = f" ({first_line(error)})" if str(error) else ""
+        raise InputError(f"JAX_PLATFORMS is {named!r}, and JAX cannot use it on this machine"
+                         f"{reason}; expected platforms that this machine has, such as cpu, or no "
+                         "such variable") from error
 
 
 def keep_compiled() -> None:

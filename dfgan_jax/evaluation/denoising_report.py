@@ -13,10 +13,12 @@ from dfgan_jax.data.pairs_file import holds_pairs, read_pairs
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.report.denoising import MOST_SLICES, write_denoising_report
-from dfgan_jax.scans import dicom, hounsfield, nifti
+from dfgan_jax.scans import dicom, hounsfield, nifti, units
+from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
+from dfgan_jax.scans.units import Unit
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.types import JsonObject
 
@@ -58,7 +60,8 @@ class _Slices(NamedTuple):
 
 
 def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
-            denoiser: Denoiser, derivation: Derivation) -> None:
+            denoiser: Denoiser, derivation: Derivation, unit: Unit = "hu",
+            axes: Axes = "nhw") -> None:
     """Reports on a file.
 
     Args:
@@ -67,8 +70,11 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
       output: file of the denoised slices.
       denoiser: of the output.
       derivation: of the denoiser.
+      unit: of both files, if they are arrays or volumes.
+      axes: of both files, if they are arrays.
     """
-    before, after = (_read(path, scratch=report.parent) for path in (source, output))
+    before, after = (_read(path, scratch=report.parent, unit=unit, axes=axes)
+                     for path in (source, output))
     scans, changes = [], []
     if (spacing := before.pixel_spacing_mm) is not None:
         for index in denoised_series.measured_slices(len(before.hu)):
@@ -87,7 +93,7 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
     print(f"Report: {report}", flush=True)
 
 
-def _read(path: pathlib.Path, *, scratch: pathlib.Path) -> _Slices:
+def _read(path: pathlib.Path, *, scratch: pathlib.Path, unit: Unit, axes: Axes) -> _Slices:
     """Up to `MOST_SLICES` slices of a file in any format of `--mode=denoise`."""
     if path.suffix.lower() == ".npy":
         if holds_pairs(path):
@@ -95,15 +101,15 @@ def _read(path: pathlib.Path, *, scratch: pathlib.Path) -> _Slices:
             chosen = evenly_spaced(len(qdct), most=MOST_SLICES)
             return _Slices(hounsfield.mu_to_hu(np.stack([qdct[index] for index in chosen])),
                            _numbered(chosen), len(qdct), None)
-        array = read_hu_array(path)
+        array = read_hu_array(path, axes=axes)
         array = array.reshape(-1, *array.shape[-2:])
         chosen = evenly_spaced(len(array), most=MOST_SLICES)
-        return _Slices(array[chosen].astype(np.float32), _numbered(chosen), len(array), None)
+        return _Slices(units.to_hu(array[chosen], unit), _numbered(chosen), len(array), None)
     if nifti.is_nifti(path):
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".report-") as unpacked:
             volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
             chosen = evenly_spaced(len(volume.stored), most=MOST_SLICES)
-            return _Slices(volume.hu(volume.stored[chosen]), _numbered(chosen),
+            return _Slices(units.to_hu(volume.hu(volume.stored[chosen]), unit), _numbered(chosen),
                            len(volume.stored), square_pitch(volume.pixel_spacing_mm))
     read = dicom.read_slice(path)
     return _Slices(read.hu[None], [path.name], 1, square_pitch(read.header.pixel_spacing_mm))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import tables
 from dfgan_jax.evaluation.rows import Row
-from dfgan_jax.scans import dicom, nifti
+from dfgan_jax.scans import dicom, nifti, units
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.support.errors import InputError
@@ -105,9 +105,12 @@ def _read(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndarray, "n
         return _read_folder(path, manifest)
     if not nifti.is_nifti(path):
         array = read_hu_array(path)
-        return np.asarray(array, np.float32).reshape(-1, *array.shape[-2:])
+        slices: np.ndarray = np.asarray(array, np.float32).reshape(-1, *array.shape[-2:])
+        units.check_hu(slices, name=str(path))
+        return slices
     with tempfile.TemporaryDirectory() as scratch:
         volume = nifti.open_nifti(path, scratch=pathlib.Path(scratch))
+        units.check_hu(map(volume.hu, volume.stored), name=str(path))
         return volume.hu(volume.stored)
 
 
@@ -118,6 +121,8 @@ def _read_folder(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndar
                          "location_mm of the manifest beside the test file, which has none; give "
                          "an .npy in the order of the test slices")
     folder = DicomFolder(path)
+    for line in folder.link_lines():
+        print(line, file=sys.stderr, flush=True)
     places: dict[tuple[str, float], pathlib.Path] = {}
     for header in folder.headers:
         if header.location_mm is None:

@@ -18,7 +18,8 @@ import numpy as np
 
 from dfgan_jax.porting.torch_pickle import Storage, TensorUnpickler, pickled
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import BoundedReader, SafeUnpickler, reason
+from dfgan_jax.support.misplaced import content_of_failed_download
+from dfgan_jax.support.safe_pickle import BoundedReader, PickledArray, SafeUnpickler, reason
 
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -34,6 +35,24 @@ def _fill(storage: Storage, stream: io.BufferedIOBase | BoundedReader) -> None:
     for start in range(0, storage.data.size, _CHUNK_BYTES):
         part = storage.data[start:start + _CHUNK_BYTES]
         part[:] = np.frombuffer(stream.read(part.size), np.uint8)
+
+
+def _check_useful(content: object, refusal: str | None) -> None:
+    """Refuses a content without arrays of a file with foreign objects, such as a whole module."""
+    if refusal is None:
+        return
+    seen, waiting = {id(content)}, [content]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, np.ndarray | PickledArray):
+            return
+        parts = (node.values() if isinstance(node, dict) else
+                 node if isinstance(node, list | tuple) else ())
+        for part in parts:
+            if id(part) not in seen:
+                seen.add(id(part))
+                waiting.append(part)
+    raise pickle.UnpicklingError(refusal)
 
 
 def _read_zip(file: BoundedReader) -> object:
@@ -77,7 +96,8 @@ def _read_zip(file: BoundedReader) -> object:
             if byte_order == b"big":
                 elements = storage.data.reshape(-1, storage.dtype.itemsize)
                 elements[:] = elements[:, ::-1].copy()
-        return content
+    _check_useful(content, unpickler.refusal)
+    return content
 
 
 def _read_legacy(file: BoundedReader) -> object:
@@ -101,6 +121,7 @@ def _read_legacy(file: BoundedReader) -> object:
             raise pickle.UnpicklingError(f"storage {key} has {count} elements; expected "
                                          f"{storage.data.size // storage.dtype.itemsize}")
         _fill(storage, file)
+    _check_useful(content, unpickler.refusal)
     return content
 
 
@@ -112,15 +133,18 @@ def read_torch_file(path: str | os.PathLike[str]) -> object:
 
     Returns:
       The content: dicts, lists, tuples and plain values, with an array for each tensor.
-      Arrays share memory if the tensors did.
+      Arrays share memory if the tensors did. Objects of other classes, such as
+      `argparse.Namespace`, are inert.
 
     Raises:
-      InputError: the file is missing, broken or truncated, or holds objects other than
-        tensors, dicts and plain values.
+      InputError: the file is missing, broken or truncated, calls a function that plain
+        checkpoints do not need, or holds no tensor outside of foreign objects.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    if other := content_of_failed_download(path):
+        raise InputError(f"{path}: refused: it {other}")
     with path.open("rb") as file:
         is_zip = file.read(4) == ZIP_MAGIC
         file.seek(0)

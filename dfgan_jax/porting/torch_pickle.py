@@ -2,6 +2,9 @@
 
 A pickle describes each tensor by a call, resolved here to a function that makes an array, and by
 the key of a storage, whose bytes are elsewhere in the file.
+
+Checkpoints have other objects beside their tensors: `argparse.Namespace`, Lightning's
+hyper-parameters. Their classes are never imported; a name and what is made of it are inert.
 """
 
 import collections
@@ -18,6 +21,7 @@ from jaxtyping import UInt8
 from dfgan_jax.support.safe_pickle import (
     NUMPY_NAMES,
     BoundedReader,
+    Inert,
     SafeUnpickler,
     StandIn,
     check_items,
@@ -47,6 +51,16 @@ _DTYPES = {
 }
 
 
+_INERT = frozenset((
+    "argparse.Namespace", "collections.defaultdict", "collections.deque", "datetime.date",
+    "datetime.datetime", "datetime.timedelta", "functools.partial", "pathlib.PosixPath",
+    "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath",
+    "types.SimpleNamespace",
+    *(f"{builtins}.{name}" for builtins in ("builtins", "__builtin__") for name in (
+        "bytearray", "complex", "frozenset", "range", "set", "slice"))))
+"""Names that plain hyper-parameters call; the result of the call is inert."""
+
+
 class _StorageType(NamedTuple):
     dtype: np.dtype
 
@@ -56,6 +70,22 @@ class Storage(NamedTuple):
 
     dtype: np.dtype
     data: UInt8[np.ndarray, " n"]
+
+
+class _Foreign:
+    """A name that the pickle mentions and nothing resolves; to call it is refused.
+
+    Attributes:
+      refusal: the message of a file that needs it.
+    """
+
+    def __init__(self, name: str, refusal: str):
+        self._name, self.refusal = name, refusal
+
+    def __call__(self, *_: object) -> Inert:
+        if self._name in _INERT:
+            return Inert()
+        raise pickle.UnpicklingError(self.refusal)
 
 
 class _Dict(dict[object, object], StandIn):
@@ -102,6 +132,8 @@ def _rebuild_tensor_v3(storage: object, offset: object, size: object, stride: ob
                        _requires_grad: object, _hooks: object, dtype: object, *_: object
                        ) -> np.ndarray:
     """`torch._utils._rebuild_tensor_v3`, whose storage is bytes without a type."""
+    if isinstance(dtype, _Foreign):
+        raise pickle.UnpicklingError(dtype.refusal)
     if not isinstance(storage, Storage) or not isinstance(dtype, np.dtype):
         raise pickle.UnpicklingError("a tensor has no storage or no type")
     return _rebuild_tensor(Storage(dtype, storage.data), offset, size, stride)
@@ -133,11 +165,16 @@ class TensorUnpickler(SafeUnpickler):
 
     Attributes:
       storages: key → storage.
+      refusal: the message of a file of which the reader needs the first name that is none of
+        tensors, dicts and plain values; None if it has no such name.
     """
+
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(SafeUnpickler.dispatch)
 
     def __init__(self, file: BoundedReader, *, budget: int):
         super().__init__(file, names=_NAMES, allowed="tensors, dicts and plain values")
         self.storages: dict[str, Storage] = {}
+        self.refusal: str | None = None
         self._budget = budget
         self._items_left = _MAX_ITEMS
 
@@ -149,7 +186,25 @@ class TensorUnpickler(SafeUnpickler):
         except pickle.UnpicklingError as error:
             hint = ("" if module in ("collections", "builtins", "__builtin__") else
                     ". Was a whole module saved? Save its state_dict() instead")
-            raise pickle.UnpicklingError(f"{error}{hint}") from None
+            foreign = _Foreign(f"{module}.{name}", f"{error}{hint}")
+            self.refusal = self.refusal or foreign.refusal
+            return foreign
+
+    def load_newobj(self) -> None:
+        """Makes an instance without a call of `__init__`: of a foreign class, an inert one."""
+        _arguments, made = self.stack.pop(), self.stack.pop()
+        if not isinstance(made, _Foreign):
+            self.refuse()
+        self.append(Inert())
+
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+
+    def load_newobj_ex(self) -> None:
+        """The same with keywords."""
+        _keywords = self.stack.pop()
+        self.load_newobj()
+
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
 
     def _dict(self, items: object = ()) -> _Dict:
         """Makes a dict: of no items in PyTorch, of pairs in Python 2, of a dict for `Counter`."""
@@ -170,6 +225,8 @@ class TensorUnpickler(SafeUnpickler):
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise pickle.UnpicklingError("it holds a pickled module; save its state_dict() instead")
         _, kind, key, _, count, *view = pid
+        if isinstance(kind, _Foreign):
+            raise pickle.UnpicklingError(kind.refusal)
         if not isinstance(kind, _StorageType) or type(key) is not str:
             raise pickle.UnpicklingError("a storage has no type or no key")
         (count,) = _integers([count])

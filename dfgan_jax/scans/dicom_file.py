@@ -1,6 +1,7 @@
 """Parses untrusted DICOM files."""
 
 import io
+import logging
 import pathlib
 import warnings
 import zlib
@@ -16,11 +17,15 @@ from pydicom.filewriter import write_file_meta_info
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
 
-# Headers in the wild break rules of form that no pixel depends on.
+# Headers in the wild break rules of form that no pixel depends on; pydicom logs each, besides.
 warnings.filterwarnings("ignore", module="pydicom")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 _MAX_INFLATED_BYTES = 2**28
 """A deflated slice takes a few MB; a file built to fill the memory inflates a thousandfold."""
+
+_APPLE_DOUBLE = b"\x00\x05\x16\x07"
+"""Start of the files in which macOS keeps a file's attributes beside it, named `._NAME`."""
 
 _SUFFIXES = (".dcm", ".ima", ".dicom", ".dic")
 """Suffixes of DICOM files."""
@@ -48,6 +53,9 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Data
         start = file.read(1024)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
+    if start.startswith(_APPLE_DOUBLE) or (path.name.startswith("._") and not any(start)):
+        file.close()
+        raise NotACTSlice(f"{path}: not a DICOM file")
     has_preamble = start[128:132] == b"DICM"
     try:
         with file:

@@ -3,6 +3,7 @@
 import collections
 import os
 import pathlib
+from typing import Final, NamedTuple
 
 from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom_file import NotACTSlice
@@ -11,17 +12,74 @@ from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.wording import counted
 
+_MOST_NAMED: Final = 20
+
+
+class FoundFiles(NamedTuple):
+    """The files below a folder, and those links below it that lead to no further file.
+
+    Attributes:
+      files: sorted.
+      skipped: link → reason, of links to folders whose files are found without them.
+      dangling: link → reason, of links to nothing.
+      folders: the real folder behind each link that was followed.
+    """
+
+    files: list[pathlib.Path]
+    skipped: dict[pathlib.Path, str]
+    dangling: dict[pathlib.Path, str]
+    folders: list[pathlib.Path]
+
+
+def search(root: pathlib.Path) -> FoundFiles:
+    """Looks for the files below a folder, also behind links to folders.
+
+    Every folder is searched once: folders without a link before those behind links.
+
+    Args:
+      root: a folder; a file is the only one found.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+    found = FoundFiles([], {}, {}, [])
+    if root.is_file():
+        return found._replace(files=[root])
+    searched = set()
+    links: list[pathlib.Path] = []
+    waiting = [root]
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop(0)
+        status = folder.stat()
+        identity = status.st_dev, status.st_ino
+        if folder != root and folder.is_symlink():
+            real = folder.resolve()
+            if real in (here := folder.parent.resolve(), *here.parents):
+                found.skipped[folder] = f"a link to {real}, a folder that it lies in"
+                continue
+            if identity not in searched:
+                found.folders.append(real)
+        if identity in searched:
+            found.skipped[folder] = (f"the folder {folder.resolve()}, which is read under another "
+                                     "name")
+            continue
+        searched.add(identity)
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = pathlib.Path(entry.path)
+                if entry.is_symlink() and not path.exists():
+                    found.dangling[path] = f"a link to {os.readlink(path)}, which leads to no file"
+                elif entry.is_dir():
+                    (links if entry.is_symlink() else waiting).append(path)
+                else:
+                    found.files.append(path)
+    found.files.sort()
+    return found
+
 
 def find_files(root: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, sorted; `root` itself if it is a file."""
-    if root.is_file():
-        return [root]
-    return sorted(pathlib.Path(folder, name)
-                  for folder, _, names in os.walk(root, onerror=_raise) for name in names)
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    """The files of `search`."""
+    return search(root).files
 
 
 class DicomFolder:
@@ -31,6 +89,7 @@ class DicomFolder:
       headers: of the CT slices.
       skipped: path → reason, of sound files that are no CT slices.
       broken: path → reason.
+      linked_folders: the real folder behind each link that was followed.
 
     Raises:
       InputError: the folder has no CT slice.
@@ -40,7 +99,10 @@ class DicomFolder:
         self.headers: list[SliceHeader] = []
         self.skipped: dict[pathlib.Path, str] = {}
         self.broken: dict[pathlib.Path, str] = {}
-        paths = find_files(root)
+        paths, skipped, dangling, self.linked_folders = search(root)
+        self.skipped |= skipped
+        self.broken |= dangling
+        self._links = skipped | dangling
         with progress(f"looking through {root}", total=len(paths), unit="files") as bar:
             for path in paths:
                 try:
@@ -58,11 +120,19 @@ class DicomFolder:
         reasons[path] = str(error).removeprefix(f"{path}: ")
 
     def lines(self) -> list[str]:
-        """The kinds of skipped files with their numbers, and the names of broken ones."""
-        kinds = collections.Counter(self.skipped.values())
+        """The kinds of skipped files with their numbers, and the names of links and broken ones."""
+        kinds = collections.Counter(why for path, why in self.skipped.items()
+                                    if path not in self._links)
         lines = [f"skipped {count} × {kind}" for kind, count in kinds.most_common()]
-        shown = list(self.broken.items())[:20]
-        lines += [f"broken: {path}: {why}" for path, why in shown]
-        if len(self.broken) > len(shown):
-            lines.append(f"and {len(self.broken) - len(shown)} more broken files")
-        return lines
+        broken = {path: why for path, why in self.broken.items() if path not in self._links}
+        return [*self.link_lines(), *lines, *_named(broken, "broken", "broken files")]
+
+    def link_lines(self) -> list[str]:
+        """The names of links whose files are not read, or not once more."""
+        return _named(self._links, "skipped", "skipped links")
+
+
+def _named(reasons: dict[pathlib.Path, str], word: str, plural: str) -> list[str]:
+    lines = [f"{word}: {path}: {why}" for path, why in list(reasons.items())[:_MOST_NAMED]]
+    left = len(reasons) - len(lines)
+    return [*lines, f"and {left} more {plural}"] if left else lines

@@ -18,6 +18,7 @@ from nibabel import orientations
 
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import allocate
+from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import printable
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -69,7 +70,8 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    path.open("rb").close()  # OSError of a file without the right to read it
+    if other := content_of_failed_download(path):  # or OSError: no right to read it
+        raise InputError(f"{path}: {other}")
     unpacked = _unpack(path, scratch) if path.name.lower().endswith(".gz") else path
     try:
         image: Any = nibabel.load(unpacked)

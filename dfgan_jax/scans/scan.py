@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-from dfgan_jax.scans import dicom, nifti
+from dfgan_jax.scans import axes as array_axes
+from dfgan_jax.scans import dicom, nifti, units
+from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.scans.units import Unit
+from dfgan_jax.support.errors import DoubtfulInput, InputError
+from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import reason
 
 
@@ -59,15 +63,18 @@ def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlic
 
 
 @contextlib.contextmanager
-def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pathlib.Path
-              ) -> Iterator[list[ScanSlice]]:
-    """The slices of an `.npy` of HU, (H, W) or (N, H, W), or of a NIfTI file.
+def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pathlib.Path,
+              unit: Unit | None = None, axes: Axes | None = None) -> Iterator[list[ScanSlice]]:
+    """The slices of an `.npy`, (H, W) or (N, H, W), or of a NIfTI file.
 
     Args:
       pixel_spacing_mm: pixel pitch of a file without one; None: such a file is an error.
       scratch: folder for an unpacked `.nii.gz`, which is removed at the end.
+      unit: of the values; None: HU, refused where they cannot be.
+      axes: see `read_hu_array`.
 
     Raises:
+      DoubtfulInput: values cannot be HU, or axes look exchanged.
       InputError: the file cannot be used, its pixels are not square, or their size is unknown.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as unpacked:
@@ -77,24 +84,35 @@ def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pa
             stored, given = volume.stored, volume.pixel_spacing_mm
             slope, intercept = volume.slope, volume.intercept
         else:
-            stored = read_hu_array(path)
+            stored = read_hu_array(path, axes=axes)
             stored = stored.reshape(-1, *stored.shape[-2:])
         spacing = _spacing(path, given, pixel_spacing_mm)
-        read = functools.partial(_read, stored, slope, intercept)
+        if unit is None:
+            units.check_hu((_scaled(one, slope, intercept) for one in stored), name=str(path))
+        read = functools.partial(_read, stored, slope, intercept, unit or "hu")
         yield [ScanSlice(name=f"{path}: slice {index}", series=str(path), shape=stored.shape[1:],
                          pixel_spacing_mm=spacing, header=None,
                          read=functools.partial(read, index, f"{path}: slice {index}"))
                for index in range(len(stored))]
 
 
-def read_hu_array(path: pathlib.Path) -> Num[np.ndarray, "*n h w"]:
-    """Maps an `.npy` of HU, (H, W) or (N, H, W) numbers.
+def read_hu_array(path: pathlib.Path, *, axes: Axes | None = None) -> Num[np.ndarray, "*n h w"]:
+    """Maps an `.npy` of numbers, HU or another unit, (H, W) or (N, H, W).
+
+    Args:
+      axes: of three; None: (N, H, W), refused where it looks like (H, W, N).
+
+    Returns:
+      (H, W) or (N, H, W); a view of a file with other axes.
 
     Raises:
+      DoubtfulInput: the axes look exchanged.
       InputError: the file is missing or broken, or has another content.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    if other := content_of_failed_download(path):
+        raise InputError(f"{path}: {other}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a broken header can raise anything
@@ -104,12 +122,30 @@ def read_hu_array(path: pathlib.Path) -> Num[np.ndarray, "*n h w"]:
         raise InputError(f"{path}: expected an .npy of an array of numbers in HU")
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise InputError(f"{path}: has shape {array.shape}; expected (H, W) or (N, H, W)")
+    if axes == "hwn" and array.ndim == 3:
+        return np.moveaxis(array, -1, 0)
+    if axes is None and array.ndim == 3:
+        first, second, third = array.shape
+        if array_axes.look_like_hwn(array.shape) or array_axes.only_last_differs(array.shape):
+            raise DoubtfulInput(
+                f"{path}: has shape {array.shape}; expected (N, H, W), {first} slices of {second}×"
+                f"{third}; it looks like (H, W, N), {third} slices of {first}×{second}",
+                argument="axes", value="hwn")
     return array
 
 
-def _read(stored: np.ndarray, slope: float, intercept: float, index: int, name: str
+def _scaled(one: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    scaled: np.ndarray = (np.ascontiguousarray(one, np.float32) * np.float32(slope)
+                          + np.float32(intercept))
+    return scaled
+
+
+def _read(stored: np.ndarray, slope: float, intercept: float, unit: Unit, index: int, name: str
           ) -> tuple[np.ndarray, np.ndarray]:
-    hu = np.ascontiguousarray(stored[index], np.float32) * np.float32(slope) + np.float32(intercept)
+    try:
+        hu = units.to_hu(_scaled(stored[index], slope, intercept), unit)
+    except InputError as error:
+        raise InputError(f"{name} {error}") from error
     if not np.isfinite(hu).all():
         raise InputError(f"{name} has a NaN or an infinity")
     outside = hu < LOWEST_HU

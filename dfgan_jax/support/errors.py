@@ -17,6 +17,19 @@ class InputError(ValueError):
     """
 
 
+class DoubtfulInput(InputError):
+    """An input that is refused for what it looks like; an argument can say what it is.
+
+    Attributes:
+      argument: `unit` or `axes`.
+      value: of the argument, if the input is what it looks like; may be empty.
+    """
+
+    def __init__(self, message: str, *, argument: str, value: str):
+        super().__init__(message)
+        self.argument, self.value = argument, value
+
+
 class DivergenceError(RuntimeError):
     """Training produced a loss or a gradient that is NaN or infinite."""
 

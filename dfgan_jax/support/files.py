@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Shaped
@@ -24,9 +24,31 @@ except ImportError:  # Windows
 
 
 def user_cache() -> pathlib.Path:
-    """The folder of files that can be made again: ~/.cache/dfgan_jax, or below XDG_CACHE_HOME."""
+    """The folder of files that can be made again: ~/.cache/dfgan_jax, or below XDG_CACHE_HOME.
+
+    Raises:
+      RuntimeError: there is neither a home nor XDG_CACHE_HOME.
+    """
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
                         "dfgan_jax")
+
+
+def expanded(text: str) -> str:
+    """A path as the user means it, with its home for `~`, which shells expand only at the start.
+
+    A path that exists as it is, or of a user without a home, stays.
+    """
+    return text if not text.startswith("~") or os.path.lexists(text) else os.path.expanduser(text)
+
+
+def one_or_several(parts: Sequence[str]) -> list[str]:
+    """The paths of a text that commas separate: one, if the whole is the path of a file or folder.
+
+    Args:
+      parts: of the text, between its commas.
+    """
+    whole = expanded(",".join(parts))
+    return [whole] if len(parts) > 1 and os.path.exists(whole) else list(map(expanded, parts))
 
 
 def refuse_existing(path: pathlib.Path) -> None:

@@ -185,7 +185,8 @@ def test_help_of_a_mode_shows_what_it_takes_and_nothing_else(capsys, arguments):
         r"--mode=denoise --checkpoint=runs/mine --input=quarter_dose/ --output=denoised/ "
         r"--report=denoised\.html\n", text, re.DOTALL).groups()
     assert re.findall("--[a-z_.]+", needed) == ["--input", "--output"]
-    assert re.findall("--[a-z_.]+", optional) == ["--checkpoint", "--strength", "--report"]
+    assert re.findall("^  (--[a-z_.]+)", optional, re.MULTILINE) == [
+        "--checkpoint", "--strength", "--report", "--input_unit", "--axes"]
 
 
 def test_help_of_the_installed_command_spells_it_so(capsys):
@@ -227,3 +228,32 @@ def test_every_flag_belongs_to_a_mode():
             name, _, choices = flag.partition("=")
             if "|" in choices:
                 assert choices.split("|") == list(values[name].parser.enum_values)
+
+
+def test_a_tilde_is_the_home_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text((ROOT / "configs" / "attn.py").read_text())
+    _, values = parse("--config=~/mine.py:demo", "--workdir=~/run")
+    assert (values.config.name, values.workdir) == ("attn_demo", f"{tmp_path}/run")
+    _, values = parse("--mode=denoise", "--input=~/a.npy", "--output=~/b.npy", "--report=~/c.html",
+                      "--checkpoint=~/run")
+    assert [values.input, values.output, values.report, values.checkpoint] == [
+        [f"{tmp_path}/a.npy"], f"{tmp_path}/b.npy", f"{tmp_path}/c.html", [f"{tmp_path}/run"]]
+    _, values = parse("--mode=pair", "--ndct=~/n", "--qdct=~/q", "--qdct=r", "--output=~")
+    assert [values.ndct, values.qdct, values.output] == [
+        [f"{tmp_path}/n"], [f"{tmp_path}/q", "r"], str(tmp_path)]
+
+
+def test_what_exists_under_a_name_with_a_tilde_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    assert parse("--mode=denoise", "--input=~", "--output=o")[1].input == ["~"]
+
+
+def test_a_checkpoint_with_a_comma_is_one_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    denoise = ["--mode=denoise", "--input=a", "--output=b", "--checkpoint=run,1"]
+    assert parse(*denoise)[1].checkpoint == ["run", "1"]
+    (tmp_path / "run,1").mkdir()
+    assert parse(*denoise)[1].checkpoint == ["run,1"]

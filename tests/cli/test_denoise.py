@@ -307,3 +307,93 @@ def test_a_report_is_not_overwritten_and_is_html(tmp_path, weights):
             denoise.run(checkpoint_path=str(weights), source=tmp_path / "in.npy",
                         output=tmp_path / "out.npy", report=tmp_path / report)
     assert not (tmp_path / "out.npy").exists()
+
+
+def scaled(unit):
+    """(2, 16, 16) float32 HU, and the same in a unit."""
+    array = np.clip(hu((2, 16, 16)), -1000, None).astype(np.float32)
+    scale, offset = {"mu": (0.0192 / 1000, 0.0192), "redcnn": (1 / 4096, 0.25),
+                     "dfgan": (1 / 500, 1.0)}[unit]
+    return array, array * np.float32(scale) + np.float32(offset), scale, offset
+
+
+def save_array(path, array):
+    if path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        nibabel.save(nibabel.Nifti1Image(array.T, np.diag([-1, -1, 2, 1])), path)
+
+
+def load_array(path):
+    return np.load(path) if path.suffix == ".npy" else nibabel.load(path).get_fdata().T
+
+
+@pytest.mark.parametrize("unit", ["mu", "redcnn", "dfgan"])
+@pytest.mark.parametrize("name", ["in.npy", "in.nii"])
+def test_other_units_are_refused_or_taken_by_a_flag(tmp_path, weights, name, unit):
+    array, values, scale, offset = scaled(unit)
+    save_array(tmp_path / name, values)
+    options = {"checkpoint_path": str(weights), "source": tmp_path / name}
+    with pytest.raises(InputError, match=rf"{name}: has values from .*which cannot be HU.*"
+                                         rf"--input_unit={unit} converts them") as caught:
+        denoise.run(**options, output=tmp_path / f"out_{name}")
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    denoise.run(**options, output=tmp_path / f"out_{name}", unit=unit,
+                report=tmp_path / "report.html")
+    written = load_array(tmp_path / f"out_{name}")
+    np.testing.assert_allclose((written - offset) / scale, Denoiser.load(weights)(array), atol=0.1)
+    denoise.run(**options, output=tmp_path / f"hu_{name}", unit="hu")  # as it was before
+    np.testing.assert_allclose(load_array(tmp_path / f"hu_{name}"),
+                               Denoiser.load(weights)(values, unit=None), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["in.npy", "in.nii"])
+def test_a_wrong_unit_is_named_and_nothing_is_written(tmp_path, weights, name):
+    save_array(tmp_path / name, scaled("mu")[0])
+    with pytest.raises(InputError, match=rf"{name}: has values from .*in 1/mm.*are they HU"):
+        denoise.run(checkpoint_path=str(weights), source=tmp_path / name,
+                    output=tmp_path / f"out_{name}", unit="mu")
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
+def test_slices_last_are_refused_or_taken_by_a_flag(tmp_path, weights):
+    array = hu((3, 32, 20)).astype(np.int16)
+    np.save(tmp_path / "in.npy", np.moveaxis(array, 0, -1))
+    options = {"checkpoint_path": str(weights), "source": tmp_path / "in.npy",
+               "output": tmp_path / "out.npy"}
+    with pytest.raises(InputError, match=r"in\.npy: has shape \(32, 20, 3\);.*--axes=hwn reads it "
+                                         "so, --axes=nhw as it is"):
+        denoise.run(**options)
+    denoise.run(**options, axes="hwn", report=tmp_path / "report.html")
+    written = np.load(tmp_path / "out.npy")
+    assert written.shape == (32, 20, 3)
+    np.testing.assert_array_equal(np.moveaxis(written, -1, 0), Denoiser.load(weights)(array))
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("pairs.npy", {"unit": "hu"}, "--input_unit=hu: .*pairs.npy is a file of pairs in 1/mm"),
+    ("pairs.npy", {"axes": "nhw"}, "--axes=nhw: .*pairs.npy is a file of pairs"),
+    ("in.nii", {"axes": "hwn"}, "--axes=hwn: .*in.nii is a volume, whose header names its axes"),
+    ("in.dcm", {"unit": "mu"}, "--input_unit=mu: .*in.dcm is DICOM, whose headers give the unit"),
+    ("IM0001", {"axes": "hwn"}, "--axes=hwn: .*IM0001 is DICOM")])
+def test_flags_for_arrays_are_refused_of_other_inputs(tmp_path, weights, name, options, message):
+    KINDS[name](tmp_path / name)
+    with pytest.raises(InputError, match=message):
+        denoise.run(checkpoint_path=str(weights), source=tmp_path / name,
+                    output=tmp_path / f"out_{name}", **options)
+
+
+def test_the_flags_reach_the_mode(tmp_path, weights):
+    array, values, scale, offset = scaled("redcnn")
+    np.save(tmp_path / "in.npy", np.moveaxis(values, 0, -1))
+    options = ["--mode=denoise", f"--checkpoint={weights}", f"--input={tmp_path / 'in.npy'}",
+               f"--output={tmp_path / 'out.npy'}", "--axes=hwn"]
+    refused = command.run(*options)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.count("\n") == 1
+    assert "--input_unit=redcnn converts them" in refused.stderr
+    done = command.run(*options, "--input_unit=redcnn")
+    assert done.returncode == 0, done.stderr
+    written = np.moveaxis(np.load(tmp_path / "out.npy"), -1, 0)
+    np.testing.assert_allclose((written - offset) / scale, Denoiser.load(weights)(array), atol=0.1)

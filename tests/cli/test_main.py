@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 
+from dfgan_jax.devices.huge_pages import HUGE_PAGES
 from tests.cli import command
 
 INSTALLED = tomllib.loads((command.ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -88,3 +89,19 @@ def test_the_installed_command_tells_errors_in_one_line(site, tmp_path):
                          "--config=attn")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: denoise takes no --config\n"
+
+
+@pytest.mark.parametrize("options", [
+    ["--mode=denoise", "--input=a", "--output=b"],
+    ["--mode=evaluate", "--config=configs/attn.py:demo", "--checkpoint=attn_dfgan"]])
+@pytest.mark.parametrize("platform", ["cuda", "bogus"])
+def test_platforms_that_the_machine_lacks_are_named_in_one_line(tmp_path, platform, options):
+    environment = {**os.environ, "JAX_PLATFORMS": platform, "GLIBC_TUNABLES": HUGE_PAGES}
+    done = subprocess.run([sys.executable, str(command.ROOT / "main.py"), *options],
+                          cwd=command.ROOT, env=environment, capture_output=True, text=True,
+                          timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    *_, last = done.stderr.splitlines()
+    assert last.startswith(f"error: JAX_PLATFORMS is '{platform}', and JAX cannot use it on this "
+                           "machine")
+    assert "Traceback" not in done.stderr

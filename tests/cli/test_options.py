@@ -208,3 +208,35 @@ def test_lists_are_separated_by_commas():
     assert options.data.train == ("a.npy", "b.npy")
     assert (options.data.valid, options.evaluation.checkpoints) == ((), ("one",))
     assert options.as_json()["data"]["train"] == "a.npy,b.npy"
+
+
+def test_a_tilde_is_the_home_in_every_path_of_a_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = attn.get_config("")
+    config.initial_checkpoint = "~/start.pth"
+    config.data.train, config.data.valid, config.data.test = "~/a.npy,b.npy", "~/v.npy", "~/x,y"
+    config.data.cache_dir = "~/cache"
+    config.evaluation.checkpoints = "attn_dfgan,~/run"
+    (tmp_path / "x,y").touch()
+    options = RunOptions.of(config)
+    home = str(tmp_path)
+    assert options.initial_checkpoint == f"{home}/start.pth"
+    assert options.data.files("train") == (f"{home}/a.npy", "b.npy")
+    assert options.data.files("valid") == (f"{home}/v.npy",)
+    assert options.data.files("test") == (f"{home}/x,y",)
+    assert str(options.data.cache_folder) == f"{home}/cache"
+    assert options.evaluation.checkpoints == ("attn_dfgan", f"{home}/run")
+
+
+def test_without_a_home_the_field_of_the_cache_is_named(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(InputError, match=r"config\.data\.cache_dir is empty, and this user has no "
+                                         "home folder"):
+        _ = RunOptions.of(attn.get_config("")).data.cache_folder
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert str(RunOptions.of(attn.get_config("")).data.cache_folder) == "/elsewhere/dfgan_jax"

@@ -171,3 +171,17 @@ def test_folders_that_are_not_given_or_not_there_are_named(tmp_path):
         done = command.run("--mode=pair", f"--output={tmp_path / 'x.npy'}", *options)
         assert done.returncode == 1
         assert message in done.stderr
+
+
+def test_linked_folders_are_paired(tmp_path, capsys):
+    full, quarter = write_trees(tmp_path / "store", patients=("P1", "P2"))
+    for dose in (full, quarter):
+        (tmp_path / dose.name / "P1").mkdir(parents=True)
+        for path in (dose / "P1").iterdir():
+            path.rename(tmp_path / dose.name / "P1" / path.name)
+        (tmp_path / dose.name / "P2").symlink_to(dose / "P2")
+        (tmp_path / dose.name / "again").symlink_to("P1")
+    run(tmp_path / "full", tmp_path / "quarter", tmp_path / "pairs.npy", patients="folder")
+    assert len(means(tmp_path / "pairs.npy")["f_nd"]) == 6
+    assert {row["patient"] for row in rows(tmp_path / "pairs.manifest.csv")} == {"P1", "P2"}
+    assert capsys.readouterr().err.count("again: the folder ") == 2

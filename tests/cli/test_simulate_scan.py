@@ -277,3 +277,22 @@ def test_dose_ranges_that_are_none_are_refused(tmp_path, array, dose_fraction, m
     with pytest.raises(InputError, match=message):
         run_scan(array, output=tmp_path / "a.npy", dose_fraction=dose_fraction)
     assert not (tmp_path / "a.npy").exists()
+
+
+def test_scans_in_another_unit_or_axes_are_refused_or_taken_by_a_flag(tmp_path):
+    disc = scanned_disc(2e5)
+    hu = np.stack([disc, disc.T])
+    np.save(tmp_path / "hu.npy", hu)
+    np.save(tmp_path / "norm.npy", np.moveaxis((hu + 1024) / 4096, 0, -1).astype(np.float64))
+    with pytest.raises(InputError, match=r"norm\.npy: has shape \(96, 96, 2\);.*--axes=hwn reads"):
+        run_scan(tmp_path / "norm.npy", output=tmp_path / "out.npy")
+    with pytest.raises(InputError, match=r"norm\.npy: has values from .*--input_unit=redcnn conv"):
+        run_scan(tmp_path / "norm.npy", output=tmp_path / "out.npy", axes="hwn")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npy"}
+    assert not (tmp_path / "out.npy").exists()
+    ndct, _ = run_scan(tmp_path / "norm.npy", output=tmp_path / "out.npy", axes="hwn",
+                       unit="redcnn")
+    np.testing.assert_allclose(ndct, hu, atol=0.05)
+    dicom_files.write(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"--input_unit=mu: .*a\.dcm is DICOM"):
+        run_scan(tmp_path / "a.dcm", output=tmp_path / "b.npy", unit="mu")

@@ -355,3 +355,60 @@ def test_other_files_are_named(tmp_path):
     (tmp_path / "text.npy").write_text("slices")
     with pytest.raises(InputError, match=r"not an \.npy file"):
         read_pairs(tmp_path / "text.npy")
+
+
+def scan(shape=(32, 48, 3)):
+    """A disc of soft tissue in air, (H, W, N) float32 HU."""
+    y, x = np.mgrid[:shape[0], :shape[1]]
+    disc = np.hypot(y - shape[0] / 2, x - shape[1] / 2) < shape[0] / 3
+    return np.where(disc, 40.0, -1000.0)[..., None] + RNG.normal(0, 20, shape)
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ((scan() + 1024) / 4096, r"\(HU \+ 1024\) / 4096, as RED-CNN's preparation writes, or "),
+    (np.clip((scan() + 1024) / 4096, 0, 1), r"\(HU \+ 1024\) / 4096"),
+    ((scan() + 500) / 500, r"\(HU \+ 500\) / 500"), (scan() / 1000 + 1, "attenuation in 1/cm"),
+    ((scan() / 1000 + 1) * 0.192, "attenuation in 1/cm")])
+@pytest.mark.parametrize("key", ["f_nd", "f_qd"])
+def test_values_in_other_units_are_refused(tmp_path, key, values, message):
+    good = (scan() / 1000 + 1) * 0.0192
+    content = {"f_nd": good, "f_qd": good, key: values.astype(np.float32)}
+    path = save(tmp_path / "pairs.npy", content | {
+        name: array.astype(np.float32) for name, array in content.items()})
+    with pytest.raises(InputError, match=rf"pairs\.npy: {key} has values from \S+ to \S+; expected "
+                                         rf"linear attenuation in 1/mm.*look like .*{message}"):
+        list(read_pairs(path).blocks())
+
+
+def test_metal_and_padding_are_no_other_unit(tmp_path):
+    hu = scan()
+    hu[14:18, 20:24] = 30_000
+    hu[:, :12] = -3024
+    array = ((hu / 1000 + 1) * 0.0192).astype(np.float32)
+    (block,) = read_pairs(save(tmp_path / "pairs.npy", {"f_nd": array, "f_qd": array})).blocks()
+    np.testing.assert_array_equal(block.ndct, np.moveaxis(array, -1, 0))
+
+
+@pytest.mark.parametrize("shape", [(6, 64, 64), (300, 64, 64), (3, 64, 80), (1, 32, 32),
+                                   (64, 16, 16), (65, 64, 64)])
+def test_arrays_of_slices_first_are_refused(tmp_path, shape):
+    content = {name: np.full(shape, 0.0192, np.float32) for name in ("f_nd", "f_qd")}
+    with pytest.raises(InputError, match=rf"have shape \({shape[0]}, .*expected \(H, W, N\), "
+                                         rf"{shape[2]} slices of {shape[0]}×{shape[1]}; they look "
+                                         r"like \(N, H, W\), .*np\.moveaxis\(array, 0, -1\)"):
+        read_pairs(save(tmp_path / "pairs.npy", content))
+    read = read_pairs(save(tmp_path / "moved.npy", {
+        name: np.moveaxis(array, 0, -1) for name, array in content.items()}))
+    assert read.ndct.shape == shape
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (64, 80, 3), (16, 20, 300), (8, 8, 8), (64, 48, 1)])
+def test_arrays_of_slices_last_are_read(tmp_path, shape):
+    array = np.full(shape, 0.0192, np.float32)
+    assert len(read_pairs(save(tmp_path / "pairs.npy", {"f_nd": array, "f_qd": array}))
+               ) == shape[2]
+
+
+def test_as_many_slices_as_they_are_wide_are_read_from_files_of_this_package(tmp_path):
+    path = written_here(tmp_path / "pairs.npy", shape=(16, 20, 20))
+    assert read_pairs(path).ndct.shape == (20, 16, 20)

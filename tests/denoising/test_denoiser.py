@@ -93,3 +93,30 @@ def test_strength_weighs_the_difference_map(unet, hu, strength):
 def test_a_strength_outside_its_range_is_refused(unet, strength):
     with pytest.raises(InputError, match=r"strength is \S+; expected 0 to 1\.5"):
         Denoiser(*unet, strength=strength)
+
+
+@pytest.mark.parametrize(("unit", "scale", "offset"), [
+    ("mu", 0.0192 / 1000, 0.0192), ("redcnn", 1 / 4096, 0.25), ("dfgan", 1 / 500, 1.0)])
+def test_other_units_are_refused_or_denoised_in_place_of_hu(unet, hu, unit, scale, offset):
+    denoiser = Denoiser(*unet)
+    hu = np.clip(hu, -1000, None)
+    values = hu * np.float32(scale) + np.float32(offset)
+    with pytest.raises(InputError, match=rf"^qdct_hu: has values from .*look like .*: unit='{unit}'"
+                                         " takes them"):
+        denoiser(values)
+    denoised = denoiser(values, unit=unit)
+    assert denoised.dtype == np.float32
+    np.testing.assert_allclose((denoised - offset) / scale, denoiser(hu), atol=0.05)
+    with pytest.raises(InputError, match=r"qdct_hu has values from .*are they HU\?"):
+        denoiser(hu, unit=unit)
+    assert denoiser(values, unit=None).shape == hu.shape
+
+
+@pytest.mark.parametrize("value", [-1024, 0, 0.5])
+def test_slices_of_one_value_are_denoised(unet, value):
+    assert Denoiser(*unet)(np.full((2, 16, 16), value, np.float32)).shape == (2, 16, 16)
+
+
+def test_axes_that_look_exchanged_are_refused(unet):
+    with pytest.raises(InputError, match=r"shape \(64, 80, 3\).*np\.moveaxis\(qdct_hu, -1, 0\)"):
+        Denoiser(*unet)(np.zeros((64, 80, 3)))

@@ -29,7 +29,7 @@ class FakeDenoiser(denoiser.Denoiser):
         self.domain = domain
         self.shapes = []
 
-    def __call__(self, qdct_hu, *, batch_size=None, out=None, progress=None):
+    def __call__(self, qdct_hu, *, batch_size=None, out=None, progress=None, unit="hu"):
         self.shapes.append(qdct_hu.shape)
         return qdct_hu + 5
 
@@ -297,3 +297,35 @@ def test_slices_without_a_pixel_pitch_are_not_measured(tmp_path):
     assert series["outside_training"] == []
     assert {series[name] for name in ("noise_before_hu", "noise_after_hu", "kernel_lp_cm",
                                       "pixel_spacing_mm", "soft_tissue_shift_hu")} == {None}
+
+
+def test_links_to_folders_are_denoised_and_skipped_links_are_named(tmp_path, capsys):
+    slices(tmp_path / "store" / "S1", 2)
+    slices(tmp_path / "in", 1, series=SECOND_SERIES)
+    (tmp_path / "in" / "P1").symlink_to(tmp_path / "store")
+    (tmp_path / "in" / "up").symlink_to("..")
+    summary = run(tmp_path)
+    assert files(tmp_path / "out") == ["01.dcm", "P1/S1/01.dcm", "P1/S1/02.dcm", "summary.json"]
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert files(tmp_path / "store") == ["S1/01.dcm", "S1/02.dcm"]
+    why = f"a link to {tmp_path}, a folder that it lies in"
+    assert summary["skipped"] == {"up": why}
+    assert f"skipped: {tmp_path / 'in' / 'up'}: {why}\n" in capsys.readouterr().err
+
+
+def test_a_link_to_nothing_is_broken_and_named(tmp_path, capsys):
+    slices(tmp_path / "in", 1)
+    (tmp_path / "in" / "P2").symlink_to("/nowhere/P2")
+    summary = run(tmp_path)
+    assert summary["broken"] == {"P2": "a link to /nowhere/P2, which leads to no file"}
+    assert f"skipped: {tmp_path / 'in' / 'P2'}: a link to /nowhere/P2" in capsys.readouterr().err
+
+
+def test_an_output_within_a_linked_folder_is_refused(tmp_path):
+    slices(tmp_path / "store", 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "P1").symlink_to(tmp_path / "store")
+    with pytest.raises(InputError, match=r"out: lies within .*store, which a link in the input"):
+        denoise_tree(FakeDenoiser(), derivation=DERIVATION, source=tmp_path / "in",
+                     output=tmp_path / "store" / "out")
+    assert files(tmp_path / "store") == ["01.dcm"]

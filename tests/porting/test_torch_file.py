@@ -1,6 +1,7 @@
 import io
 import os
 import pathlib
+import pickle
 import struct
 import zipfile
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from dfgan_jax.porting.torch_file import read_torch_file, write_torch_file
+from dfgan_jax.porting.weight_file import read_weight_file
 from dfgan_jax.support.errors import InputError
 from tests.mutations import mutated, refusals
 from tests.porting.torch_pickle import (
@@ -16,6 +18,7 @@ from tests.porting.torch_pickle import (
     Bytes2,
     Call,
     Name,
+    New,
     Persistent,
     dump,
     legacy_file,
@@ -118,6 +121,118 @@ def test_a_name_outside_the_list_is_never_resolved(tmp_path, wrap, module, name)
     with pytest.raises(InputError, match=r"hostile\.pth: refused.*only tensors, dicts and plain"):
         read(tmp_path / "hostile.pth", wrap(content))
     assert not mark.exists()
+
+
+LIGHTNING = Name("pytorch_lightning.utilities.parsing", "AttributeDict")
+
+HYPER_PARAMETERS = {
+    "Namespace": New(Name("argparse", "Namespace"), {"lr": 1e-4, "crop": (64, 64)}),
+    "AttributeDict": New(LIGHTNING, items={"lr": 1e-3, "betas": [0.9, 0.999]}),
+    "AttributeDict of Lightning 2": New(Name("lightning.fabric.utilities.data", "AttributeDict"),
+                                        items={"lr": 1e-3}),
+    "AttributeDict within": New(LIGHTNING, items={"args": New(LIGHTNING, items={"n": 1})}),
+    "a key that is a tuple": New(LIGHTNING, items={(1, 2): "x"}),
+    "omegaconf": New(Name("omegaconf.dictconfig", "DictConfig"), {
+        "_content": Call(Name("collections", "defaultdict"), (Name("builtins", "dict"),)),
+        "_metadata": New(Name("omegaconf.base", "ContainerMetadata"),
+                         {"ref_type": Name("typing", "Any")})}),
+    "a user's class": New(Name("project.options", "Options"), {"width": 32}),
+    "a class by name": Name("torch.nn.modules.activation", "ReLU"),
+    "a list of a class of lists": New(Name("project", "Names"), values=["a", "b"]),
+    "a path": Call(Name("pathlib", "PosixPath"), ("/", "data", "train")),
+    "a set": Call(Name("__builtin__", "set"), (["a", "b"],)),
+    "a module as a loss": New(Name("torch.nn.modules.loss", "MSELoss"), {
+        "training": True, "_parameters": {}, "_modules": {}}),
+    "a partial": Call(Name("functools", "partial"), (Name("torch.optim.adam", "Adam"),)),
+}
+
+
+@pytest.mark.parametrize("wrap", [zip_file, legacy_file])
+@pytest.mark.parametrize("kind", HYPER_PARAMETERS)
+def test_objects_beside_tensors_are_inert(tmp_path, wrap, kind):
+    content = read(tmp_path / "last.ckpt", wrap(dump({
+        "epoch": 4, "hyper_parameters": HYPER_PARAMETERS[kind], "state_dict": {"w": tensor()}})))
+    assert list(content) == ["epoch", "hyper_parameters", "state_dict"]
+    np.testing.assert_array_equal(content["state_dict"]["w"], [0, 1, 2, 3])
+    assert not isinstance(content["hyper_parameters"], dict | list | tuple | str)
+
+
+def test_a_class_beside_tensors_is_never_imported(tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    (tmp_path / "hostile_module.py").write_text(
+        f"open({str(mark)!r}, 'w')\nclass Options:\n    def __setstate__(self, state): 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    read(tmp_path / "x.pth", zip_file(dump({
+        "w": tensor(), "args": New(Name("hostile_module", "Options"), {"a": 1})})))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [
+    New(Name("project.net", "Net"), {"_parameters": {"w": tensor()}}),
+    {"model": New(Name("project.net", "Net"), {"_parameters": {"w": tensor()}}), "epoch": 3},
+    [New(Name("argparse", "Namespace"), {"w": tensor()})]])
+@pytest.mark.parametrize("wrap", [zip_file, legacy_file])
+def test_objects_alone_are_refused(tmp_path, wrap, content):
+    with pytest.raises(InputError, match=r"it names (project\.net\.Net|argparse\.Namespace); only "
+                                         r"tensors.*state_dict\(\) instead"):
+        read(tmp_path / "whole.pth", wrap(dump(content)))
+
+
+@pytest.mark.parametrize(("payload", "message"), [
+    (dump({"w": tensor(storage(kind="ComplexFloatStorage"))}), "names torch.ComplexFloatStorage"),
+    (dump({"w": tensor(), "x": New(Name("torch", "Size"))}), "no such file needs"),
+    (dump({"w": tensor(), Name("os", "sep"): 1}), "neither a short text nor a plain number"),
+    (b"\x80\x02" + dump(Name("os", "environ"))[2:-1] + b"}b.", "sets the state of a _Foreign"),
+    (b"\x80\x02" + dump(Name("os", "environ"))[2:-1] + b"K\x00K\x01s.", "puts items into a"),
+    (dump({"w": tensor(), "x": Call(Call(Name("functools", "partial"), (Name("os", "system"),)),
+                                    ("true",))}), "not callable"),
+])
+def test_foreign_names_serve_for_nothing(tmp_path, payload, message):
+    with pytest.raises(InputError, match=r"bad\.pth: refused") as caught:
+        read(tmp_path / "bad.pth", zip_file(payload))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 2, 0, 3), (3, 0, 2, 1)])
+def test_arrays_of_numpy_are_read_in_every_memory_order(tmp_path, protocol, axes):
+    array = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5).transpose(axes)
+    content = read(tmp_path / "np.pth", zip_file(pickle.dumps({"w": array}, protocol)))
+    np.testing.assert_array_equal(content["w"].value, array)
+    if protocol == 5:  # as NumPy since 2.3 writes other orders than C and Fortran
+        frombuffer = Call(Name("numpy._core.numeric", "_frombuffer"), (
+            array.transpose(np.argsort(axes)).tobytes(), Call(Name("numpy", "dtype"), ("f4",)),
+            (2, 3, 4, 5), "K", axes))
+        content = read(tmp_path / "k.pth", zip_file(dump({"w": frombuffer})))
+        np.testing.assert_array_equal(content["w"].value, array)
+
+
+@pytest.mark.parametrize(("order", "axes"), [
+    ("K", ()), ("K", ((0, 0),)), ("K", ((0, 2),)), ("K", ("ab",)), ("A", ()), ("F", ((1, 0),)),
+    (5, ())])
+def test_memory_orders_that_there_are_not_are_refused(tmp_path, order, axes):
+    frombuffer = Call(Name("numpy._core.numeric", "_frombuffer"), (
+        bytes(24), Call(Name("numpy", "dtype"), ("f4",)), (2, 3), order, *axes))
+    with pytest.raises(InputError, match=r"bad\.pth: refused"):
+        read(tmp_path / "bad.pth", zip_file(dump({"w": frombuffer})))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", r"is empty \(0 bytes\)"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+     "is a Git LFS pointer"),
+    (b"<!DOCTYPE html><html><head><title>Virus scan warning</title></head></html>",
+     "is an HTML page"),
+    (b"\xef\xbb\xbf\n <HTML lang='en'>", "is an HTML page"),
+    (b'<?xml version="1.0"?>\n<html xmlns="http://www.w3.org/1999/xhtml">', "is an HTML page"),
+    (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is an XML text"),
+])
+@pytest.mark.parametrize("name", ["gan.pth", "gan.safetensors"])
+def test_what_a_failed_download_leaves_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: refused: it {message}") as caught:
+        read_weight_file(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 def nested(depth):

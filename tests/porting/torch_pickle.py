@@ -17,6 +17,15 @@ class Call(NamedTuple):
     arguments: tuple
 
 
+class New(NamedTuple):
+    """An object of a class, made without `__init__`, with its state and its items."""
+
+    kind: Any
+    state: Any = None
+    items: Any = None
+    values: Any = None
+
+
 class Persistent(NamedTuple):
     pid: Any
 
@@ -34,6 +43,13 @@ def opcodes(value: Any) -> bytes:
             return pickle.GLOBAL + f"{module}\n{name}\n".encode()
         case Call(function, arguments):
             return opcodes(function) + opcodes(arguments) + pickle.REDUCE
+        case New(kind, state, items, values):
+            made = opcodes(kind) + opcodes(()) + pickle.NEWOBJ
+            if values is not None:
+                made += opcodes(values).removeprefix(pickle.EMPTY_LIST)
+            if items is not None:
+                made += opcodes(items).removeprefix(pickle.EMPTY_DICT)
+            return made + (b"" if state is None else opcodes(state) + pickle.BUILD)
         case Persistent(pid):
             return opcodes(pid) + pickle.BINPERSID
         case Bytes2(text):
