@@ -117,6 +117,8 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
     read = dicom.read_slice(source)
     if (pitch := square_pitch(read.header.pixel_spacing_mm)) is not None:
         _warn(source, denoiser, iter([(read.hu, pitch)]))
+    for note in read.header.notes:
+        print(f"{source}: {note}")
     saturated = dicom.write_slice(output, read, denoiser(read.hu), derivation=_derivation(denoiser))
     return (f"a slice of {read.header.rows}×{read.header.columns}; {saturated} pixels beyond the "
             "stored range")

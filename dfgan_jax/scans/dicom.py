@@ -4,6 +4,7 @@ One file is one slice (CT Image Storage, monochrome, one frame, rescaled to HU).
 are refused with the reason: sound files by `NotACTSlice`, broken files by a plain `InputError`.
 """
 
+import collections
 import dataclasses
 import io
 import pathlib
@@ -16,8 +17,9 @@ from pydicom.dataset import Dataset
 
 from dfgan_jax.scans.dicom_derivation import Derivation, mark_as_derived
 from dfgan_jax.scans.dicom_file import broken, parse
-from dfgan_jax.scans.dicom_header import SliceHeader, header_of
+from dfgan_jax.scans.dicom_header import SliceHeader, completed, header_of
 from dfgan_jax.scans.dicom_pixels import (
+    check_sign,
     decode,
     find_outside,
     replace_pixels,
@@ -67,6 +69,7 @@ def read_slice(path: pathlib.Path) -> CTSlice:
     """
     dataset, has_pixels = parse(path)
     header = header_of(path, dataset, has_pixels)
+    completed(dataset)
     stored = decode(path, dataset)
     if stored.shape != (header.rows, header.columns):
         raise InputError(f"{path}: decodes to {stored.shape} pixels; its header says "
@@ -77,6 +80,7 @@ def read_slice(path: pathlib.Path) -> CTSlice:
     if not np.isfinite(hu).all():
         raise InputError(f"{path}: slope {slope:g} and intercept {intercept:g} give no finite HU")
     outside = find_outside(dataset, stored) | (hu < LOWEST_HU)
+    check_sign(path, dataset, stored, outside=outside)
     hu[outside] = OUTSIDE_HU
     return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu)
 
@@ -134,12 +138,14 @@ def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
 
 
 def series_notes(slices: list[SliceHeader]) -> list[str]:
-    """Irregularities of a series, in words: gaps, repeated positions and repeated instances.
+    """Irregularities of a series, in words, once each: of its headers, gaps, and repetitions.
 
     Args:
       slices: of one series, in the order of `group_by_series`.
     """
-    notes = []
+    counts = collections.Counter(note for header in slices for note in header.notes)
+    notes = [note if count == len(slices) else f"{note} ({_slices(count)})"
+             for note, count in counts.items()]
     if len({header.sop_uid for header in slices}) < len(slices):
         notes.append("the same instance occurs in several files")
     locations = [header.location_mm for header in slices]
