@@ -1,6 +1,7 @@
 """CT slices in DICOM: recognised, read as HU, and written again with other pixels.
 
-One file is one slice (CT Image Storage, monochrome, one frame, rescaled to HU). Other files
+A slice is a file (CT Image Storage, monochrome, one frame, rescaled to HU) or a frame of a file
+(Enhanced CT Image Storage, see `dicom_frames`). Other files
 are refused with the reason: sound files by `NotACTSlice`, broken files by a plain `InputError`.
 """
 
@@ -17,6 +18,7 @@ from pydicom.dataset import Dataset
 
 from dfgan_jax.scans.dicom_derivation import Derivation, mark_as_derived
 from dfgan_jax.scans.dicom_file import broken, parse
+from dfgan_jax.scans.dicom_frames import frame_dataset, frame_headers, frame_named, is_enhanced
 from dfgan_jax.scans.dicom_header import SliceHeader, completed, header_of
 from dfgan_jax.scans.dicom_pixels import (
     check_sign,
@@ -57,7 +59,29 @@ def read_header(path: pathlib.Path) -> SliceHeader:
       NotACTSlice: the file is sound, and no CT slice.
       InputError: the file is broken, or has no identifiers.
     """
-    return header_of(path, *parse(path, stop_before_pixels=True))
+    dataset, has_pixels, _ = parse(path, stop_before_pixels=True)
+    return header_of(path, dataset, has_pixels)
+
+
+def read_headers(path: pathlib.Path) -> list[SliceHeader]:
+    """Reads the headers of the slices of a file: one, or one for each frame of enhanced CT.
+
+    Raises:
+      NotACTSlice: the file is sound, and has no CT slices.
+      InputError: the file is broken, or has no identifiers.
+    """
+    dataset, has_pixels, position = parse(path, stop_before_pixels=True)
+    if is_enhanced(dataset):
+        return frame_headers(path, dataset, has_pixels=has_pixels, position=position)
+    return [header_of(path, dataset, has_pixels)]
+
+
+def read_slice_of(header: SliceHeader) -> CTSlice:
+    """Reads the slice of a header, a file or a frame; see `read_slice`."""
+    if header.frame is None:
+        return read_slice(header.path)
+    with frame_named(header.path, header.frame):
+        return _slice_of(header, frame_dataset(header.path, header.frame))
 
 
 def read_slice(path: pathlib.Path) -> CTSlice:
@@ -67,8 +91,12 @@ def read_slice(path: pathlib.Path) -> CTSlice:
       NotACTSlice: the file is sound, and no CT slice.
       InputError: the file is broken, or no decoder here knows its compression.
     """
-    dataset, has_pixels = parse(path)
-    header = header_of(path, dataset, has_pixels)
+    dataset, has_pixels, _ = parse(path)
+    return _slice_of(header_of(path, dataset, has_pixels), dataset)
+
+
+def _slice_of(header: SliceHeader, dataset: Dataset) -> CTSlice:
+    path = header.path
     completed(dataset)
     stored = decode(path, dataset)
     if stored.shape != (header.rows, header.columns):
@@ -107,12 +135,7 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"],
       OSError: the file cannot be written.
     """
     dataset, origin = source.dataset, source.header.path
-    slope, intercept = rescale_of(origin, dataset)
-    lowest, highest = stored_range(dataset)
-    with np.errstate(over="ignore"):
-        exact = np.rint((np.asarray(hu, np.float64) - intercept) / slope)
-    saturated = ((exact < lowest) | (exact > highest)) & ~source.outside
-    stored = np.where(source.outside, source.stored, np.clip(exact, lowest, highest))
+    stored, saturated = to_stored(source, hu)
     try:
         replace_pixels(dataset, stored)
         mark_as_derived(dataset, derivation)
@@ -123,7 +146,27 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"],
         raise broken(origin, error) from error
     with written_whole(path) as temporary:
         temporary.write_bytes(content.getvalue())
-    return int(saturated.sum())
+    return saturated
+
+
+def to_stored(source: CTSlice, hu: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, "h w"], int]:
+    """Converts HU to stored values.
+
+    Args:
+      source: slice whose rescale and bits are taken, and whose pixels outside are kept.
+      hu: (H, W), HU.
+
+    Returns:
+      (H, W) whole numbers; and the number of pixels outside the range of the stored bits, which
+      are set to its limits.
+    """
+    slope, intercept = rescale_of(source.header.path, source.dataset)
+    lowest, highest = stored_range(source.dataset)
+    with np.errstate(over="ignore"):
+        exact = np.rint((np.asarray(hu, np.float64) - intercept) / slope)
+    saturated = ((exact < lowest) | (exact > highest)) & ~source.outside
+    stored = np.where(source.outside, source.stored, np.clip(exact, lowest, highest))
+    return stored, int(saturated.sum())
 
 
 def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
@@ -134,7 +177,8 @@ def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
     for slices in series.values():
         located = all(header.location_mm is not None for header in slices)
         yield sorted(slices, key=lambda header: (
-            header.location_mm if located else header.instance_number or 0, header.path))
+            header.location_mm if located else header.instance_number or 0, header.path,
+            header.instance))
 
 
 def series_notes(slices: list[SliceHeader]) -> list[str]:
@@ -146,7 +190,7 @@ def series_notes(slices: list[SliceHeader]) -> list[str]:
     counts = collections.Counter(note for header in slices for note in header.notes)
     notes = [note if count == len(slices) else f"{note} ({_slices(count)})"
              for note, count in counts.items()]
-    if len({header.sop_uid for header in slices}) < len(slices):
+    if len({header.instance for header in slices}) < len(slices):
         notes.append("the same instance occurs in several files")
     locations = [header.location_mm for header in slices]
     if None in locations:

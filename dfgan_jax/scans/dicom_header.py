@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import re
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from pydicom import uid
@@ -20,6 +20,25 @@ _MAX_PIXELS = 2**24
 
 _UNITS: Final = {"HU", "US", "HOUNSFIELD", "HOUNSFIELDS", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS"}
 """Letters of RescaleType for HU; US is "unspecified", which CT scanners write for HU, too."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A frame of a file with several, and how its pixels are read.
+
+    Attributes:
+      index: from 0.
+      count: of the frames of the file.
+      elements: that a single slice would have, without its pixels; not to be changed.
+      start: of the uncompressed frames in the file, or of the table of offsets.
+      offsets: extended table of offsets and lengths of compressed frames; None without one.
+    """
+
+    index: int
+    count: int
+    elements: Dataset
+    start: int
+    offsets: tuple[bytes, bytes] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +60,7 @@ class SliceHeader:
       orientation: direction cosines of a row and of a column.
       position_mm: of the first pixel's centre, in patient coordinates.
       notes: peculiarities, and what is done about them, in words.
+      frame: of a file with several; None of a single slice.
     """
 
     path: pathlib.Path
@@ -60,6 +80,18 @@ class SliceHeader:
     orientation: tuple[float, ...] | None
     position_mm: tuple[float, ...] | None
     notes: tuple[str, ...] = ()
+    frame: Frame | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The path, and the number of the frame in a file with several."""
+        return str(self.path) if self.frame is None else (
+            f"{self.path}: frame {self.frame.index + 1}")
+
+    @property
+    def instance(self) -> tuple[str, int]:
+        """Identifies the pixels: the instance, and the index of the frame."""
+        return self.sop_uid, 0 if self.frame is None else self.frame.index
 
     @property
     def location_mm(self) -> float | None:
@@ -85,7 +117,7 @@ def header_of(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> SliceHe
     try:
         notes = _check_kind(path, dataset, has_pixels)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
-        identifiers = {name: str(dataset.get(keyword) or "") for name, keyword in (
+        identifiers: dict[str, Any] = {name: str(dataset.get(keyword) or "") for name, keyword in (
             ("sop_uid", "SOPInstanceUID"), ("series_uid", "SeriesInstanceUID"),
             ("study_uid", "StudyInstanceUID"),
             ("frame_of_reference_uid", "FrameOfReferenceUID"))}

@@ -78,14 +78,9 @@ def decode(path: pathlib.Path, dataset: Dataset) -> Integer[np.ndarray, "h w"]:
     Raises:
       InputError: the pixels cannot be decoded, or contradict the header.
     """
+    check_syntax(path, dataset)
     syntax = syntax_of(dataset)
-    if syntax.is_private or not syntax.is_transfer_syntax:
-        raise InputError(f"{path}: its transfer syntax is {printable(syntax)}, "
-                         f"{'a private one, ' if syntax.is_private else ''}which no decoder here "
-                         "knows")
     try:
-        if syntax.is_compressed and syntax not in _DECODERS:
-            raise InputError(f"{path}: compressed as {syntax.name}, which no decoder here knows")
         allocated, stored, high = (int(dataset[name].value)
                                    for name in ("BitsAllocated", "BitsStored", "HighBit"))
         if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:
@@ -139,6 +134,21 @@ def words_of(dataset: Dataset) -> Integer[np.ndarray, "h w"] | None:
 def syntax_of(dataset: Dataset) -> uid.UID:
     """The transfer syntax of the pixels."""
     return dataset.file_meta.get("TransferSyntaxUID") or _native_syntax(dataset)
+
+
+def check_syntax(path: pathlib.Path, dataset: Dataset) -> None:
+    """Refuses pixels that no decoder here knows.
+
+    Raises:
+      InputError: names the transfer syntax.
+    """
+    syntax = syntax_of(dataset)
+    if syntax.is_private or not syntax.is_transfer_syntax:
+        raise InputError(f"{path}: its transfer syntax is {printable(syntax)}, "
+                         f"{'a private one, ' if syntax.is_private else ''}which no decoder here "
+                         "knows")
+    if syntax.is_compressed and syntax not in _DECODERS:
+        raise InputError(f"{path}: compressed as {syntax.name}, which no decoder here knows")
 
 
 def check_sign(path: pathlib.Path, dataset: Dataset, stored: Integer[np.ndarray, "h w"], *,
@@ -251,27 +261,43 @@ def replace_pixels(dataset: Dataset, stored: Num[np.ndarray, "h w"]) -> None:
       stored: (H, W), before the rescale, of the kind that `decode` returns.
     """
     overlays = overlay_planes(dataset, words_of(dataset))
-    bits, sign = int(dataset.BitsAllocated), "i" if dataset.PixelRepresentation else "u"
-    content = stored.astype(f"<{sign}{bits // 8}").tobytes()
+    prepare_for_pixels(dataset)
+    content = pixel_bytes(dataset, stored)
+    dataset.PixelData = content + bytes(len(content) % 2)
+    dataset["PixelData"].VR = pixel_vr(dataset)
+    dataset["PixelData"].is_undefined_length = False
+    replace_overlays(dataset, overlays)
+    for keyword, value in (("SmallestImagePixelValue", stored.min()),
+                           ("LargestImagePixelValue", stored.max())):
+        if keyword in dataset:
+            dataset.add_new(keyword, "SS" if dataset.PixelRepresentation else "US", int(value))
+
+
+def prepare_for_pixels(dataset: Dataset) -> None:
+    """Makes a dataset one of uncompressed pixels, and removes what describes the former ones."""
     syntax = syntax_of(dataset)
     if syntax not in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian):
         syntax = uid.ExplicitVRLittleEndian
     if not dataset.original_encoding[1]:
         _swap_bytes(dataset)
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.PixelData = content + bytes(len(content) % 2)
-    dataset["PixelData"].VR = "OW" if bits > 8 or syntax.is_implicit_VR else "OB"
-    dataset["PixelData"].is_undefined_length = False
-    replace_overlays(dataset, overlays)
     # Offsets into compressed frames, a thumbnail of the source, and signatures over it.
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "IconImageSequence",
                     "MACParametersSequence", "DigitalSignaturesSequence"):
         if keyword in dataset:
             del dataset[keyword]
-    for keyword, value in (("SmallestImagePixelValue", stored.min()),
-                           ("LargestImagePixelValue", stored.max())):
-        if keyword in dataset:
-            dataset.add_new(keyword, "SS" if dataset.PixelRepresentation else "US", int(value))
+
+
+def pixel_bytes(dataset: Dataset, stored: Num[np.ndarray, "h w"]) -> bytes:
+    """The uncompressed pixels of a slice or frame, little-endian."""
+    sign = "i" if dataset.PixelRepresentation else "u"
+    return stored.astype(f"<{sign}{int(dataset.BitsAllocated) // 8}").tobytes()
+
+
+def pixel_vr(dataset: Dataset) -> str:
+    """The value representation of uncompressed pixels."""
+    is_implicit = dataset.file_meta.TransferSyntaxUID.is_implicit_VR
+    return "OW" if dataset.BitsAllocated > 8 or is_implicit else "OB"
 
 
 def _swap_bytes(dataset: Dataset) -> None:
