@@ -22,6 +22,7 @@ from dfgan_jax.evaluation import denoising_report
 from dfgan_jax.scans import dicom, hounsfield, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
+from dfgan_jax.scans.dicom_output import DicomOutput
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
 from dfgan_jax.scans.units import Unit
 from dfgan_jax.support.errors import InputError
@@ -83,7 +84,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
             _denoise_folder(Denoiser.load(checkpoint_path, strength=strength), source, output,
                             report=report)
             return
-        dicom.read_header(source)
+        dicom.read_headers(source)
         kind, suffixes = _denoise_dicom_file, ("",)
     if not output.name.lower().endswith(suffixes):
         raise InputError(f"{output}: expected a name that ends in {' or '.join(suffixes)}, as "
@@ -134,11 +135,21 @@ def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.nd
 
 
 def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
-    read = dicom.read_slice(source)
-    if (pitch := square_pitch(read.header.pixel_spacing_mm)) is not None:
-        _warn(source, denoiser, iter([(read.hu, pitch)]))
-    saturated = dicom.write_slice(output, read, denoiser(read.hu), derivation=_derivation(denoiser))
-    return f"a slice of {read.header.rows}×{read.header.columns}; {_beyond(saturated)}"
+    slices, = dicom.group_by_series(dicom.read_headers(source))
+    if (pitch := square_pitch(slices[0].pixel_spacing_mm)) is not None:
+        _warn(source, denoiser, ((dicom.read_slice_of(slices[index]).hu, pitch)
+                                 for index in denoised_series.measured_slices(len(slices))))
+    for note in dicom.series_notes(slices):
+        print(f"{source}: {note}")
+    size = slices[0].rows, slices[0].columns
+    step, saturated = batch_size_of(size), 0
+    with (DicomOutput({source: output}, derivation=_derivation(denoiser)) as out,
+          _bar(len(slices)) as bar):
+        for start in range(0, len(slices), step):
+            read = [dicom.read_slice_of(header) for header in slices[start:start + step]]
+            denoised = denoiser(np.stack([each.hu for each in read]), progress=bar)
+            saturated += sum(out.write(each, hu) for each, hu in zip(read, denoised, strict=True))
+    return f"{counted(len(slices), 'slice')} of {size[0]}×{size[1]}; {_beyond(saturated)}"
 
 
 def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *, unit: Unit,

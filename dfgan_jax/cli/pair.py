@@ -50,7 +50,7 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
     matching = match_slices(headers["ndct"], headers["qdct"])
     notes = [line for each in found.values() for files in each for line in files.lines()]
     notes += matching.notes
-    dataset.check_one_size((str(pair.ndct.path), (pair.ndct.rows, pair.ndct.columns))
+    dataset.check_one_size((pair.ndct.name, (pair.ndct.rows, pair.ndct.columns))
                            for pair in matching.pairs)
     patient_of = patients_by(patients, headers["ndct"], ndct)
     entries, broken = _entries(matching.pairs, patient_of, notes)
@@ -82,7 +82,8 @@ def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str
              notes: list[str]) -> tuple[list[Entry], list[str]]:
     """Reads every pair once, to hash it and to check that it can be read."""
     entries, broken = [], []
-    calls = (functools.partial(_entry, pair, patient_of(pair.ndct)) for pair in pairs)
+    digest_of = functools.cache(file_digest)  # frames share their file
+    calls = (functools.partial(_entry, pair, patient_of(pair.ndct), digest_of) for pair in pairs)
     with (progress("checking pairs", total=len(pairs), unit="slices") as bar,
           contextlib.closing(call_ahead(calls)) as results):
         for result in results:
@@ -97,23 +98,23 @@ def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str
 
 
 def _read(pair: SlicePair) -> tuple[np.ndarray, np.ndarray]:
-    return dicom.read_slice(pair.ndct.path).hu, dicom.read_slice(pair.qdct.path).hu
+    return dicom.read_slice_of(pair.ndct).hu, dicom.read_slice_of(pair.qdct).hu
 
 
-def _entry(pair: SlicePair, patient: str) -> Entry:
+def _entry(pair: SlicePair, patient: str, digest_of: Callable[[pathlib.Path], str]) -> Entry:
     ndct, qdct = _read(pair)
-    check_not_blank(str(pair.ndct.path), ndct)
+    check_not_blank(pair.ndct.name, ndct)
     if np.array_equal(ndct, qdct):
-        raise InputError(f"{pair.qdct.path}: has the pixels of {pair.ndct.path}: the doses are "
+        raise InputError(f"{pair.qdct.name}: has the pixels of {pair.ndct.name}: the doses are "
                          "the same")
     ndct_digest, qdct_digest = slice_digests([ndct, qdct])
     return Entry(
         patient=patient, ndct_digest=ndct_digest, qdct_digest=qdct_digest,
-        source=str(pair.qdct.path), shape=(pair.ndct.rows, pair.ndct.columns),
+        source=pair.qdct.name, shape=(pair.ndct.rows, pair.ndct.columns),
         read=functools.partial(_read, pair),
         manifest={**slice_columns(pair.ndct), "qdct_series_uid": pair.qdct.series_uid,
-                  "ndct_file": pair.ndct.path, "ndct_sha256": file_digest(pair.ndct.path),
-                  "qdct_file": pair.qdct.path, "qdct_sha256": file_digest(pair.qdct.path),
+                  "ndct_file": pair.ndct.name, "ndct_sha256": digest_of(pair.ndct.path),
+                  "qdct_file": pair.qdct.name, "qdct_sha256": digest_of(pair.qdct.path),
                   "noisier": "ndct" if _roughness(ndct) > _roughness(qdct) else "qdct"})
 
 

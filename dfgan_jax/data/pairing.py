@@ -5,7 +5,6 @@ Slices are matched by position, acquisition and reconstruction, never by the nam
 
 import collections
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,22 +70,22 @@ def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Ma
 
     pairs, kin = [], 0
     for series in group_by_series(ndct):
-        found = [SlicePair(header, qdct_of[header.path]) for header in series
-                 if header.path in qdct_of]
+        found = [SlicePair(header, qdct_of[header.name]) for header in series
+                 if header.name in qdct_of]
         pairs += found
         kin += sum(any(_kinship(pair.ndct, pair.qdct)) for pair in found)
-        doubtful = [header for header in series if header.path in uncertain]
+        doubtful = [header for header in series if header.name in uncertain]
         if doubtful:
             notes.append(f"{counted(len(doubtful), 'slice')} of {_name(series)} left out, the "
-                         f"first {doubtful[0].path}: several slices fit equally well")
+                         f"first {doubtful[0].name}: several slices fit equally well")
         missing = len(series) - len(found) - len(doubtful)
         if missing:
             (why, _), = collections.Counter(
-                reasons[header.path] for header in series if header.path in reasons).most_common(1)
+                reasons[header.name] for header in series if header.name in reasons).most_common(1)
             notes.append(f"{counted(missing, 'slice')} of {_name(series)} without low dose: {why}")
-    used = {pair.qdct.path for pair in pairs}
+    used = {pair.qdct.name for pair in pairs}
     for series in group_by_series(qdct):
-        unused = sum(header.path not in used for header in series)
+        unused = sum(header.name not in used for header in series)
         if unused:
             notes.append(f"{counted(unused, 'slice')} of {_name(series)} not used")
     if not pairs:
@@ -100,23 +99,22 @@ def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Ma
 
 def _without_copies(headers: Sequence[SliceHeader], notes: list[str]) -> list[SliceHeader]:
     """Drops slices with the instance of an earlier slice."""
-    first: dict[str, SliceHeader] = {}
+    first: dict[tuple[str, int], SliceHeader] = {}
     for header in headers:
-        first.setdefault(header.sop_uid, header)
-    copies = [header for header in headers if first[header.sop_uid] is not header]
+        first.setdefault(header.instance, header)
+    copies = [header for header in headers if first[header.instance] is not header]
     if copies:
         notes.append(f"{counted(len(copies), 'file')} left out as copies, the first "
-                     f"{copies[0].path} of {first[copies[0].sop_uid].path}")
+                     f"{copies[0].name} of {first[copies[0].instance].name}")
     return list(first.values())
 
 
 def _counterparts(ndct: list[SliceHeader], qdct: list[SliceHeader]
-                  ) -> tuple[dict[pathlib.Path, SliceHeader], set[pathlib.Path],
-                             dict[pathlib.Path, str]]:
-    """The low dose of each normal-dose slice, by its path.
+                  ) -> tuple[dict[str, SliceHeader], set[str], dict[str, str]]:
+    """The low dose of each normal-dose slice, by its name.
 
     Returns:
-      Path → header of the low dose; paths with several candidates; path → reason for none.
+      Name → header of the low dose; names with several candidates; name → reason for none.
     """
     places = [np.array([(np.inf,) * 3 if each.position_mm is None else each.position_mm
                         for each in headers]) for headers in (ndct, qdct)]
@@ -134,14 +132,14 @@ def _counterparts(ndct: list[SliceHeader], qdct: list[SliceHeader]
     for number, (header, candidates) in enumerate(zip(ndct, near, strict=True)):
         fitting = [other for other in candidates if not _contradictions(header, qdct[other])]
         if not fitting:
-            reasons[header.path] = (
+            reasons[header.name] = (
                 f"the slice there differs in {_contradictions(header, qdct[candidates[0]])[0]}"
                 if candidates else "none lies there")
             continue
         closest = max(_kinship(header, qdct[other]) for other in fitting)
         best = [other for other in fitting if _kinship(header, qdct[other]) == closest]
         if len(best) > 1:
-            uncertain.add(header.path)
+            uncertain.add(header.name)
         else:
             claims.setdefault(best[0], []).append((closest, number))
     qdct_of = {}
@@ -150,11 +148,11 @@ def _counterparts(ndct: list[SliceHeader], qdct: list[SliceHeader]
         best = [number for kinship, number in claimed if kinship == closest]
         for kinship, number in claimed:
             if kinship < closest:
-                reasons[ndct[number].path] = "the slice there belongs to a closer normal dose"
+                reasons[ndct[number].name] = "the slice there belongs to a closer normal dose"
         if len(best) > 1:
-            uncertain |= {ndct[number].path for number in best}
+            uncertain |= {ndct[number].name for number in best}
         else:
-            qdct_of[ndct[best[0]].path] = qdct[other]
+            qdct_of[ndct[best[0]].name] = qdct[other]
     return qdct_of, uncertain, reasons
 
 

@@ -26,6 +26,7 @@ from dfgan_jax.scans.dicom import CTSlice
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
+from dfgan_jax.scans.dicom_output import DicomOutput
 from dfgan_jax.scans.scan import square_pitch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import remove_leftovers, written_whole
@@ -72,17 +73,19 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
     targets = {header.path: incomplete / header.path.relative_to(source)
                for header in files.headers}
     there = _written_before(files.headers, targets, incomplete=incomplete, derivation=derivation)
-    missing = [header for slices in series for header in slices if header.path not in there]
-    saturated: dict[pathlib.Path, int] = {}
+    missing = [header for slices in series for header in slices if header.name not in there]
+    saturated: dict[str, int] = {}
     checks = _Checks(series, denoiser=denoiser)
     checks.warn()
     try:
         with progress("denoising", total=len(files.headers), unit="slices",
-                      initial=len(there)) as bar, ThreadPoolExecutor(THREADS) as pool:
-            _denoise(missing, targets, denoiser=denoiser, derivation=derivation, files=files,
-                     saturated=saturated, checks=checks, pool=pool, bar=bar)
+                      initial=len(there)) as bar, DicomOutput(
+                          targets, derivation=derivation) as out, \
+                ThreadPoolExecutor(THREADS) as pool:
+            _denoise(missing, denoiser=denoiser, out=out, files=files, saturated=saturated,
+                     checks=checks, pool=pool, bar=bar)
     except (OSError, KeyboardInterrupt):
-        written = sum(target.exists() for target in targets.values())
+        written = sum(targets[header.path].exists() for header in files.headers)
         print(f"{written} of {counted(len(files.headers), 'slice')} in {incomplete}; the same "
               "command resumes from there", file=sys.stderr, flush=True)
         raise
@@ -110,15 +113,15 @@ class _Checks:
     def __init__(self, series: list[list[SliceHeader]], *, denoiser: Denoiser):
         self.domain = denoiser.domain
         self._series = series
-        self._scans: dict[pathlib.Path, ScanProperties] = {}
-        self._changes: dict[pathlib.Path, Change] = {}
+        self._scans: dict[str, ScanProperties] = {}
+        self._changes: dict[str, Change] = {}
         chosen = [each for slices in series for each in _some_of(slices)]
         calls = (functools.partial(_scan_properties, header, pitch) for header, pitch in chosen)
         with (progress("measuring noise", total=len(chosen), unit="slices") as bar,
               contextlib.closing(call_ahead(calls)) as results):
             for (header, _), result in zip(chosen, results, strict=True):
                 with contextlib.suppress(InputError):  # reported when it is denoised
-                    self._scans[header.path] = result()
+                    self._scans[header.name] = result()
                 bar.advance()
 
     def warn(self) -> None:
@@ -133,10 +136,10 @@ class _Checks:
 
     def add(self, read: CTSlice, denoised: Float[np.ndarray, "h w"]) -> None:
         """Compares a slice with the denoised slice, if it is among the measured slices."""
-        path = read.header.path
-        if path in self._scans:
-            self._changes[path] = denoised_series.measure_change(
-                read.hu, denoised, pixel_spacing_mm=self._scans[path].pixel_spacing_mm)
+        name = read.header.name
+        if name in self._scans:
+            self._changes[name] = denoised_series.measure_change(
+                read.hu, denoised, pixel_spacing_mm=self._scans[name].pixel_spacing_mm)
 
     def describe(self, slices: list[SliceHeader]) -> JsonObject:
         """The measurements of a series, for `summary.json`."""
@@ -145,8 +148,8 @@ class _Checks:
                 "outside_training": self.warnings(slices)}
 
     @staticmethod
-    def _of(slices: list[SliceHeader], found: dict[pathlib.Path, T]) -> list[T]:
-        return [found[header.path] for header in slices if header.path in found]
+    def _of(slices: list[SliceHeader], found: dict[str, T]) -> list[T]:
+        return [found[header.name] for header in slices if header.name in found]
 
 
 def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float]]:
@@ -157,12 +160,12 @@ def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float]]:
 
 
 def _scan_properties(header: SliceHeader, pixel_spacing_mm: float) -> ScanProperties:
-    read = dicom.read_slice(header.path)
+    read = dicom.read_slice_of(header)
     return domain.measure(read.hu, pixel_spacing_mm=pixel_spacing_mm, outside=read.outside)
 
 
 def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
-                    incomplete: pathlib.Path, derivation: Derivation) -> set[pathlib.Path]:
+                    incomplete: pathlib.Path, derivation: Derivation) -> set[str]:
     """Finds the slices that an earlier run of the same command wrote.
 
     Raises:
@@ -170,48 +173,55 @@ def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, path
     """
     remove_leftovers(incomplete)
     left = set(dicom_folder.find_files(incomplete)) if incomplete.exists() else set()
-    written = set()
-    for header in headers:
-        target = targets[header.path]
+    uids = {header.path: header.sop_uid for header in headers}
+    there = set()
+    for path, sop_uid in uids.items():
+        target = targets[path]
         if target in left:
             with contextlib.suppress(InputError):  # the file is broken, or no CT slice
-                if dicom.read_header(target).sop_uid == derivation.derived_uid(header.sop_uid):
-                    written.add(header.path)
+                if dicom.read_headers(target)[0].sop_uid == derivation.derived_uid(sop_uid):
+                    there.add(path)
                     left.remove(target)
     left.discard(incomplete / SUMMARY)
     if left:
         raise InputError(f"{min(left)}: was not made from this input by this model; remove the "
                          "folder, or choose another output")
-    return written
+    return {header.name for header in headers if header.path in there}
 
 
-def _denoise(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
-             denoiser: Denoiser, derivation: Derivation, files: DicomFolder,
-             saturated: dict[pathlib.Path, int], checks: _Checks, pool: ThreadPoolExecutor,
-             bar: Progress) -> None:
-    """Denoises slices in batches; each written slice gets an entry in `saturated`."""
+def _denoise(headers: list[SliceHeader], *, denoiser: Denoiser, out: DicomOutput,
+             files: DicomFolder, saturated: dict[str, int], checks: _Checks,
+             pool: ThreadPoolExecutor, bar: Progress) -> None:
+    """Denoises slices in batches; each written slice gets an entry in `saturated`.
+
+    A file of frames of which one is broken is not written.
+    """
     def settled(futures: list[tuple[SliceHeader, Future[T]]]) -> Iterator[tuple[SliceHeader, T]]:
         for header, future in futures:
             try:
                 yield header, future.result()
             except InputError as error:
-                files.refuse(header.path, error)
+                if not files.is_refused(header.path):
+                    files.refuse(header.path, error)
 
     reading: list[tuple[SliceHeader, Future[CTSlice]]] = []
     writing: list[tuple[SliceHeader, Future[int]]] = []
     for batch in [*_batches(headers), []]:
-        ahead = [(header, pool.submit(dicom.read_slice, header.path)) for header in batch]
+        ahead = [(header, pool.submit(dicom.read_slice_of, header)) for header in batch
+                 if not files.is_refused(header.path)]
         slices = [each for _, each in settled(reading)]
         denoised = denoiser(np.stack([each.hu for each in slices])) if slices else ()
-        saturated.update((header.path, count) for header, count in settled(writing))
-        writing = [(each.header, pool.submit(dicom.write_slice, targets[each.header.path], each,
-                                             hu, derivation=derivation))
+        saturated.update((header.name, count) for header, count in settled(writing))
+        writing = [(each.header, pool.submit(out.write, each, hu))
                    for each, hu in zip(slices, denoised, strict=True)]
         for each, hu in zip(slices, denoised, strict=True):
             checks.add(each, hu)
         bar.advance(len(reading))
         reading = ahead
-    saturated.update((header.path, count) for header, count in settled(writing))
+    saturated.update((header.name, count) for header, count in settled(writing))
+    for header in headers:
+        if files.is_refused(header.path):
+            saturated.pop(header.name, None)
 
 
 def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
@@ -225,8 +235,8 @@ def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
 
 
 def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pathlib.Path,
-             derivation: Derivation, there: set[pathlib.Path],
-             saturated: dict[pathlib.Path, int], checks: _Checks) -> JsonObject:
+             derivation: Derivation, there: set[str],
+             saturated: dict[str, int], checks: _Checks) -> JsonObject:
     def relative(path: pathlib.Path) -> str:
         return str(path.relative_to(source))
 
@@ -242,10 +252,10 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
             "source_series_uid": slices[0].series_uid,
             "series_uid": derivation.derived_uid(slices[0].series_uid),
             "description": slices[0].series_description,
-            "slices": sum(header.path in written for header in slices),
-            "missing": sorted(relative(header.path) for header in slices
-                              if header.path not in written),
-            "saturated_pixels": sum(saturated.get(header.path, 0) for header in slices),
+            "slices": sum(header.name in written for header in slices),
+            "missing": sorted({relative(header.path) for header in slices
+                               if header.name not in written}),
+            "saturated_pixels": sum(saturated.get(header.name, 0) for header in slices),
             "notes": dicom.series_notes(slices),
             **checks.describe(slices),
         } for slices in series],

@@ -17,6 +17,7 @@ from dfgan_jax.scans import dicom, hounsfield, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
 from dfgan_jax.scans.units import Unit
 from dfgan_jax.support.spacing import evenly_spaced
@@ -38,13 +39,15 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
     same = [header for header, size in zip(largest, sizes, strict=True)
             if size == max(sizes, key=sizes.count)]
     chosen = [same[index] for index in evenly_spaced(len(same), most=MOST_SLICES)]
-    names = [header.path.name if header.location_mm is None else
-             f"{header.location_mm:g} mm, {header.path.name}" for header in chosen]
+    names = [_name(header) if header.location_mm is None else
+             f"{header.location_mm:g} mm, {_name(header)}" for header in chosen]
+    sources = {path: dicom.read_headers(source / path.relative_to(output))
+               for path in {header.path for header in chosen}}
     write_denoising_report(
         report, summary=summary, names=names,
-        before=np.stack([dicom.read_slice(source / header.path.relative_to(output)).hu
+        before=np.stack([dicom.read_slice_of(sources[header.path][header.instance[1]]).hu
                          for header in chosen]),
-        after=np.stack([dicom.read_slice(header.path).hu for header in chosen]),
+        after=np.stack([dicom.read_slice_of(header).hu for header in chosen]),
         of_series=(largest[0].series_description or largest[0].series_uid
                    if len(summary["series"]) > 1 else None))
     print(f"Report: {report}", flush=True)
@@ -111,8 +114,16 @@ def _read(path: pathlib.Path, *, scratch: pathlib.Path, unit: Unit, axes: Axes) 
             chosen = evenly_spaced(len(volume.stored), most=MOST_SLICES)
             return _Slices(units.to_hu(volume.hu(volume.stored[chosen]), unit), _numbered(chosen),
                            len(volume.stored), square_pitch(volume.pixel_spacing_mm))
-    read = dicom.read_slice(path)
-    return _Slices(read.hu[None], [path.name], 1, square_pitch(read.header.pixel_spacing_mm))
+    headers = dicom.read_headers(path)
+    some = [headers[index] for index in evenly_spaced(len(headers), most=MOST_SLICES)]
+    return _Slices(np.stack([dicom.read_slice_of(header).hu for header in some]),
+                   [_name(header) for header in some], len(headers),
+                   square_pitch(headers[0].pixel_spacing_mm))
+
+
+def _name(header: SliceHeader) -> str:
+    """The name of a slice, without its folder."""
+    return header.name[len(str(header.path)) - len(header.path.name):]
 
 
 def _numbered(indices: np.ndarray) -> list[str]:

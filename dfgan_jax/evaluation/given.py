@@ -16,6 +16,7 @@ from dfgan_jax.evaluation import tables
 from dfgan_jax.evaluation.rows import Row
 from dfgan_jax.scans import dicom, nifti, units
 from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import Progress
@@ -123,22 +124,22 @@ def _read_folder(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndar
     folder = DicomFolder(path)
     for line in folder.link_lines():
         print(line, file=sys.stderr, flush=True)
-    places: dict[tuple[str, float], pathlib.Path] = {}
+    places: dict[tuple[str, float], SliceHeader] = {}
     for header in folder.headers:
         if header.location_mm is None:
-            raise InputError(f"{header.path}: has no location")
+            raise InputError(f"{header.name}: has no location")
         place = str(header.patient_id), round(header.location_mm, 2)
         if place in places:
-            raise InputError(f"{header.path}: at the place of {places[place]}; expected one slice "
-                             "for each test slice")
-        places[place] = header.path
+            raise InputError(f"{header.name}: at the place of {places[place].name}; expected one "
+                             "slice for each test slice")
+        places[place] = header
     images = []
     for index, row in enumerate(manifest):
         place = row.get("patient_id", ""), round(float(row["location_mm"]), 2)
         if place not in places:
             raise InputError(f"{path}: has no slice of patient {place[0]!r} at {place[1]:g} mm, "
                              f"where test slice {index} is")
-        images.append(dicom.read_slice(places[place]).hu)
+        images.append(dicom.read_slice_of(places[place]).hu)
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{path}: slices have several sizes; expected one")
     return np.stack(images)

@@ -1,9 +1,11 @@
 """CT slices in DICOM: recognised, read as HU, and written again with other pixels.
 
-One file is one slice (CT Image Storage, monochrome, one frame, rescaled to HU). Other files
+A slice is a file (CT Image Storage, monochrome, one frame, rescaled to HU) or a frame of a file
+(Enhanced CT Image Storage, see `dicom_frames`). Other files
 are refused with the reason: sound files by `NotACTSlice`, broken files by a plain `InputError`.
 """
 
+import collections
 import dataclasses
 import io
 import pathlib
@@ -16,8 +18,10 @@ from pydicom.dataset import Dataset
 
 from dfgan_jax.scans.dicom_derivation import Derivation, mark_as_derived
 from dfgan_jax.scans.dicom_file import broken, parse
-from dfgan_jax.scans.dicom_header import SliceHeader, header_of
+from dfgan_jax.scans.dicom_frames import frame_dataset, frame_headers, frame_named, is_enhanced
+from dfgan_jax.scans.dicom_header import SliceHeader, completed, header_of
 from dfgan_jax.scans.dicom_pixels import (
+    check_sign,
     decode,
     find_outside,
     replace_pixels,
@@ -55,7 +59,29 @@ def read_header(path: pathlib.Path) -> SliceHeader:
       NotACTSlice: the file is sound, and no CT slice.
       InputError: the file is broken, or has no identifiers.
     """
-    return header_of(path, *parse(path, stop_before_pixels=True))
+    dataset, has_pixels, _ = parse(path, stop_before_pixels=True)
+    return header_of(path, dataset, has_pixels)
+
+
+def read_headers(path: pathlib.Path) -> list[SliceHeader]:
+    """Reads the headers of the slices of a file: one, or one for each frame of enhanced CT.
+
+    Raises:
+      NotACTSlice: the file is sound, and has no CT slices.
+      InputError: the file is broken, or has no identifiers.
+    """
+    dataset, has_pixels, position = parse(path, stop_before_pixels=True)
+    if is_enhanced(dataset):
+        return frame_headers(path, dataset, has_pixels=has_pixels, position=position)
+    return [header_of(path, dataset, has_pixels)]
+
+
+def read_slice_of(header: SliceHeader) -> CTSlice:
+    """Reads the slice of a header, a file or a frame; see `read_slice`."""
+    if header.frame is None:
+        return read_slice(header.path)
+    with frame_named(header.path, header.frame):
+        return _slice_of(header, frame_dataset(header.path, header.frame))
 
 
 def read_slice(path: pathlib.Path) -> CTSlice:
@@ -65,8 +91,13 @@ def read_slice(path: pathlib.Path) -> CTSlice:
       NotACTSlice: the file is sound, and no CT slice.
       InputError: the file is broken, or no decoder here knows its compression.
     """
-    dataset, has_pixels = parse(path)
-    header = header_of(path, dataset, has_pixels)
+    dataset, has_pixels, _ = parse(path)
+    return _slice_of(header_of(path, dataset, has_pixels), dataset)
+
+
+def _slice_of(header: SliceHeader, dataset: Dataset) -> CTSlice:
+    path = header.path
+    completed(dataset)
     stored = decode(path, dataset)
     if stored.shape != (header.rows, header.columns):
         raise InputError(f"{path}: decodes to {stored.shape} pixels; its header says "
@@ -77,6 +108,7 @@ def read_slice(path: pathlib.Path) -> CTSlice:
     if not np.isfinite(hu).all():
         raise InputError(f"{path}: slope {slope:g} and intercept {intercept:g} give no finite HU")
     outside = find_outside(dataset, stored) | (hu < LOWEST_HU)
+    check_sign(path, dataset, stored, outside=outside)
     hu[outside] = OUTSIDE_HU
     return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu)
 
@@ -103,12 +135,7 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"],
       OSError: the file cannot be written.
     """
     dataset, origin = source.dataset, source.header.path
-    slope, intercept = rescale_of(origin, dataset)
-    lowest, highest = stored_range(dataset)
-    with np.errstate(over="ignore"):
-        exact = np.rint((np.asarray(hu, np.float64) - intercept) / slope)
-    saturated = ((exact < lowest) | (exact > highest)) & ~source.outside
-    stored = np.where(source.outside, source.stored, np.clip(exact, lowest, highest))
+    stored, saturated = to_stored(source, hu)
     try:
         replace_pixels(dataset, stored)
         mark_as_derived(dataset, derivation)
@@ -119,7 +146,27 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"],
         raise broken(origin, error) from error
     with written_whole(path) as temporary:
         temporary.write_bytes(content.getvalue())
-    return int(saturated.sum())
+    return saturated
+
+
+def to_stored(source: CTSlice, hu: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, "h w"], int]:
+    """Converts HU to stored values.
+
+    Args:
+      source: slice whose rescale and bits are taken, and whose pixels outside are kept.
+      hu: (H, W), HU.
+
+    Returns:
+      (H, W) whole numbers; and the number of pixels outside the range of the stored bits, which
+      are set to its limits.
+    """
+    slope, intercept = rescale_of(source.header.path, source.dataset)
+    lowest, highest = stored_range(source.dataset)
+    with np.errstate(over="ignore"):
+        exact = np.rint((np.asarray(hu, np.float64) - intercept) / slope)
+    saturated = ((exact < lowest) | (exact > highest)) & ~source.outside
+    stored = np.where(source.outside, source.stored, np.clip(exact, lowest, highest))
+    return stored, int(saturated.sum())
 
 
 def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
@@ -130,17 +177,20 @@ def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
     for slices in series.values():
         located = all(header.location_mm is not None for header in slices)
         yield sorted(slices, key=lambda header: (
-            header.location_mm if located else header.instance_number or 0, header.path))
+            header.location_mm if located else header.instance_number or 0, header.path,
+            header.instance))
 
 
 def series_notes(slices: list[SliceHeader]) -> list[str]:
-    """Irregularities of a series, in words: gaps, repeated positions and repeated instances.
+    """Irregularities of a series, in words, once each: of its headers, gaps, and repetitions.
 
     Args:
       slices: of one series, in the order of `group_by_series`.
     """
-    notes = []
-    if len({header.sop_uid for header in slices}) < len(slices):
+    counts = collections.Counter(note for header in slices for note in header.notes)
+    notes = [note if count == len(slices) else f"{note} ({_slices(count)})"
+             for note, count in counts.items()]
+    if len({header.instance for header in slices}) < len(slices):
         notes.append("the same instance occurs in several files")
     locations = [header.location_mm for header in slices]
     if None in locations:

@@ -35,6 +35,12 @@ class Derivation:
         """The model, and the strength if it is not 1."""
         return self.model if self.strength == 1 else f"{self.model}, strength {self.strength:g}"
 
+    @property
+    def description(self) -> str:
+        """Model, weights and version, for DerivationDescription."""
+        return (f"Denoised by {self.name}, weights SHA-256 {self.weights_sha256}, "
+                f"dfgan_jax {self.version}. Research software, not a medical device.")
+
     def derived_uid(self, source_uid: str) -> str:
         """A UID that depends on the source, weights, version and strength alone.
 
@@ -47,31 +53,76 @@ class Derivation:
 
 
 def mark_as_derived(dataset: Dataset, derivation: Derivation) -> None:
-    """Gives a dataset new identifiers, as a derived image (PS3.3 C.7.6.1.1.2 and C.12.4)."""
-    sop_uid, series_uid = str(dataset.SOPInstanceUID), str(dataset.SeriesInstanceUID)
-    dataset.SOPInstanceUID = derivation.derived_uid(sop_uid)
-    dataset.SeriesInstanceUID = derivation.derived_uid(series_uid)
-    dataset.file_meta.MediaStorageSOPClassUID = uid.CTImageStorage
+    """Gives a slice new identifiers, as a derived image (PS3.3 C.7.6.1.1.2 and C.12.4)."""
+    source_uid = str(dataset.SOPInstanceUID)
     dataset.SOPClassUID = uid.CTImageStorage
+    _renew(dataset, derivation)
+    image_type = [str(value) for value in dataset.get("ImageType") or ()]
+    dataset.ImageType = ["DERIVED", "SECONDARY", *(image_type[2:] or ["AXIAL"])]
+    text = derivation.description
+    former = text_of(dataset, "DerivationDescription")[:1024 - len(text) - 2]
+    dataset.DerivationDescription = f"{former}; {text}" if former else text
+    dataset.SourceImageSequence = [_source_item(uid.CTImageStorage, source_uid)]
+
+
+def mark_frames_as_derived(dataset: Dataset, derivation: Derivation) -> None:
+    """Gives enhanced CT new identifiers, as an image whose frames are derived from its frames.
+
+    See PS3.3 C.7.6.16.2.6 and C.8.15.2. The frames are no longer those of the slices that a
+    Legacy Converted Enhanced CT image was made of, and do not refer to them.
+    """
+    source_class, source_uid = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
+    source_series_uid = str(dataset.SeriesInstanceUID)
+    _renew(dataset, derivation)
+    for keyword in ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource"):
+        if dataset.get(keyword):
+            setattr(dataset, keyword, derivation.derived_uid(str(dataset[keyword].value)))
+    dataset.ImageType = _derived_type(dataset, "ImageType")
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())
+    former = [item for groups in shared for item in groups.get("DerivationImageSequence") or ()]
+    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        source = _source_item(source_class, source_uid)
+        source.ReferencedFrameNumber = index + 1
+        item = Dataset()
+        item.DerivationDescription = derivation.description
+        item.DerivationCodeSequence = [_code_item(codes.DCM.Smoothing)]
+        item.SourceImageSequence = [source]
+        groups.DerivationImageSequence = [
+            *former, *(groups.get("DerivationImageSequence") or ()), item]
+    for groups in (*shared, *dataset.PerFrameFunctionalGroupsSequence):
+        for frame_type in groups.get("CTImageFrameTypeSequence") or ():
+            frame_type.FrameType = _derived_type(frame_type, "FrameType")
+        if "ConversionSourceAttributesSequence" in groups:
+            del groups["ConversionSourceAttributesSequence"]
+    for groups in shared:
+        if "DerivationImageSequence" in groups:
+            del groups["DerivationImageSequence"]
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = source_class, source_uid
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = source_series_uid, [instance]
+    study.StudyInstanceUID = text_of(dataset, "StudyInstanceUID")
+    study.ReferencedSeriesSequence = [series]
+    dataset.SourceImageEvidenceSequence = [
+        *(dataset.get("SourceImageEvidenceSequence") or ()), study]
+
+
+def _derived_type(dataset: Dataset, keyword: str) -> list[str]:
+    """The type of a derived enhanced image or frame; its second value is PRIMARY in any case."""
+    former = [str(value) for value in dataset.get(keyword) or ()]
+    return ["DERIVED", "PRIMARY", *(former[2:] or ["VOLUME"]), *(["NONE"] * (len(former) < 4))]
+
+
+def _renew(dataset: Dataset, derivation: Derivation) -> None:
+    """Sets what all derived images have: identifiers, dates, equipment, and the series' name."""
+    dataset.SOPInstanceUID = derivation.derived_uid(str(dataset.SOPInstanceUID))
+    dataset.SeriesInstanceUID = derivation.derived_uid(str(dataset.SeriesInstanceUID))
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.ImplementationClassUID = uid.PYDICOM_IMPLEMENTATION_UID
     dataset.file_meta.ImplementationVersionName = f"DFGAN_JAX {derivation.version}"[:16]
     now = datetime.datetime.now()
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S")
-    image_type = [str(value) for value in dataset.get("ImageType") or ()]
-    dataset.ImageType = ["DERIVED", "SECONDARY", *(image_type[2:] or ["AXIAL"])]
-
-    text = (f"Denoised by {derivation.name}, weights SHA-256 {derivation.weights_sha256}, "
-            f"dfgan_jax {derivation.version}. Research software, not a medical device.")
-    former = text_of(dataset, "DerivationDescription")[:1024 - len(text) - 2]
-    dataset.DerivationDescription = f"{former}; {text}" if former else text
-    source = Dataset()
-    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = uid.CTImageStorage, sop_uid
-    source.SpatialLocationsPreserved = "YES"
-    source.PurposeOfReferenceCodeSequence = [
-        _code_item(codes.DCM.SourceImageForImageProcessingOperation)]
-    dataset.SourceImageSequence = [source]
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = [_code_item(codes.DCM.ModifyingEquipment)]
     equipment.Manufacturer = equipment.ManufacturerModelName = "dfgan_jax"
@@ -87,6 +138,15 @@ def mark_as_derived(dataset: Dataset, derivation: Derivation) -> None:
     number = numbers_of(dataset, "SeriesNumber", 1)
     if number:  # viewers list series by it, and patients have fewer than a thousand
         dataset.SeriesNumber = int(number[0]) + 1000
+
+
+def _source_item(sop_class: str, sop_uid: str) -> Dataset:
+    source = Dataset()
+    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = sop_class, sop_uid
+    source.SpatialLocationsPreserved = "YES"
+    source.PurposeOfReferenceCodeSequence = [
+        _code_item(codes.DCM.SourceImageForImageProcessingOperation)]
+    return source
 
 
 def _code_item(code: Code) -> Dataset:

@@ -5,6 +5,7 @@ import logging
 import pathlib
 import warnings
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -35,12 +36,22 @@ class NotACTSlice(InputError):
     """A sound file that is not a single CT slice in HU."""
 
 
-def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Dataset, bool]:
-    """Parses a file; one without the DICOM preamble is recognised by its content.
+class Parsed(NamedTuple):
+    """A parsed file.
 
-    Returns:
-      The dataset, and whether it has pixels: pydicom takes the end of a truncated file for that
-      of the dataset.
+    Attributes:
+      dataset: its elements.
+      has_pixels: pydicom takes the end of a truncated file for that of the dataset.
+      position: in the file, where parsing ended; None in a deflated file.
+    """
+
+    dataset: Dataset
+    has_pixels: bool
+    position: int | None
+
+
+def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> Parsed:
+    """Parses a file; one without the DICOM preamble is recognised by its content.
 
     Raises:
       NotACTSlice: the file is not DICOM.
@@ -63,6 +74,7 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Data
             source = (_inflated(path, file) if uid.DeflatedExplicitVRLittleEndian.encode() in start
                       else file)
             dataset = pydicom.dcmread(source, force=True, stop_before_pixels=stop_before_pixels)
+            position = file.tell() if source is file else None
             has_pixels = bool(source.read(1)) if stop_before_pixels else "PixelData" in dataset
         named = bool(dataset.get("SOPClassUID")
                      or dataset.file_meta.get("MediaStorageSOPClassUID"))
@@ -76,7 +88,7 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> tuple[Data
         if has_preamble or path.suffix.lower() in _SUFFIXES:
             raise InputError(f"{path}: broken: it names no SOP class")
         raise NotACTSlice(f"{path}: not a DICOM file")
-    return dataset, has_pixels
+    return Parsed(dataset, has_pixels, position)
 
 
 def broken(path: pathlib.Path, error: Exception) -> InputError:

@@ -106,7 +106,7 @@ class DicomFolder:
         with progress(f"looking through {root}", total=len(paths), unit="files") as bar:
             for path in paths:
                 try:
-                    self.headers.append(dicom.read_header(path))
+                    self.headers += dicom.read_headers(path)
                 except InputError as error:
                     self.refuse(path, error)
                 bar.advance()
@@ -118,6 +118,10 @@ class DicomFolder:
         """Counts a file as skipped or broken."""
         reasons = self.skipped if isinstance(error, NotACTSlice) else self.broken
         reasons[path] = str(error).removeprefix(f"{path}: ")
+
+    def is_refused(self, path: pathlib.Path) -> bool:
+        """Whether a file counts as skipped or broken."""
+        return path in self.skipped or path in self.broken
 
     def lines(self) -> list[str]:
         """The kinds of skipped files with their numbers, and the names of links and broken ones."""

@@ -2,17 +2,43 @@
 
 import dataclasses
 import pathlib
+import re
+from typing import Any, Final
 
 import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from dfgan_jax.scans.dicom_file import NotACTSlice, broken, numbers_of, text_of
+from dfgan_jax.scans.dicom_overlays import overlay_notes
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
 
 _MAX_PIXELS = 2**24
 """4096×4096: four times the largest slices that scanners reconstruct."""
+
+_UNITS: Final = {"HU", "US", "HOUNSFIELD", "HOUNSFIELDS", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS"}
+"""Letters of RescaleType for HU; US is "unspecified", which CT scanners write for HU, too."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A frame of a file with several, and how its pixels are read.
+
+    Attributes:
+      index: from 0.
+      count: of the frames of the file.
+      elements: that a single slice would have, without its pixels; not to be changed.
+      start: of the uncompressed frames in the file, or of the table of offsets.
+      offsets: extended table of offsets and lengths of compressed frames; None without one.
+    """
+
+    index: int
+    count: int
+    elements: Dataset
+    start: int
+    offsets: tuple[bytes, bytes] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +59,8 @@ class SliceHeader:
       pixel_spacing_mm: between rows, between columns.
       orientation: direction cosines of a row and of a column.
       position_mm: of the first pixel's centre, in patient coordinates.
+      notes: peculiarities, and what is done about them, in words.
+      frame: of a file with several; None of a single slice.
     """
 
     path: pathlib.Path
@@ -51,6 +79,19 @@ class SliceHeader:
     pixel_spacing_mm: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     position_mm: tuple[float, ...] | None
+    notes: tuple[str, ...] = ()
+    frame: Frame | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The path, and the number of the frame in a file with several."""
+        return str(self.path) if self.frame is None else (
+            f"{self.path}: frame {self.frame.index + 1}")
+
+    @property
+    def instance(self) -> tuple[str, int]:
+        """Identifies the pixels: the instance, and the index of the frame."""
+        return self.sop_uid, 0 if self.frame is None else self.frame.index
 
     @property
     def location_mm(self) -> float | None:
@@ -74,9 +115,9 @@ def header_of(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> SliceHe
       InputError: the file is broken, or has no identifiers.
     """
     try:
-        _check_kind(path, dataset, has_pixels)
+        notes = _check_kind(path, dataset, has_pixels)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
-        identifiers = {name: str(dataset.get(keyword) or "") for name, keyword in (
+        identifiers: dict[str, Any] = {name: str(dataset.get(keyword) or "") for name, keyword in (
             ("sop_uid", "SOPInstanceUID"), ("series_uid", "SeriesInstanceUID"),
             ("study_uid", "StudyInstanceUID"),
             ("frame_of_reference_uid", "FrameOfReferenceUID"))}
@@ -104,11 +145,26 @@ def header_of(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> SliceHe
         thickness_mm=thickness[0] if thickness else None,
         pixel_spacing_mm=numbers_of(dataset, "PixelSpacing", 2),
         orientation=numbers_of(dataset, "ImageOrientationPatient", 6),
-        position_mm=numbers_of(dataset, "ImagePositionPatient", 3))
+        position_mm=numbers_of(dataset, "ImagePositionPatient", 3), notes=tuple(notes))
 
 
-def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> None:
-    """Refuses files other than a single CT slice in HU, with the reason."""
+def completed(dataset: Dataset) -> None:
+    """Sets elements of a slice that are missing, or have a value twice, where one is meant."""
+    if not dataset.get("PhotometricInterpretation"):
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+    if dataset.get("SamplesPerPixel") is None:
+        dataset.SamplesPerPixel = 1
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if isinstance(value := dataset.get(keyword), MultiValue) and len(set(value)) == 1:
+            setattr(dataset, keyword, value[0])
+
+
+def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> list[str]:
+    """Refuses files other than a single CT slice in HU, with the reason.
+
+    Returns:
+      Peculiarities of the slice, in words.
+    """
     kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID"))
     if kind != uid.CTImageStorage:
         if uid.CTImageStorage.startswith(kind) or not uid.UID(kind).is_valid:
@@ -121,11 +177,23 @@ def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> None:
         raise NotACTSlice(f"{path}: localizer")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise NotACTSlice(f"{path}: several frames")
-    photometric = str(dataset.get("PhotometricInterpretation", "none"))
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
-        raise NotACTSlice(f"{path}: colour ({printable(photometric)})")
+    notes = []
+    photometric = str(dataset.get("PhotometricInterpretation") or "")
+    if not photometric and (dataset.get("SamplesPerPixel") or 1) == 1:
+        notes.append("PhotometricInterpretation is missing: taken as MONOCHROME2")
+    elif (photometric not in ("MONOCHROME1", "MONOCHROME2")
+          or (dataset.get("SamplesPerPixel") or 1) != 1):
+        raise NotACTSlice(f"{path}: colour ({printable(photometric or 'none')})")
     if dataset.get("RescaleSlope") is None or dataset.get("RescaleIntercept") is None:
         raise NotACTSlice(f"{path}: no rescale slope and intercept, so its values are not HU")
-    unit = str(dataset.get("RescaleType") or "HU").strip().upper()
-    if unit not in ("HU", "US"):  # US is "unspecified", which CT scanners write for HU, too
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if isinstance(dataset[keyword].value, MultiValue):
+            notes.append(f"{keyword} is {printable(text_of(dataset, keyword))}, not one value")
+    unit = text_of(dataset, "RescaleType") or "HU"
+    if any(re.sub("[^A-Z]", "", each.upper()) not in _UNITS for each in unit.split("\\")):
         raise NotACTSlice(f"{path}: values in {printable(unit)}, not HU")
+    if unit.strip().upper() not in ("HU", "US"):
+        notes.append(f"RescaleType is {printable(unit)}: taken as HU")
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    is_native = not syntax or (syntax.is_transfer_syntax and not syntax.is_compressed)
+    return notes + overlay_notes(dataset, has_words=is_native)

@@ -44,7 +44,7 @@ class ScanSlice:
 
 
 def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlice:
-    """A slice of a DICOM file.
+    """A slice of a DICOM file, or one of its frames.
 
     Args:
       pixel_spacing_mm: pixel pitch of a file without one; None: such a file is an error.
@@ -53,11 +53,11 @@ def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlic
       InputError: pixels are not square, or their size is unknown.
     """
     def read() -> tuple[np.ndarray, np.ndarray]:
-        one = dicom.read_slice(header.path)
+        one = dicom.read_slice_of(header)
         return one.hu, one.outside
 
     return ScanSlice(
-        name=str(header.path), series=header.series_uid, shape=(header.rows, header.columns),
+        name=header.name, series=header.series_uid, shape=(header.rows, header.columns),
         pixel_spacing_mm=_spacing(header.path, header.pixel_spacing_mm, pixel_spacing_mm),
         header=header, read=read)
 

@@ -409,8 +409,8 @@ def test_a_truncated_slice_is_broken_for_the_reader_of_headers(tmp_path):
 
 @pytest.mark.parametrize(("syntax", "message"), [
     ("1.2.840.10008.1.2.4.55", "compressed as JPEG Full Progression.*which no decoder here knows"),
-    ("1.2.840.10008.1.2.4.44", r"broken \(ValueError: UID is not a transfer syntax"),
-    ("1.2.3", r"broken \(ValueError: UID is not a transfer syntax"),
+    ("1.2.840.10008.1.2.4.44", "its transfer syntax is 1.*4.44, which no decoder here knows"),
+    ("1.2.3", "its transfer syntax is 1.2.3, a private one, which no decoder here knows"),
 ])
 def test_unknown_compressions_are_named(tmp_path, syntax, message):
     path = write(tmp_path / "a.dcm", syntax=uid.JPEG2000Lossless, stored=ramp((33, 36)))
