@@ -17,7 +17,7 @@ import optax
 from absl import app, flags
 
 from benchmarks.jax_side import WEIGHTS
-from dfgan_jax.devices import parallel
+from dfgan_jax.devices import backend
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.support.files import written_whole
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
                        for quantity in expected}
     with written_whole(pathlib.Path(_JSON.value)) as temporary:
         temporary.write_text(json.dumps({
-            "device": parallel.describe_devices(), "jax": jax.__version__,
+            "device": backend.describe_devices(), "jax": jax.__version__,
             "difference_from_cpu": forms}, indent=2) + "\n")
     for name, differences in forms.items():
         print(name)

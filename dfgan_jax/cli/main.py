@@ -71,15 +71,12 @@ def _start(mode: str, *, command: Command) -> None:
     # Imported after the checks of the flags, since importing JAX takes a second.
     if mode != "preflight":
         tpu_chips.hide_libtpu_without()
-
-    def check_platforms() -> None:
-        """Checks nothing for a mode that does not compute with JAX."""
-
     # Other modes do not compile, or measure the time to compile.
     if file not in ("pair", "simulate_scan", "preflight"):
-        parallel = importlib.import_module("dfgan_jax.devices.parallel")
-        parallel.keep_compiled()
-        check_platforms = parallel.check_platforms
+        backend = importlib.import_module("dfgan_jax.devices.backend")
+        backend.keep_compiled()
+        if mode not in ("train", "evaluate"):
+            backend.check_platforms()
     run = importlib.import_module(f"dfgan_jax.cli.{file}").run
     if mode in ("train", "evaluate"):
         processes = importlib.import_module("dfgan_jax.devices.processes")
@@ -87,15 +84,13 @@ def _start(mode: str, *, command: Command) -> None:
         with processes.joined(launchers.Place(
                 coordinator=given.coordinator, num_processes=given.num_processes,
                 process_id=given.process_id), timeout_s=given.join_timeout):
-            check_platforms()  # not before the processes have joined
+            backend.check_platforms()  # not before the processes have joined
             if mode == "train":
                 run(given.config, workdir=_workdir())
             else:
                 run(given.config, workdir=_workdir("_evaluation"),
                     checkpoint_paths=given.checkpoint)
-        return
-    check_platforms()
-    if mode == "denoise":
+    elif mode == "denoise":
         only = functools.partial(_only, command=command, mode=mode)
         run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
             source=pathlib.Path(only("input", given.input)), output=pathlib.Path(given.output),

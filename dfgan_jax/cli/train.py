@@ -16,7 +16,7 @@ from dfgan_jax.data.dataset import SPLITS
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.sources import check_same_in_all
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.devices import agreement, parallel
+from dfgan_jax.devices import agreement, backend, parallel
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import locked
 from dfgan_jax.support.types import JsonObject
@@ -75,7 +75,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
 def _devices(options: RunOptions) -> parallel.Parallelism:
     devices = parallel.Parallelism(
         options.parallel, global_batch_size=options.batch_size // options.accumulate)
-    if (devices.name, options.dtype) == ("pmap", "bfloat16") and not parallel.has_accelerator():
+    if (devices.name, options.dtype) == ("pmap", "bfloat16") and not backend.has_accelerator():
         # pmap does not take the compiler options of bfloat16 on CPUs.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
     return devices
@@ -113,7 +113,7 @@ def _announcement(options: RunOptions, workdir: pathlib.Path, data: Mapping[str,
     sizes = ", ".join(f"{height}×{width}" for height, width in dict.fromkeys(data["train"].sizes))
     crop = options.data.crop
     return (f"{model_name(options.as_json())} in {workdir}\n"
-            f"  devices:    {parallel.describe_devices()}, {devices.device_count} in use by "
+            f"  devices:    {backend.describe_devices()}, {devices.device_count} in use by "
             f"{devices.name}\n"
             f"  parameters: {parameters}\n"
             f"  slices:     {slices}, {sizes}{f', in crops of {crop}×{crop}' if crop else ''}"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.devices import parallel
+from dfgan_jax.devices import backend
 from dfgan_jax.evaluation import published
 from dfgan_jax.support.types import JsonObject
 
@@ -32,7 +32,7 @@ def provenance(denoisers: Mapping[str, Denoiser], sources: Mapping[str, str]) ->
         "checkpoint": {"step": first["step"], "epoch": first["epoch"]},
         "config": first["config"],
         "command": " ".join(sys.argv),
-        "device": parallel.describe_devices(),
+        "device": backend.describe_devices(),
         "versions": {"python": platform.python_version()} | {
             name: importlib.metadata.version(name) for name in _PACKAGES},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

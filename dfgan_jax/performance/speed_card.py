@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 from dfgan_jax.data.options import SimulationOptions
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser
-from dfgan_jax.devices import parallel
+from dfgan_jax.devices import backend, parallel
 from dfgan_jax.evaluation.protocols import FULL_RANGE
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.performance import measuring
@@ -63,7 +63,7 @@ class Plan:
     @classmethod
     def for_machine(cls) -> "Plan":
         """A plan of a few minutes; on an accelerator, compiling takes most of them."""
-        if parallel.has_accelerator():
+        if backend.has_accelerator():
             # 64 before 32: if time runs out, the extremes are worth more than the middle.
             batch_sizes = (16, 64, 32, 128)
             return cls(batch_sizes={"float32": batch_sizes, "bfloat16": batch_sizes},
@@ -300,7 +300,7 @@ def compare_dtypes(subject: Subject, plan: Plan) -> JsonObject:
 
 
 def _machine(model: str) -> JsonObject:
-    return {"devices": parallel.describe_devices(), "devices_measured": 1,
+    return {"devices": backend.describe_devices(), "devices_measured": 1,
             "cpu_cores": os.cpu_count(), "python": platform.python_version(),
             "jax": importlib.metadata.version("jax"), "model": model,
             "peak_memory": "planned by the compiler: arguments + results + temporaries, without "

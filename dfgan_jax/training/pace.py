@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from dfgan_jax.devices import parallel
+from dfgan_jax.devices import backend
 from dfgan_jax.support.progress import Progress, format_duration, format_rate
 
 # The first step compiles, and a step is known to be done once the next one has started.
@@ -44,7 +44,7 @@ class Pace:
         self._bar.advance(count, note=f"{note}, waiting for data {self._waiting_share():.1%}")
         if before < WARM_UP_STEPS <= self._done:
             self._start()
-        if before < WARM_UP_STEPS + _PACE_STEPS <= self._done and not parallel.has_accelerator():
+        if before < WARM_UP_STEPS + _PACE_STEPS <= self._done and not backend.has_accelerator():
             self._tell_long_run(self._bar.seconds_left())
 
     def tell_summary(self, *, batch_size: int) -> None:

@@ -1,7 +1,4 @@
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +13,6 @@ from dfgan_jax.support.errors import InputError
 from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, create_state
-from tests.cli import command
 
 # SGD, since Adam would hide a gradient of the wrong scale.
 OPTIMIZERS = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
@@ -94,27 +90,6 @@ def test_a_whole_evaluation_in_one_call_keeps_the_order_of_images(parallel, devi
 
 def test_nothing_is_kept_on_a_cpu():
     assert not Parallelism("jit", global_batch_size=4).fits(1)
-
-
-KEEPS = """
-import jax, jax.numpy as jnp
-from dfgan_jax.devices.parallel import keep_compiled
-keep_compiled()
-jax.jit(lambda x: [jnp.sort(x + i) for i in range(40)])(jnp.zeros(99))  # half a second to compile
-"""
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_programs_are_kept_in_the_users_cache_or_where_jax_is_told(tmp_path, named):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith((
-        "JAX_COMPILATION_CACHE_", "JAX_PERSISTENT_CACHE_"))}  # those of the tests
-    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    if named:
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "named")
-    subprocess.run([sys.executable, "-c", KEEPS], check=True, cwd=command.ROOT, env=environment)
-    folder = tmp_path / "named" if named else tmp_path / "cache" / "dfgan_jax" / "compiled"
-    assert any(folder.iterdir())
-    assert {p.name for p in tmp_path.iterdir()} == {"named" if named else "cache"}
 
 
 @pytest.mark.parametrize("networks", NETWORKS)

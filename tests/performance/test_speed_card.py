@@ -151,7 +151,7 @@ def test_an_output_that_is_not_finite_is_told(config):
 
 @pytest.mark.parametrize("accelerator", [True, False])
 def test_plans_measure_both_dtypes(monkeypatch, accelerator):
-    monkeypatch.setattr(speed_card.parallel, "has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(speed_card.backend, "has_accelerator", lambda: accelerator)
     plan = Plan.for_machine()
     assert list(plan.batch_sizes) == ["float32", "bfloat16"]
     assert plan.inference_sizes == (256, 512)
