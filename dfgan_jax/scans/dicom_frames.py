@@ -118,10 +118,11 @@ def frame_dataset(path: pathlib.Path, frame: Frame) -> Dataset:
       InputError: the file cannot be read, or has no such frame.
     """
     dataset = _copy(frame.elements)
-    native_bytes = _frame_bytes(dataset)
+    is_compressed = syntax_of(dataset).is_compressed
     try:
         with path.open("rb") as file:
-            if not syntax_of(dataset).is_compressed:
+            if not is_compressed:
+                native_bytes = _frame_bytes(dataset)
                 file.seek(frame.start + frame.index * native_bytes)
                 content = file.read(native_bytes)
                 if len(content) < native_bytes:
@@ -130,15 +131,15 @@ def frame_dataset(path: pathlib.Path, frame: Frame) -> Dataset:
                 file.seek(frame.start)
                 content = encapsulate([get_frame(file, frame.index, number_of_frames=frame.count,
                                                  extended_offsets=frame.offsets)])
+        dataset.PixelData = content
+        dataset["PixelData"].VR = "OB" if is_compressed or dataset.BitsAllocated == 8 else "OW"
+        dataset["PixelData"].is_undefined_length = is_compressed
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a broken table of offsets can raise anything
         raise broken(path, error) from error
-    dataset.PixelData = content
-    dataset["PixelData"].VR = "OW" if dataset.BitsAllocated == 16 else "OB"
-    dataset["PixelData"].is_undefined_length = syntax_of(dataset).is_compressed
     return dataset
 
 

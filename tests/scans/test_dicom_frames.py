@@ -266,6 +266,17 @@ def test_deflated_frames_are_refused(tmp_path):
         read_headers(path)
 
 
+@pytest.mark.parametrize("keyword", ["BitsAllocated", "BitsStored", "HighBit",
+                                     "PixelRepresentation"])
+def test_compressed_frames_without_an_element_of_their_pixels_are_broken(tmp_path, keyword):
+    path = write(tmp_path / "a.dcm", syntax=uid.JPEG2000Lossless, stored=frames(2, (33, 36)))
+    dataset = pydicom.dcmread(path)
+    del dataset[keyword]
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=r"a\.dcm: frame 1: broken \(\w+Error: "):
+        read_all(path)
+
+
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.94", "1.2.3"])
 def test_frames_without_a_decoder_are_named(tmp_path, syntax):
     path = write(tmp_path / "a.dcm", syntax=uid.JPEG2000Lossless, stored=frames(2, (33, 36)))
