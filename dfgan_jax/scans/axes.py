@@ -1,9 +1,12 @@
 """The order of the axes of arrays of slices."""
 
+import typing
 from typing import Final, Literal, TypeAlias
 
 Axes: TypeAlias = Literal["nhw", "hwn"]
 """(N, H, W), or (H, W, N)."""
+
+ORDERS: Final[tuple[Axes, ...]] = typing.get_args(Axes)
 
 _THIN: Final = 4
 """Slices this many times as long as wide are none."""

@@ -183,7 +183,7 @@ def test_a_dicom_file_is_denoised(tmp_path, weights, capsys, name):
     np.testing.assert_array_equal(
         written.stored, np.clip(np.rint(Denoiser.load(weights)(source.hu) + 1024), 0, 4095))
     assert Denoiser.load(weights).weights_sha256 in written.dataset.DerivationDescription
-    assert "a slice of 16×20; " in capsys.readouterr().out
+    assert "1 slice of 16×20; " in capsys.readouterr().out
 
 
 def test_a_folder_is_denoised_and_its_broken_slices_are_told(tmp_path, weights, capsys):
