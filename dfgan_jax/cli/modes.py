@@ -178,7 +178,7 @@ MODES: dict[str, Mode] = {
         needed={
             "ndct=DIR[,DIR…]":
                 "folders or files of DICOM at the normal dose, or a pattern of their paths in "
-                "quotes: 'LDCT/*/*Full Dose*'; again for more",
+                "quotes: 'LDCT/**/*Full Dose*'; again for more",
             "qdct=DIR[,DIR…]": "the same at the low dose",
             "output=PATH": ".npy to write; with --split, a folder"},
         optional={

@@ -33,7 +33,7 @@ def paths_of(flag: str, texts: Sequence[str]) -> list[list[pathlib.Path]]:
                 matches = sorted(glob.glob(entry, recursive=True))
             if not matches:
                 raise InputError(f"--{flag}: nothing matches the pattern {entry!r}; expected one "
-                                 "such as 'LDCT/*/*Full Dose*', in quotes")
+                                 "such as 'LDCT/**/*Full Dose*', in quotes")
             found.append([match for match in matches if match not in seen])
             seen |= set(matches)
     return [list(map(pathlib.Path, matches)) for matches in found if matches]

@@ -122,7 +122,7 @@ def test_the_command_line_names_what_is_not_there_in_one_line(tmp_path):
             ([f"--input={tmp_path}/absent"], f"error: --input: {tmp_path}/absent: no such folder"),
             ([f"--ndct={tmp_path}/*Full*", "--qdct=q"],
              f"error: --ndct: nothing matches the pattern '{tmp_path}/*Full*'; expected one such "
-             "as 'LDCT/*/*Full Dose*', in quotes")):
+             "as 'LDCT/**/*Full Dose*', in quotes")):
         done = command.run("--mode=pair", f"--output={tmp_path / 'x.npy'}", *options)
         assert done.returncode == 1
         assert done.stderr.splitlines() == [message]
