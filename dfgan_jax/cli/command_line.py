@@ -16,6 +16,8 @@ from dfgan_jax.support.files import expanded, one_or_several
 
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 
+_DOSES = ("ndct", "qdct")
+
 _RENAMED = {
     "seed": "--seed is now --noise_seed; that of a configuration is --config.seed",
     "photons_per_ray": "--photons_per_ray is now --full_dose_photons_per_ray; that of phantoms is "
@@ -176,9 +178,13 @@ def _refuse_unused(values: flags.FlagValues, *, mode: str, command: Command) -> 
         for name in modes.names(MODES[mode].with_input):
             if values[name].present:
                 raise InputError(f"{spelled} takes --{name} only with --input=SCAN")
-    for name in ("input", "ndct", "qdct"):
+    for name in ("input", *_DOSES):
         if "" in (values[name].value or []):
             raise InputError(f"--{name} is empty; expected a path")
+    both = [f"--{name}" for name in _DOSES if values[name].present]
+    if values["input"].present and both:
+        raise InputError(f"{spelled} takes --input, a tree with both doses, or --ndct and --qdct, "
+                         f"a tree of each; --input and {' and '.join(both)} are given")
 
 
 def _refuse_missing(values: flags.FlagValues, *, mode: str, command: Command) -> None:
@@ -188,11 +194,13 @@ def _refuse_missing(values: flags.FlagValues, *, mode: str, command: Command) ->
         needed = {"config": None}  # the mode does not run
     elif mode == "simulate" and not values["input"].value:
         needed = {"config": None, **needed}
+    in_one_tree = mode == "pair" and values["input"].value
     for flag in needed:
         name = modes.name_of(flag)
-        if values[name].value:
+        if values[name].value or (in_one_tree and name in _DOSES):
             continue
         if name == "config":
             raise InputError("--config is missing; expected one such as "
                              f"{command.config('attn')}:demo")
-        raise InputError(f"{command.mode(mode)} needs --{flag}")
+        instead = "" if name not in _DOSES else ", or --input=DIR of a tree with both doses"
+        raise InputError(f"{command.mode(mode)} needs --{flag}{instead}")

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from dfgan_jax import pretrained
 from dfgan_jax.cli import command_line
 from dfgan_jax.cli.help_text import DFGAN_JAX, Command
+from dfgan_jax.cli.patterns import paths_of
 from dfgan_jax.devices import tpu_chips
 from dfgan_jax.devices.huge_pages import use_huge_pages
 from dfgan_jax.support.errors import DivergenceError, InputError, ProcessError
@@ -109,7 +110,8 @@ def _start(mode: str, *, command: Command) -> None:
     elif mode == "simulate":
         run(given.config, output=pathlib.Path(given.output))
     elif mode == "pair":
-        run(ndct=_paths(given.ndct), qdct=_paths(given.qdct), output=pathlib.Path(given.output),
+        run(ndct=paths_of("ndct", given.ndct), qdct=paths_of("qdct", given.qdct),
+            trees=paths_of("input", given.input), output=pathlib.Path(given.output),
             split=given.split, patients=given.patients)
     elif mode == "preflight":
         run(given.config, workdir=_workdir("_preflight"), topology=given.topology,

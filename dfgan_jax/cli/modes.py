@@ -170,15 +170,23 @@ MODES: dict[str, Mode] = {
     "pair": Mode(
         summary="pairs the DICOM files of two doses for training",
         description=(
-            "Matches the slices of two trees of DICOM files, by position and acquisition, and "
-            "writes them in the published format, with a manifest. Slices without a certain "
-            "counterpart are left out, counted and explained."),
+            "Matches the slices of two doses in trees of DICOM files, by position and "
+            "acquisition, and writes them in the published format, with a manifest. Slices without "
+            "a certain counterpart are left out, counted and explained. The doses are in trees of "
+            "their own, --ndct and --qdct, or in one, --input."),
         example="--ndct=normal_dose/ --qdct=quarter_dose/ --output=pairs/ --split=0.7,0.1,0.2",
         needed={
-            "ndct=DIR": "folder of DICOM files at the normal dose; again for more",
-            "qdct=DIR": "the same at the low dose",
+            "ndct=DIR[,DIR…]":
+                "folders or files of DICOM at the normal dose, or a pattern of their paths in "
+                "quotes: 'LDCT/**/*Full Dose*'; again for more",
+            "qdct=DIR[,DIR…]": "the same at the low dose",
             "output=PATH": ".npy to write; with --split, a folder"},
-        optional=_SPLIT),
+        optional={
+            "input=DIR[,DIR…]":
+                "instead of --ndct and --qdct: folders with both doses, or a pattern, told apart "
+                "by the description of the series, such as 'Full Dose Images' and 'Low Dose "
+                "Images'",
+            **_SPLIT}),
     "benchmark": Mode(
         summary="measures the speed of the networks on this machine",
         description=(

@@ -1,14 +1,15 @@
-"""`--mode=pair`: two folders of DICOM files, of two doses, as pairs for training."""
+"""`--mode=pair`: DICOM files of two doses, as pairs for training."""
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dfgan_jax.data import dataset
+from dfgan_jax.data import dataset, doses
 from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.overlap import slice_digests
@@ -23,14 +24,18 @@ from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.wording import counted
 
+Folders = Sequence[Sequence[pathlib.Path]]
+"""Groups of folders or files. Each group has a slice, but not each folder of several."""
 
-def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: pathlib.Path,
+
+def run(*, ndct: Folders = (), qdct: Folders = (), trees: Folders = (), output: pathlib.Path,
         split: str | None, patients: str) -> None:
     """Writes the slices that both doses have, in the published format, with a manifest.
 
     Args:
       ndct: folders of the normal dose.
       qdct: folders of the low dose.
+      trees: instead of both, folders of either dose, told apart by the description of the series.
       output: `.npy` file; with `split`, a folder.
       split: shares of train, valid and test, by patient.
       patients: the identity of a patient: the `id` (the study, if the ID is a placeholder), the
@@ -43,16 +48,20 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
     """
     shares = None if split is None else dataset.parse_split(split)
     dataset.outputs_of(output, shares)
-    found = {name: [DicomFolder(_existing(name, folder)) for folder in folders]
-             for name, folders in (("ndct", ndct), ("qdct", qdct))}
-    headers = {name: [header for files in each for header in files.headers]
-               for name, each in found.items()}
-    matching = match_slices(headers["ndct"], headers["qdct"])
-    notes = [line for each in found.values() for files in each for line in files.lines()]
+    found = [DicomFolder(*(_existing(name, folder) for folder in folders))
+             for name, groups in (("ndct", ndct), ("qdct", qdct), ("input", trees))
+             for folders in groups]
+    notes = [line for files in found for line in files.lines()]
+    if trees:
+        normal, low, left_out = doses.by_description(_headers(found))
+        notes += left_out
+    else:
+        normal, low = _headers(found[:len(ndct)]), _headers(found[len(ndct):])
+    matching = match_slices(normal, low)
     notes += matching.notes
     dataset.check_one_size((pair.ndct.name, (pair.ndct.rows, pair.ndct.columns))
                            for pair in matching.pairs)
-    patient_of = patients_by(patients, headers["ndct"], ndct)
+    patient_of = patients_by(patients, normal, list(itertools.chain(*(trees or ndct))))
     entries, broken = _entries(matching.pairs, patient_of, notes)
     entries, dropped = dataset.without_duplicates(entries)
     if not entries:
@@ -60,13 +69,13 @@ def run(*, ndct: Sequence[pathlib.Path], qdct: Sequence[pathlib.Path], output: p
     noisier = sum(entry.manifest["noisier"] == "ndct" for entry in entries)
     if noisier > len(entries) / 2:
         notes.append(f"the normal dose is noisier than the low dose in {noisier} of {len(entries)} "
-                     "slices: are --ndct and --qdct exchanged?")
+                     "slices: are " + ("the descriptions of the series"
+                                       if trees else "--ndct and --qdct") + " exchanged?")
     for note in [*notes, *dropped]:
         print(note, file=sys.stderr)
     written = dataset.write_dataset(output, entries, shares=shares, description="writing pairs")
     tell_written(written, entries)
-    broken += [f"{path}: {why}" for each in found.values() for files in each
-               for path, why in files.broken.items()]
+    broken += [f"{path}: {why}" for files in found for path, why in files.broken.items()]
     if broken:
         raise InputError(f"{counted(len(broken), 'broken file')} left out, the first {broken[0]}; "
                          "all other pairs are written")
@@ -76,6 +85,10 @@ def _existing(name: str, folder: pathlib.Path) -> pathlib.Path:
     if not folder.exists():
         raise InputError(f"--{name}: {folder}: no such folder")
     return folder
+
+
+def _headers(found: Sequence[DicomFolder]) -> list[SliceHeader]:
+    return [header for files in found for header in files.headers]
 
 
 def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str],

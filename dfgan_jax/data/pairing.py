@@ -76,18 +76,19 @@ def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Ma
         kin += sum(any(_kinship(pair.ndct, pair.qdct)) for pair in found)
         doubtful = [header for header in series if header.name in uncertain]
         if doubtful:
-            notes.append(f"{counted(len(doubtful), 'slice')} of {_name(series)} left out, the "
-                         f"first {doubtful[0].name}: several slices fit equally well")
+            notes.append(f"{counted(len(doubtful), 'slice')} of {series_name(series)} left out, "
+                         f"the first {doubtful[0].name}: several slices fit equally well")
         missing = len(series) - len(found) - len(doubtful)
         if missing:
             (why, _), = collections.Counter(
                 reasons[header.name] for header in series if header.name in reasons).most_common(1)
-            notes.append(f"{counted(missing, 'slice')} of {_name(series)} without low dose: {why}")
+            notes.append(f"{counted(missing, 'slice')} of {series_name(series)} without low dose: "
+                         f"{why}")
     used = {pair.qdct.name for pair in pairs}
     for series in group_by_series(qdct):
         unused = sum(header.name not in used for header in series)
         if unused:
-            notes.append(f"{counted(unused, 'slice')} of {_name(series)} not used")
+            notes.append(f"{counted(unused, 'slice')} of {series_name(series)} not used")
     if not pairs:
         raise InputError("; ".join(["no slice of the two folders belongs together", *notes[:5]]))
     if kin < len(pairs):
@@ -156,7 +157,8 @@ def _counterparts(ndct: list[SliceHeader], qdct: list[SliceHeader]
     return qdct_of, uncertain, reasons
 
 
-def _name(series: Sequence[SliceHeader]) -> str:
+def series_name(series: Sequence[SliceHeader]) -> str:
+    """Names a series, with its slices and folder, in messages."""
     return (f"series {series[0].series_uid} ({counted(len(series), 'slice')}, "
             f"{series[0].path.parent})")
 

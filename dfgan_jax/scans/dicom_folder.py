@@ -83,7 +83,7 @@ def find_files(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 class DicomFolder:
-    """The CT slices, files of other kinds and broken files of a folder.
+    """The CT slices, files of other kinds and broken files of a folder, or of several.
 
     Attributes:
       headers: of the CT slices.
@@ -92,27 +92,43 @@ class DicomFolder:
       linked_folders: the real folder behind each link that was followed.
 
     Raises:
-      InputError: the folder has no CT slice.
+      InputError: no folder has a CT slice.
     """
 
-    def __init__(self, root: pathlib.Path):
+    def __init__(self, root: pathlib.Path, *more: pathlib.Path):
         self.headers: list[SliceHeader] = []
         self.skipped: dict[pathlib.Path, str] = {}
         self.broken: dict[pathlib.Path, str] = {}
-        paths, skipped, dangling, self.linked_folders = search(root)
+        self.linked_folders: list[pathlib.Path] = []
+        self._links: dict[pathlib.Path, str] = {}
+        self._without: dict[pathlib.Path, str] = {}
+        found = {each: self._search(each) for each in (root, *more)}
+        name = f"{root} and {len(more)} more" if more else str(root)
+        count = sum(map(len, found.values()))
+        with progress(f"looking through {name}", total=count, unit="files") as bar:
+            for folder, paths in found.items():
+                before = len(self.headers)
+                for path in paths:
+                    try:
+                        self.headers += dicom.read_headers(path)
+                    except InputError as error:
+                        self.refuse(path, error)
+                    bar.advance()
+                if len(self.headers) == before and not folder.is_file():
+                    self._without[folder] = f"no CT slice among {counted(len(paths), 'file')}"
+        if not self.headers:
+            self._without.clear()
+            raise InputError(f"{name}: no CT slice among {counted(count, 'file')}"
+                             + "".join(f"; {line}" for line in self.lines()))
+
+    def _search(self, root: pathlib.Path) -> list[pathlib.Path]:
+        """The files below a folder; remembers its links."""
+        paths, skipped, dangling, linked = search(root)
         self.skipped |= skipped
         self.broken |= dangling
-        self._links = skipped | dangling
-        with progress(f"looking through {root}", total=len(paths), unit="files") as bar:
-            for path in paths:
-                try:
-                    self.headers += dicom.read_headers(path)
-                except InputError as error:
-                    self.refuse(path, error)
-                bar.advance()
-        if not self.headers:
-            raise InputError(f"{root}: no CT slice among {counted(len(paths), 'file')}"
-                             + "".join(f"; {line}" for line in self.lines()))
+        self._links |= skipped | dangling
+        self.linked_folders += linked
+        return paths
 
     def refuse(self, path: pathlib.Path, error: InputError) -> None:
         """Counts a file as skipped or broken."""
@@ -124,12 +140,13 @@ class DicomFolder:
         return path in self.skipped or path in self.broken
 
     def lines(self) -> list[str]:
-        """The kinds of skipped files with their numbers, and the names of links and broken ones."""
+        """The kinds of skipped files with their numbers; links, broken files, idle folders."""
         kinds = collections.Counter(why for path, why in self.skipped.items()
                                     if path not in self._links)
         lines = [f"skipped {count} × {kind}" for kind, count in kinds.most_common()]
         broken = {path: why for path, why in self.broken.items() if path not in self._links}
-        return [*self.link_lines(), *lines, *_named(broken, "broken", "broken files")]
+        return [*self.link_lines(), *lines, *_named(broken, "broken", "broken files"),
+                *_named(self._without, "skipped", "skipped folders")]
 
     def link_lines(self) -> list[str]:
         """The names of links whose files are not read, or not once more."""

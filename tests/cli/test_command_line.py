@@ -36,6 +36,18 @@ def in_the_checkout(monkeypatch):
     ("--mode=convert --input=a --output=b --workdir=c", "--mode=convert takes no --workdir"),
     ("--mode=convert --input=a --output=b --config=attn", "--mode=convert takes no --config"),
     ("--mode=pair --ndct=a --qdct=b --output=c --workdir=d", "--mode=pair takes no --workdir"),
+    ("--mode=pair --ndct=a --input=b --output=c",
+     "--mode=pair takes --input, a tree with both doses, or --ndct and --qdct, a tree of each; "
+     "--input and --ndct are given"),
+    ("--mode=pair --ndct=a --qdct=b --input=c --output=d",
+     "--mode=pair takes --input, a tree with both doses, or --ndct and --qdct, a tree of each; "
+     "--input and --ndct and --qdct are given"),
+    ("--mode=pair --qdct=a --output=c",
+     "--mode=pair needs --ndct=DIR[,DIR…], or --input=DIR of a tree with both doses"),
+    ("--mode=pair --input=a", "--mode=pair needs --output=PATH"),
+    ("--mode=pair --input= --output=c", "--input is empty; expected a path"),
+    ("--mode=pair --input=a --output=c --dose_fraction=0.1",
+     "--mode=pair takes no --dose_fraction"),
     ("--mode=pair --ndct=a --qdct=b --output=c --print_config",
      "--mode=pair takes no --print_config"),
     ("--mode=simulate --config=attn --output=a --workdir=b", "--mode=simulate takes no --workdir"),

@@ -62,7 +62,7 @@ def test_frames_are_paired_with_frames_and_with_single_slices(tmp_path, single):
                               PixelSpacing=[0.7, 0.7], IrradiationEventUID="1.2.3.4")
     else:
         enhanced_files.save(tmp_path / "quarter" / "b.dcm", reversed_frames(quarter))
-    pair.run(ndct=[tmp_path / "full"], qdct=[tmp_path / "quarter"], output=tmp_path / "p.npy",
+    pair.run(ndct=[[tmp_path / "full"]], qdct=[[tmp_path / "quarter"]], output=tmp_path / "p.npy",
              split=None, patients="id")
     content = np.load(tmp_path / "p.npy", allow_pickle=True).item()
     for key, stored in (("f_nd", full), ("f_qd", quarter)):

@@ -34,7 +34,7 @@ def write_trees(root, *, patients=("P1",), count=3, **options):
 
 
 def run(full, quarter, output, **options):
-    pair.run(ndct=[full], qdct=[quarter], output=output,
+    pair.run(ndct=[[full]], qdct=[[quarter]], output=output,
              **{"split": None, "patients": "id", **options})
 
 
