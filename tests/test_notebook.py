@@ -128,7 +128,7 @@ def test_takes_the_checkout_above_it_or_the_installed_command(place, command, tm
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    names = {}
+    names: dict[str, object] = {}
     exec(cell(nbformat.read(NOTEBOOK, as_version=4), "setup").source, names)
     scripts = pathlib.Path(sys.executable).parent
     assert names["command"] == [part.format(python=sys.executable, scripts=scripts)
