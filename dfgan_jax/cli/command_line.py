@@ -10,6 +10,7 @@ from dfgan_jax.cli import configurations, help_text, modes
 from dfgan_jax.cli.help_text import Command
 from dfgan_jax.cli.modes import MODES
 from dfgan_jax.scans.axes import ORDERS
+from dfgan_jax.scans.unit_names import UNITS
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import expanded, one_or_several
 
@@ -54,8 +55,7 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
     for name, choices in {"storage": ("float32", "float16"), "platform": ("tpu", "cuda"),
                           "patients": ("id", "study", "folder")}.items():
         flags.DEFINE_enum(name, choices[0], choices, modes.explain(name), flag_values=values)
-    for name, choices in {"input_unit": ("hu", "mu", "redcnn", "dfgan"),  # `units.UNITS` loads JAX
-                          "axes": ORDERS}.items():
+    for name, choices in {"input_unit": UNITS, "axes": ORDERS}.items():
         # Without a default, since only a given value is not checked.
         flags.DEFINE_enum(name, None, choices, modes.explain(name), flag_values=values)
 

@@ -1,6 +1,5 @@
 """Finds configurations, by path or by name, and reads them from the command line."""
 
-import difflib
 import importlib
 import pathlib
 import sys
@@ -14,7 +13,7 @@ from ml_collections import config_flags
 import dfgan_jax
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import expanded
-from dfgan_jax.support.wording import nearest
+from dfgan_jax.support.wording import meant, nearest
 
 
 def shipped_folder() -> pathlib.Path:
@@ -50,8 +49,8 @@ def find(text: str) -> tuple[pathlib.Path, str]:
         raise InputError(f"no such file, and no such configuration{nearest(given, shipped())}; "
                          f"there are {', '.join(shipped())}")
     others = [str(each) for each in _beside(path)] if given else []
-    meant = nearest(given, others) or nearest(path.stem, shipped())
-    raise InputError(f"no such file{meant}; there are {', '.join(others or shipped())}")
+    hint = nearest(given, others) or nearest(path.stem, shipped())
+    raise InputError(f"no such file{hint}; there are {', '.join(others or shipped())}")
 
 
 def _beside(path: pathlib.Path) -> list[pathlib.Path]:
@@ -115,8 +114,7 @@ def _elsewhere(name: str, config: Any) -> str:
             fields.setdefault(part, f"{path}.{part}")
             if hasattr(node[part], "keys"):
                 nodes.append((f"{path}.{part}", node[part]))
-    close = difflib.get_close_matches(name, list(fields), n=1, cutoff=0.7)
-    return f" (did you mean {fields[close[0]]}?)" if close else ""
+    return meant(name, fields)
 
 
 def missing_field(arguments: Sequence[str]) -> str | None:
@@ -134,7 +132,7 @@ def missing_field(arguments: Sequence[str]) -> str | None:
             if not hasattr(node, "keys"):
                 return f"{path} is a value; it has no field {part!r}"
             if part not in node:
-                meant = nearest(part, node) or _elsewhere(part, values["config"].value)
-                return f"{path} has no field {part!r}{meant}; there are {', '.join(sorted(node))}"
+                hint = nearest(part, node) or _elsewhere(part, values["config"].value)
+                return f"{path} has no field {part!r}{hint}; there are {', '.join(sorted(node))}"
             path, node = f"{path}.{part}", node[part]
     return None

@@ -24,7 +24,7 @@ from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_output import DicomOutput
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
-from dfgan_jax.scans.units import Unit
+from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, release_pages, written_whole
 from dfgan_jax.support.progress import Progress, progress
@@ -163,19 +163,12 @@ def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
         np.lib.format.write_array_header_1_0(file, {
             "descr": "<f4", "fortran_order": is_hwn, "shape": shape})
         for _, denoised in _denoised(denoiser, slices,
-                                     lambda block: _to_hu(source, block, unit)):
+                                     lambda block: units.to_hu(block, unit, name=f"{source}:")):
             values = units.from_hu(denoised, unit).astype("<f4")
             # In Fortran's order of (H, W, N), one slice follows the other, by its columns.
             file.write(np.ascontiguousarray(values.transpose(0, 2, 1) if is_hwn else values).data)
     name = {"hu": "HU", "mu": "1/mm"}.get(unit, f"normalised ({unit})")
     return f"{counted(len(slices), 'slice')} of {qdct.shape[-2]}×{qdct.shape[-1]}, {name}"
-
-
-def _to_hu(source: pathlib.Path, values: np.ndarray, unit: Unit) -> np.ndarray:
-    try:
-        return units.to_hu(values, unit)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
 
 
 def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
@@ -189,7 +182,7 @@ def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
             units.check_hu(map(volume.hu, volume.stored), name=str(source))
 
         def to_hu(stored: np.ndarray) -> np.ndarray:
-            return _to_hu(source, volume.hu(stored), unit or "hu")
+            return units.to_hu(volume.hu(stored), unit or "hu", name=f"{source}:")
 
         if (pitch := square_pitch(volume.pixel_spacing_mm)) is not None:
             _warn(source, denoiser, ((to_hu(volume.stored[index]), pitch) for index in

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator
 
 from dfgan_jax.scans.axes import Axes
-from dfgan_jax.scans.units import Unit
+from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import DoubtfulInput, InputError
 
 

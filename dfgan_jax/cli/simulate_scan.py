@@ -21,7 +21,7 @@ from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.hounsfield import cut_and_rounded_like
 from dfgan_jax.scans.scan import ScanSlice
-from dfgan_jax.scans.units import Unit
+from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.simulation.kernel_change import change_kernel
 from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
 from dfgan_jax.simulation.noise_insertion import insert_noise

@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.scans import axes, hounsfield, units
+from dfgan_jax.scans.unit_names import REDCNN
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.misplaced import content_of_failed_download
@@ -103,7 +104,7 @@ class PairsFile:
             least, most = min(least, float(lowest)), max(most, float(highest))
         if least < _MIN_MU or dense > _METAL_SHARE * block.size:
             like = (units.NAMES["dfgan"] if least < _MIN_MU else
-                    f"{units.NAMES['redcnn']}, or attenuation in 1/cm")
+                    f"{units.NAMES[REDCNN]}, or attenuation in 1/cm")
             raise InputError(f"{self.path}: {key} has values from {least:.4g} to {most:.4g}; "
                              f"expected {units.NAMES['mu']}; they look like {like}; HU become "
                              f"1/mm by HU * {hounsfield.MU_WATER} / 1000 + {hounsfield.MU_WATER}")

@@ -16,7 +16,7 @@ from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.scans import axes, hounsfield, units
-from dfgan_jax.scans.units import Unit
+from dfgan_jax.scans.unit_names import UNITS, Unit
 from dfgan_jax.support.digests import named_arrays_digest
 from dfgan_jax.support.errors import DoubtfulInput, InputError
 from dfgan_jax.support.progress import Progress
@@ -164,8 +164,8 @@ class Denoiser:
         if qdct_hu.ndim == 3 and axes.look_like_hwn(qdct_hu.shape):
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (N, H, W), and it looks "
                              "like (H, W, N): np.moveaxis(qdct_hu, -1, 0) exchanges the axes")
-        if unit is not None and unit not in units.UNITS:
-            raise InputError(f"unit is {unit!r}; expected one of {', '.join(units.UNITS)}, or None")
+        if unit is not None and unit not in UNITS:
+            raise InputError(f"unit is {unit!r}; expected one of {', '.join(UNITS)}, or None")
         if unit == "hu":
             try:
                 units.check_hu(slices, name="qdct_hu")
@@ -182,10 +182,7 @@ class Denoiser:
             broken = np.flatnonzero(~np.isfinite(hu).all((1, 2)))
             if len(broken):
                 raise InputError(f"slice {start + broken[0]} has a NaN or an infinity")
-            try:
-                hu = units.to_hu(hu, unit or "hu")
-            except InputError as error:
-                raise InputError(f"qdct_hu {error}") from error
+            hu = units.to_hu(hu, unit or "hu", name="qdct_hu")
             denoised_slices[start:start + len(hu)] = units.from_hu(
                 self._denoise(hu, batch_size), unit or "hu")
             if progress is not None:

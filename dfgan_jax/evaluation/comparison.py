@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.pairs import Pairs
-from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.data.sources import Sources
 from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import baselines, metrics, tables
@@ -219,7 +218,7 @@ class Comparison:
         native = [row.get("pixel_spacing_mm") for row in self._manifest]
         if not all(native):
             return None
-        columns = np.repeat([read_pairs(path).ndct.shape[2] for path in self._sources.data.test],
+        columns = np.repeat([width for (_, width), _ in self._facts.sizes],
                             self._data["test"].counts)
         pitches = np.asarray(native, float) * columns / self._ndct.shape[2]
         return float(pitches.mean()) if pitches.max() <= PITCH_SPREAD * pitches.min() else None

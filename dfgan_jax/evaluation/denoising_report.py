@@ -19,7 +19,7 @@ from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
-from dfgan_jax.scans.units import Unit
+from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.types import JsonObject
 

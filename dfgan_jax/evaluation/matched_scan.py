@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from dfgan_jax.denoising.denoised_series import measured_slices
 from dfgan_jax.scans.tissues import body_mask, tissue_masks
 from dfgan_jax.simulation.low_dose import REFERENCE_SIZE, ScanProtocol
 from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
@@ -25,9 +26,6 @@ from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
-
-MEASURED_SLICES: Final = 3
-"""Number of test slices that are measured; 0.3 s for each dose at 512²."""
 
 NOISE_TOLERANCE: Final = 1.1
 """Largest ratio between the noise of objects and of slices; the estimates have errors of 10 %."""
@@ -145,12 +143,6 @@ def _settings(protocol: ScanProtocol) -> str:
             f"{kernel}")
 
 
-def _chosen(count: int) -> list[int]:
-    """The middles of equal parts: a scan's first and last slices have little anatomy."""
-    parts = min(MEASURED_SLICES, count)
-    return [int((part + 0.5) * count / parts) for part in range(parts)]
-
-
 def _measure(ndct: np.ndarray, qdct: np.ndarray, pixel_spacing_mm: float) -> _Measured | None:
     """Measures each dose by itself; None if no slice can be measured."""
     def estimate(index: int) -> tuple[ScanNoise, ScanNoise]:
@@ -158,7 +150,7 @@ def _measure(ndct: np.ndarray, qdct: np.ndarray, pixel_spacing_mm: float) -> _Me
                 estimate_noise(qdct[index], pixel_spacing_mm=pixel_spacing_mm))
 
     found = []
-    calls = (functools.partial(estimate, index) for index in _chosen(len(ndct)))
+    calls = (functools.partial(estimate, index) for index in measured_slices(len(ndct)))
     with contextlib.closing(call_ahead(calls)) as results:
         for result in results:
             # The other slices may have more soft tissue.
@@ -178,7 +170,7 @@ def _measure(ndct: np.ndarray, qdct: np.ndarray, pixel_spacing_mm: float) -> _Me
 def _measure_difference(ndct: np.ndarray, qdct: np.ndarray, dose_fraction: float) -> _Measured:
     """Measures the noise that the low dose adds; variances are those of quanta, 1 / dose."""
     added = []
-    for index in _chosen(len(ndct)):
+    for index in measured_slices(len(ndct)):
         soft = tissue_masks(ndct[index], body_mask(ndct[index]))["soft tissue"]
         if soft.sum() >= _MIN_PIXELS:
             added.append(float((qdct[index] - ndct[index])[soft].std(dtype=np.float64)))

@@ -6,22 +6,18 @@ Gains are differences of the mean PSNR under the protocol `full_range`.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
-from dfgan_jax.evaluation.statistics import Sample
+from dfgan_jax.evaluation.statistics import MIN_TEST_PATIENTS, Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW, Row
 from dfgan_jax.support.types import JsonObject
 
 Origin: TypeAlias = Literal["phantoms", "simulated dose", "scans", "unknown"]
 """Of the test pairs: simulated phantoms, scans with a simulated low dose, pairs of scans, or
 files without a manifest."""
-
-FEW_PATIENTS: Final = 6
-"""With fewer, the sentence warns that intervals do not extend to other patients."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
@@ -105,7 +101,7 @@ class Verdict:
         return [f"Simulated lesions are {change} than at the low dose."]
 
     def _limits(self) -> str:
-        few = self.patients is not None and self.patients < FEW_PATIENTS
+        few = self.patients is not None and self.patients < MIN_TEST_PATIENTS
         return {
             "phantoms": "Phantoms are not patients: nothing here shows how it does on your scans.",
             "simulated dose": "The low dose is simulated, and nothing here shows whether a "

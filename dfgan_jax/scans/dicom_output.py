@@ -20,7 +20,7 @@ from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom import CTSlice
 from dfgan_jax.scans.dicom_derivation import Derivation, mark_frames_as_derived
 from dfgan_jax.scans.dicom_file import broken, parse
-from dfgan_jax.scans.dicom_header import Frame
+from dfgan_jax.scans.dicom_header import Frame, completed
 from dfgan_jax.scans.dicom_overlays import overlay_planes, replace_overlays
 from dfgan_jax.scans.dicom_pixels import pixel_bytes, pixel_vr, prepare_for_pixels
 from dfgan_jax.support.errors import InputError
@@ -151,9 +151,7 @@ def _head(origin: pathlib.Path, frame: Frame, *, derivation: Derivation) -> byte
         for keyword in ("SmallestImagePixelValue", "LargestImagePixelValue"):
             if keyword in dataset:
                 del dataset[keyword]
-        for keyword in ("PhotometricInterpretation", "SamplesPerPixel"):
-            if not dataset.get(keyword):
-                setattr(dataset, keyword, "MONOCHROME2" if keyword[0] == "P" else 1)
+        completed(dataset)
         mark_frames_as_derived(dataset, derivation)
         content = io.BytesIO()
         pydicom.dcmwrite(content, dataset, enforce_file_format=True)

@@ -15,7 +15,7 @@ from dfgan_jax.scans import dicom, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
-from dfgan_jax.scans.units import Unit
+from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import DoubtfulInput, InputError
 from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import reason
@@ -142,10 +142,7 @@ def _scaled(one: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 def _read(stored: np.ndarray, slope: float, intercept: float, unit: Unit, index: int, name: str
           ) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        hu = units.to_hu(_scaled(stored[index], slope, intercept), unit)
-    except InputError as error:
-        raise InputError(f"{name} {error}") from error
+    hu = units.to_hu(_scaled(stored[index], slope, intercept), unit, name=name)
     if not np.isfinite(hu).all():
         raise InputError(f"{name} has a NaN or an infinity")
     outside = hu < LOWEST_HU

@@ -5,19 +5,15 @@ normalisation `(HU + 1024) / 4096` of RED-CNN's published preparation, and `(HU 
 of DFGAN's networks.
 """
 
-import typing
 from collections.abc import Iterable
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Num
 
 from dfgan_jax.scans.hounsfield import HU_OFFSET, HU_SCALE, MU_WATER
+from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import DoubtfulInput, InputError
-
-Unit: TypeAlias = Literal["hu", "mu", "redcnn", "dfgan"]
-
-UNITS: Final[tuple[Unit, ...]] = typing.get_args(Unit)
 
 NAMES: Final[dict[Unit, str]] = {
     "hu": "HU", "mu": f"linear attenuation in 1/mm, where water is {MU_WATER}",
@@ -37,8 +33,14 @@ _MOST: Final[dict[Unit, float]] = {"hu": np.inf, "mu": 10.0, "redcnn": 32.0, "df
 _LOWEST, _HIGHEST, _HIGHEST_METAL, _METAL_SHARE = -1.6, 8.0, 100.0, 0.01
 
 
-def to_hu(values: Num[np.ndarray, "*shape"], unit: Unit) -> Float32[np.ndarray, "*shape"]:
+def to_hu(values: Num[np.ndarray, "*shape"], unit: Unit, *, name: str = "the array"
+          ) -> Float32[np.ndarray, "*shape"]:
     """Converts values to HU; those of HU are only cast.
+
+    Args:
+      values: in the unit.
+      unit: of the values.
+      name: of the values, at the start of the message.
 
     Raises:
       InputError: values are too large for the unit.
@@ -48,8 +50,8 @@ def to_hu(values: Num[np.ndarray, "*shape"], unit: Unit) -> Float32[np.ndarray, 
         return cast
     lowest, highest = cast.min(), cast.max()
     if max(-lowest, highest) > _MOST[unit]:
-        raise InputError(f"has values from {lowest:g} to {highest:g}; expected {NAMES[unit]} "
-                         "(are they HU?)")
+        raise InputError(f"{name} has values from {lowest:g} to {highest:g}; expected "
+                         f"{NAMES[unit]} (are they HU?)")
     slope, intercept = _TO_HU[unit]
     hu: np.ndarray = cast * np.float32(slope) + np.float32(intercept)
     return hu

@@ -1,7 +1,7 @@
 """Parts of messages: numbers with their noun, and the nearest name to a mistyped one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def counted(count: int, noun: str) -> str:
@@ -15,5 +15,15 @@ def counted(count: int, noun: str) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """` (did you mean 'size'?)`, with a blank before it; empty if no name is near."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return meant(name, {each: repr(each) for each in names})
+
+
+def meant(name: str, shown: Mapping[str, str]) -> str:
+    """The same for names that are shown in another form.
+
+    Args:
+      name: mistyped.
+      shown: name → its form in the message.
+    """
+    close = difflib.get_close_matches(name, list(shown), n=1, cutoff=0.7)
+    return f" (did you mean {shown[close[0]]}?)" if close else ""

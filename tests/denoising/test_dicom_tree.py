@@ -1,6 +1,5 @@
 import errno
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom import read_slice
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.support.errors import InputError
+from tests.denoising.alive import Alive
 from tests.scans.dicom_files import SERIES, ramp, write
 from tests.simulation.noisy_disc import noisy_disc
 
@@ -238,24 +238,12 @@ def test_a_tree_of_broken_slices_is_no_output(tmp_path):
 
 def test_no_more_than_three_batches_are_in_memory(tmp_path, monkeypatch, two_at_a_time):
     slices(tmp_path / "in", 24)
-    lock, alive, most = threading.Lock(), 0, 0
-    read, write_one = dicom.read_slice, dicom.write_slice
-
-    def counted(call, change):
-        def counting(*args, **options):
-            nonlocal alive, most
-            result = call(*args, **options)
-            with lock:
-                alive += change
-                most = max(most, alive)
-            return result
-        return counting
-
-    monkeypatch.setattr(dicom, "read_slice", counted(read, 1))
-    monkeypatch.setattr(dicom, "write_slice", counted(write_one, -1))
+    alive = Alive()
+    monkeypatch.setattr(dicom, "read_slice", alive.counted(dicom.read_slice, 1))
+    monkeypatch.setattr(dicom, "write_slice", alive.counted(dicom.write_slice, -1))
     assert run(tmp_path)["slices"] == 24
-    assert alive == 0
-    assert 2 < most <= 6
+    assert alive.now == 0
+    assert 2 < alive.most <= 6
 
 
 KNOWN = Domain(noise_hu=(10.0, 30.0), kernel_lp_cm=(3.0, 4.0), pixel_spacing_mm=(0.6, 0.9),

@@ -1,6 +1,5 @@
 """Enhanced multi-frame CT in a folder: its frames are slices of series; a file stays a file."""
 
-import threading
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from dfgan_jax.denoising import denoiser
 from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom import read_headers, read_slice_of
 from dfgan_jax.support.errors import InputError
+from tests.denoising.alive import Alive
 from tests.denoising.test_dicom_tree import (
     DERIVATION,
     SECOND_SERIES,
@@ -93,27 +93,15 @@ def test_a_folder_of_other_frames_alone_is_refused(tmp_path):
     for groups in dataset[enhanced_files.PER_FRAME].value:
         del groups.PixelValueTransformationSequence
     enhanced_files.save(tmp_path / "in" / "a.dcm", dataset)
-    with pytest.raises(InputError, match="no CT slice among 1 files; skipped 1 × frame 1: no "
+    with pytest.raises(InputError, match="no CT slice among 1 file; skipped 1 × frame 1: no "
                                          "rescale slope and intercept"):
         run(tmp_path)
 
 
 def test_no_more_than_three_batches_of_frames_are_in_memory(tmp_path, monkeypatch):
     enhanced_files.write(tmp_path / "in" / "a.dcm", stored=frames(24))
-    lock, alive, most = threading.Lock(), 0, 0
-    read, to_stored = dicom.read_slice_of, dicom.to_stored
-
-    def counted(call, change):
-        def counting(*args):
-            nonlocal alive, most
-            result = call(*args)
-            with lock:
-                alive += change
-                most = max(most, alive)
-            return result
-        return counting
-
-    monkeypatch.setattr(dicom, "read_slice_of", counted(read, 1))
-    monkeypatch.setattr(dicom, "to_stored", counted(to_stored, -1))
+    alive = Alive()
+    monkeypatch.setattr(dicom, "read_slice_of", alive.counted(dicom.read_slice_of, 1))
+    monkeypatch.setattr(dicom, "to_stored", alive.counted(dicom.to_stored, -1))
     assert run(tmp_path, denoiser=FakeDenoiser())["slices"] == 24
-    assert most <= 6 + 3  # the measured slices of a series are not written
+    assert alive.most <= 6 + 3  # the measured slices of a series are not written

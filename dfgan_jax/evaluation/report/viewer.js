@@ -192,7 +192,6 @@
     state.split = bound(state.split, 0, 100);
     state.width = bound(rounded(state.width, width), 1, 65535);
     state.limit = bound(rounded(state.limit, limit), 1, 65535);
-    state.zoom = bound(state.zoom, 1, MOST_ZOOM);
     state.corner = [columns, rows].map(
       (size, axis) => bound(state.corner[axis], 0, size - size / state.zoom));
     if (!Number.isFinite(state.center)) state.center = center;
@@ -233,13 +232,15 @@
 
   // Controls.
 
-  // Zooms by a factor; the place [across, down], in shares of the visible part, stays.
-  function zoomBy(factor, place = [0.5, 0.5]) {
-    const zoom = Math.min(Math.max(state.zoom * factor, 1), MOST_ZOOM);
-    const corner = [columns, rows].map((size, axis) => state.corner[axis]
-      + place[axis] * size * (1 / state.zoom - 1 / zoom));
+  // Zooms so that the point of the slice at a place of a view is at another place afterwards.
+  // Places are [across, down] in shares of the visible part.
+  function zoomTo(wanted, from, place, to = place) {
+    const zoom = Math.min(Math.max(wanted, 1), MOST_ZOOM);
+    const corner = [columns, rows].map((size, axis) => from.corner[axis]
+      + size * (place[axis] / from.zoom - to[axis] / zoom));
     change({ zoom, corner });
   }
+  const zoomBy = (factor, place = [0.5, 0.5]) => zoomTo(state.zoom * factor, state, place);
   const showAll = () => change({ zoom: 1, corner: [0, 0] });
 
   const flip = () => change({ shown: [state.shown[1], state.shown[0]] });
@@ -344,11 +345,7 @@
 
   function movePinch() {
     const { place, distance } = spread();
-    const zoom = Math.min(Math.max(pinch.zoom * (distance / pinch.distance), 1), MOST_ZOOM);
-    // The point of the slice that was between the fingers stays between them.
-    const corner = [columns, rows].map((size, axis) => pinch.corner[axis]
-      + size * (pinch.place[axis] / pinch.zoom - place[axis] / zoom));
-    change({ zoom, corner });
+    zoomTo(pinch.zoom * (distance / pinch.distance), pinch, pinch.place, place);
   }
 
   function boxUnder(event) {
