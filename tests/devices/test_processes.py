@@ -38,10 +38,14 @@ def ends(running):
 
 
 def assert_like(actual, expected):
-    """Equal in all that a run has, which may be the second half of the other."""
+    """Equal in all that a run has, which may be the second half of the other.
+
+    Other divisions of a sum round otherwise, and 20 updates amplify that: to 2e-5 of a gradient's
+    norm on one machine. A gradient of the wrong scale is off by 1e-2 and more.
+    """
     assert {f"step {step} generator_loss" for step in range(10, 20)} <= set(actual)
     for name in set(actual) - {"greatest"}:
-        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5,
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-4, atol=1e-5,
                                    err_msg=name)
 
 
