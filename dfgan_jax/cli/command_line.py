@@ -47,7 +47,8 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
                          "pixel_spacing": None}.items():
         flags.DEFINE_float(name, number, modes.explain(name), flag_values=values)
     for name, lowest, whole in (("noise_seed", 0, 0), ("num_processes", 1, None),
-                                ("process_id", 0, None), ("join_timeout", 1, 300)):
+                                ("process_id", 0, None), ("join_timeout", 1, 300),
+                                ("workers", 0, None)):
         flags.DEFINE_integer(name, whole, modes.explain(name), lower_bound=lowest,
                              flag_values=values)
     for name in ("verify", "print_config"):

@@ -33,7 +33,7 @@ from dfgan_jax.support.wording import counted
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         strength: float = 1.0, report: pathlib.Path | None = None, unit: Unit | None = None,
-        axes: Axes | None = None) -> None:
+        axes: Axes | None = None, workers: int | None = None) -> None:
     """Denoises a file or a folder, a few slices at a time.
 
     Args:
@@ -46,11 +46,13 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
       report: HTML file to write: up to 30 slices before and after.
       unit: of an array or a volume, and of the output; None: HU, refused where they cannot be.
       axes: of an array and of the output; None: (N, H, W), refused where it looks like (H, W, N).
+      workers: of a folder; see `denoise_tree`.
 
     Raises:
       InputError: the checkpoint or the input cannot be used, the output or the report exists, or
         some slices of a folder are broken (all others are written).
       OSError: the output cannot be written.
+      ProcessError: a worker was killed.
     """
     refuse_existing(output)
     if report is not None:
@@ -61,6 +63,9 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         print(described, flush=True)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
+    if workers is not None and not source.is_dir():
+        raise InputError(f"--workers is {workers}, and {source} is one file; only the slices of a "
+                         "folder are read by workers")
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
     given = unit or "hu"
     suffixes: tuple[str, ...]
@@ -82,7 +87,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")
         if source.is_dir():
             _denoise_folder(Denoiser.load(checkpoint_path, strength=strength), source, output,
-                            report=report)
+                            report=report, workers=workers)
             return
         dicom.read_headers(source)
         kind, suffixes = _denoise_dicom_file, ("",)
@@ -104,8 +109,9 @@ def _derivation(denoiser: Denoiser) -> Derivation:
 
 
 def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
-                    report: pathlib.Path | None) -> None:
-    summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source, output=output)
+                    report: pathlib.Path | None, workers: int | None) -> None:
+    summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source,
+                           output=output, workers=workers)
     print(f"Wrote {output}: {counted(summary['slices'], 'slice')} in "
           f"{len(summary['series'])} series by {summary['model']}; "
           f"{_beyond(summary['saturated_pixels'])}")

@@ -97,7 +97,7 @@ def _start(mode: str, *, command: Command) -> None:
             source=pathlib.Path(only("input", given.input)), output=pathlib.Path(given.output),
             strength=given.strength,
             report=None if given.report is None else pathlib.Path(given.report),
-            unit=given.input_unit, axes=given.axes)
+            unit=given.input_unit, axes=given.axes, workers=given.workers)
     elif mode == "convert":
         run(inputs=_paths(given.input), output=pathlib.Path(given.output),
             container=given.container, storage=given.storage, verify=given.verify)

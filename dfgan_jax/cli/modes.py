@@ -119,6 +119,8 @@ MODES: dict[str, Mode] = {
             "strength=NUMBER": "input + strength · (denoised − input), 0 to 1.5; 1 by default",
             "report=FILE": "HTML file to write: slices before and after, their difference, noise "
                            "and HU by tissue",
+            "workers=N": "processes that read and write the slices of a folder; 0: threads of one "
+                         "process; by default one for each core, if there are many slices",
             **_FORMAT}),
     "convert": Mode(
         summary="converts weights: PyTorch's files, safetensors, checkpoints, and to ONNX",

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dfgan_jax.simulation.noise_estimation import estimate_noise
+from dfgan_jax.simulation.noise_estimation import measure_noise
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.types import JsonObject
 
@@ -39,7 +39,7 @@ _UNITS: Final = {"noise_hu": "noise of {} HU", "kernel_lp_cm": "kernel with an f
 
 def measure(hu: Float[np.ndarray, "h w"], *, pixel_spacing_mm: float,
             outside: Bool[np.ndarray, "h w"] | None = None) -> ScanProperties:
-    """Noise and kernel of a slice, by `noise_estimation.estimate_noise`.
+    """Noise and kernel of a slice, by `noise_estimation.measure_noise`.
 
     Args:
       hu: (H, W) float32.
@@ -47,10 +47,10 @@ def measure(hu: Float[np.ndarray, "h w"], *, pixel_spacing_mm: float,
       outside: (H, W) bool, the pixels outside the field of view.
     """
     try:
-        noise = estimate_noise(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside)
+        noise = measure_noise(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside)
     except InputError:
         return ScanProperties(None, None, pixel_spacing_mm)
-    return ScanProperties(noise.noise_std_hu, float(noise.kernel), pixel_spacing_mm)
+    return ScanProperties(noise.noise_std_hu, noise.kernel, pixel_spacing_mm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

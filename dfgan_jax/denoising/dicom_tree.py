@@ -6,12 +6,14 @@ OUTPUT.incomplete until it is complete; the same command resumes from this folde
 
 import contextlib
 import functools
+import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -21,27 +23,30 @@ from dfgan_jax.data.domain import ScanProperties
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoised_series import Change
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
+from dfgan_jax.denoising.slice_files import OpenSlice, SliceFiles
 from dfgan_jax.scans import dicom, dicom_folder
-from dfgan_jax.scans.dicom import CTSlice
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
-from dfgan_jax.scans.dicom_output import DicomOutput
 from dfgan_jax.scans.scan import square_pitch
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import InputError, ProcessError
 from dfgan_jax.support.files import remove_leftovers, written_whole
 from dfgan_jax.support.progress import Progress, progress
-from dfgan_jax.support.threads import THREADS, call_ahead
+from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
+from dfgan_jax.support.workers import MAX_WORKERS, start_workers, usable_cores
 
 SUMMARY = "summary.json"
+
+SLICES_PER_WORKER: Final = 32
+"""Fewer slices are read and written before a process has started."""
 
 T = TypeVar("T")
 
 
 def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
-                 output: pathlib.Path) -> JsonObject:
+                 output: pathlib.Path, workers: int | None = None) -> JsonObject:
     """Denoises every CT slice below a folder.
 
     Args:
@@ -49,6 +54,8 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       derivation: written to the headers of the slices.
       source: folder.
       output: folder to create, for files of the same names and `summary.json`.
+      workers: number of processes that read and write slices; 0: threads of this process do.
+        None: the number of cores, at most `MAX_WORKERS`, of many slices, and 0 of few.
 
     Returns:
       The content of `summary.json`. Broken files are listed under `broken`; the others are
@@ -58,10 +65,29 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       InputError: there is no CT slice, or every slice is broken; or `OUTPUT.incomplete` belongs
         to another input or model.
       OSError: a file cannot be written; `OUTPUT.incomplete` is kept.
+      ProcessError: a worker was killed; `OUTPUT.incomplete` is kept.
     """
+    count = min(usable_cores(), MAX_WORKERS) if workers is None else workers
+    if count < (2 if workers is None else 1):
+        return _denoise_tree(denoiser, None, derivation=derivation, source=source, output=output)
+    with start_workers(count, modules=[SliceFiles.__module__]) as processes:
+        try:
+            return _denoise_tree(denoiser, processes, derivation=derivation, source=source,
+                                 output=output, least=(SLICES_PER_WORKER * count
+                                                       if workers is None else 0))
+        except BrokenProcessPool as error:
+            raise ProcessError(
+                "a process that reads and writes slices was ended by the system, perhaps for lack "
+                f"of memory; a smaller number of workers than {count} needs less") from error
+
+
+def _denoise_tree(denoiser: Denoiser, processes: ProcessPoolExecutor | None, *,
+                  derivation: Derivation, source: pathlib.Path, output: pathlib.Path,
+                  least: int = 0) -> JsonObject:
+    """As `denoise_tree`; files of one slice are read by processes, if at least `least`."""
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another output")
-    files = DicomFolder(source)
+    files = DicomFolder(source, processes=processes)
     for line in files.link_lines():
         print(line, file=sys.stderr, flush=True)
     for folder in files.linked_folders:
@@ -77,14 +103,16 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
     saturated: dict[str, int] = {}
     checks = _Checks(series, denoiser=denoiser)
     checks.warn()
+    batches = list(_batches(missing))
+    is_many = sum(header.frame is None for header in missing) >= least
     try:
         with progress("denoising", total=len(files.headers), unit="slices",
-                      initial=len(there)) as bar, DicomOutput(
-                          targets, derivation=derivation) as out, \
-                ThreadPoolExecutor(THREADS) as pool:
-            _denoise(missing, denoiser=denoiser, out=out, files=files, saturated=saturated,
-                     checks=checks, pool=pool, bar=bar)
-    except (OSError, KeyboardInterrupt):
+                      initial=len(there)) as bar, SliceFiles(
+                          batches, targets, derivation=derivation,
+                          processes=processes if is_many else None) as slices:
+            _denoise(batches, denoiser=denoiser, slices=slices, files=files,
+                     saturated=saturated, checks=checks, bar=bar)
+    except (OSError, KeyboardInterrupt, BrokenProcessPool):
         written = sum(targets[header.path].exists() for header in files.headers)
         print(f"{written} of {counted(len(files.headers), 'slice')} in {incomplete}; the same "
               "command resumes from there", file=sys.stderr, flush=True)
@@ -134,12 +162,12 @@ class _Checks:
     def warnings(self, slices: list[SliceHeader]) -> list[str]:
         return denoised_series.warnings(self._of(slices, self._scans), self.domain)
 
-    def add(self, read: CTSlice, denoised: Float[np.ndarray, "h w"]) -> None:
+    def add(self, name: str, hu: Float[np.ndarray, "h w"], denoised: Float[np.ndarray, "h w"]
+            ) -> None:
         """Compares a slice with the denoised slice, if it is among the measured slices."""
-        name = read.header.name
         if name in self._scans:
             self._changes[name] = denoised_series.measure_change(
-                read.hu, denoised, pixel_spacing_mm=self._scans[name].pixel_spacing_mm)
+                hu, denoised, pixel_spacing_mm=self._scans[name].pixel_spacing_mm)
 
     def describe(self, slices: list[SliceHeader]) -> JsonObject:
         """The measurements of a series, for `summary.json`."""
@@ -189,37 +217,41 @@ def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, path
     return {header.name for header in headers if header.path in there}
 
 
-def _denoise(headers: list[SliceHeader], *, denoiser: Denoiser, out: DicomOutput,
-             files: DicomFolder, saturated: dict[str, int], checks: _Checks,
-             pool: ThreadPoolExecutor, bar: Progress) -> None:
+def _denoise(batches: list[list[SliceHeader]], *, denoiser: Denoiser, slices: SliceFiles,
+             files: DicomFolder, saturated: dict[str, int], checks: _Checks, bar: Progress
+             ) -> None:
     """Denoises slices in batches; each written slice gets an entry in `saturated`.
 
     A file of frames of which one is broken is not written.
     """
-    def settled(futures: list[tuple[SliceHeader, Future[T]]]) -> Iterator[tuple[SliceHeader, T]]:
-        for header, future in futures:
+    def settled(results: Iterable[tuple[OpenSlice, Callable[[], T]]]
+                ) -> Iterator[tuple[OpenSlice, T]]:
+        for each, result in results:
             try:
-                yield header, future.result()
+                yield each, result()
             except InputError as error:
-                if not files.is_refused(header.path):
-                    files.refuse(header.path, error)
+                if not files.is_refused(each.header.path):
+                    files.refuse(each.header.path, error)
 
-    reading: list[tuple[SliceHeader, Future[CTSlice]]] = []
-    writing: list[tuple[SliceHeader, Future[int]]] = []
-    for batch in [*_batches(headers), []]:
-        ahead = [(header, pool.submit(dicom.read_slice_of, header)) for header in batch
-                 if not files.is_refused(header.path)]
-        slices = [each for _, each in settled(reading)]
-        denoised = denoiser(np.stack([each.hu for each in slices])) if slices else ()
-        saturated.update((header.name, count) for header, count in settled(writing))
-        writing = [(each.header, pool.submit(out.write, each, hu))
-                   for each, hu in zip(slices, denoised, strict=True)]
-        for each, hu in zip(slices, denoised, strict=True):
-            checks.add(each, hu)
+    def settle(writing: list[tuple[OpenSlice, Callable[[], int]]]) -> None:
+        saturated.update((each.header.name, count) for each, count in settled(writing))
+
+    reading: list[OpenSlice] = []
+    writing: list[tuple[OpenSlice, Callable[[], int]]] = []
+    for batch in [*batches, []]:
+        ahead = slices.read([each for each in batch if not files.is_refused(each.path)])
+        whole = list(settled((each, each.hu) for each in reading))
+        before = np.stack([hu for _, hu in whole]) if whole else np.empty((0, 0, 0), np.float32)
+        after = denoiser(before) if whole else before
+        settle(writing)
+        writing = [(each, each.write(hu).result)
+                   for (each, _), hu in zip(whole, after, strict=True)]
+        for (each, _), hu, denoised in zip(whole, before, after, strict=True):
+            checks.add(each.header.name, hu, denoised)
         bar.advance(len(reading))
         reading = ahead
-    saturated.update((header.name, count) for header, count in settled(writing))
-    for header in headers:
+    settle(writing)
+    for header in itertools.chain(*batches):
         if files.is_refused(header.path):
             saturated.pop(header.name, None)
 

@@ -20,35 +20,37 @@ from dfgan_jax.scans.dicom_derivation import Derivation, mark_as_derived
 from dfgan_jax.scans.dicom_file import broken, parse
 from dfgan_jax.scans.dicom_frames import frame_dataset, frame_headers, frame_named, is_enhanced
 from dfgan_jax.scans.dicom_header import SliceHeader, completed, header_of
-from dfgan_jax.scans.dicom_pixels import (
-    check_sign,
-    decode,
-    find_outside,
-    replace_pixels,
-    rescale_of,
-    stored_range,
-)
-from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
+from dfgan_jax.scans.dicom_pixels import decode, native_pixels, replace_pixels
+from dfgan_jax.scans.dicom_storage import Pixels, storage_of, to_hu, to_stored
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CTSlice:
-    """A slice as read.
+class StoredSlice:
+    """A slice as stored.
 
     Attributes:
       header: of the file.
       dataset: all elements of the file, with its pixels as stored.
       stored: (H, W) integers, before the rescale.
       outside: (H, W) bool: padding, and pixels outside the field of view.
-      hu: (H, W) float32; `OUTSIDE_HU` outside.
     """
 
     header: SliceHeader
     dataset: Dataset
     stored: Integer[np.ndarray, "h w"]
     outside: Bool[np.ndarray, "h w"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CTSlice(StoredSlice):
+    """A slice as read.
+
+    Attributes:
+      hu: (H, W) float32; `OUTSIDE_HU` outside.
+    """
+
     hu: Float32[np.ndarray, "h w"]
 
 
@@ -73,7 +75,37 @@ def read_headers(path: pathlib.Path) -> list[SliceHeader]:
     dataset, has_pixels, position = parse(path, stop_before_pixels=True)
     if is_enhanced(dataset):
         return frame_headers(path, dataset, has_pixels=has_pixels, position=position)
-    return [header_of(path, dataset, has_pixels)]
+    return [dataclasses.replace(header_of(path, dataset, has_pixels),
+                                native=native_pixels(path, dataset, position))]
+
+
+def read_pixels(header: SliceHeader) -> Pixels:
+    """Reads the pixels of a header's slice, without parsing it again where they are uncompressed.
+
+    Raises:
+      InputError: as `read_slice`.
+    """
+    if header.native is not None and (stored := header.native.read(header.path)) is not None:
+        return to_hu(header.path, stored, header.native.storage)
+    read = read_slice_of(header)
+    return Pixels(read.hu, read.outside)
+
+
+def read_stored(header: SliceHeader, outside: Bool[np.ndarray, "h w"]) -> StoredSlice:
+    """Reads a slice whose pixels `read_pixels` has read.
+
+    Args:
+      header: of a file of one slice.
+      outside: (H, W) bool, from `read_pixels`.
+
+    Raises:
+      InputError: as `read_slice`.
+    """
+    dataset, _, _ = parse(header.path)
+    completed(dataset)
+    stored = None if header.native is None else header.native.words(dataset.PixelData)
+    return StoredSlice(header=header, dataset=dataset, outside=outside,
+                       stored=decode(header.path, dataset) if stored is None else stored)
 
 
 def read_slice_of(header: SliceHeader) -> CTSlice:
@@ -102,19 +134,12 @@ def _slice_of(header: SliceHeader, dataset: Dataset) -> CTSlice:
     if stored.shape != (header.rows, header.columns):
         raise InputError(f"{path}: decodes to {stored.shape} pixels; its header says "
                          f"{header.rows}×{header.columns}")
-    slope, intercept = rescale_of(path, dataset)
-    with np.errstate(over="ignore"):
-        hu = (stored * slope + intercept).astype(np.float32)
-    if not np.isfinite(hu).all():
-        raise InputError(f"{path}: slope {slope:g} and intercept {intercept:g} give no finite HU")
-    outside = find_outside(dataset, stored) | (hu < LOWEST_HU)
-    check_sign(path, dataset, stored, outside=outside)
-    hu[outside] = OUTSIDE_HU
+    hu, outside = to_hu(path, stored, storage_of(path, dataset))
     return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu)
 
 
-def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"], *,
-                derivation: Derivation) -> int:
+def write_slice(path: pathlib.Path, source: StoredSlice, hu: Num[np.ndarray, "h w"],
+                *, derivation: Derivation) -> int:
     """Writes a slice with other pixels as an image derived from it, whole or not at all.
 
     Slope, intercept, bits and padding stay those of the source, and so do the pixels outside
@@ -135,7 +160,7 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"],
       OSError: the file cannot be written.
     """
     dataset, origin = source.dataset, source.header.path
-    stored, saturated = to_stored(source, hu)
+    stored, saturated = stored_pixels(source, hu)
     try:
         replace_pixels(dataset, stored)
         mark_as_derived(dataset, derivation)
@@ -149,24 +174,11 @@ def write_slice(path: pathlib.Path, source: CTSlice, hu: Num[np.ndarray, "h w"],
     return saturated
 
 
-def to_stored(source: CTSlice, hu: Num[np.ndarray, "h w"]) -> tuple[Num[np.ndarray, "h w"], int]:
-    """Converts HU to stored values.
-
-    Args:
-      source: slice whose rescale and bits are taken, and whose pixels outside are kept.
-      hu: (H, W), HU.
-
-    Returns:
-      (H, W) whole numbers; and the number of pixels outside the range of the stored bits, which
-      are set to its limits.
-    """
-    slope, intercept = rescale_of(source.header.path, source.dataset)
-    lowest, highest = stored_range(source.dataset)
-    with np.errstate(over="ignore"):
-        exact = np.rint((np.asarray(hu, np.float64) - intercept) / slope)
-    saturated = ((exact < lowest) | (exact > highest)) & ~source.outside
-    stored = np.where(source.outside, source.stored, np.clip(exact, lowest, highest))
-    return stored, int(saturated.sum())
+def stored_pixels(source: StoredSlice, hu: Num[np.ndarray, "h w"]
+                  ) -> tuple[Num[np.ndarray, "h w"], int]:
+    """The stored values of other HU in a slice; see `to_stored`."""
+    return to_stored(hu, storage_of(source.header.path, source.dataset), former=source.stored,
+                     outside=source.outside)
 
 
 def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:

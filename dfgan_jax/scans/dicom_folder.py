@@ -3,6 +3,8 @@
 import collections
 import os
 import pathlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
 from dfgan_jax.scans import dicom
@@ -13,6 +15,9 @@ from dfgan_jax.support.progress import progress
 from dfgan_jax.support.wording import counted
 
 _MOST_NAMED: Final = 20
+
+_FILES_PER_CALL: Final = 16
+"""Files whose headers a process reads at a time."""
 
 
 class FoundFiles(NamedTuple):
@@ -85,6 +90,11 @@ def find_files(root: pathlib.Path) -> list[pathlib.Path]:
 class DicomFolder:
     """The CT slices, files of other kinds and broken files of a folder, or of several.
 
+    Args:
+      root: a folder, or a file.
+      more: other folders.
+      processes: read the headers of many files; None: this process does.
+
     Attributes:
       headers: of the CT slices.
       skipped: path → reason, of sound files that are no CT slices.
@@ -95,7 +105,8 @@ class DicomFolder:
       InputError: no folder has a CT slice.
     """
 
-    def __init__(self, root: pathlib.Path, *more: pathlib.Path):
+    def __init__(self, root: pathlib.Path, *more: pathlib.Path,
+                 processes: ProcessPoolExecutor | None = None):
         self.headers: list[SliceHeader] = []
         self.skipped: dict[pathlib.Path, str] = {}
         self.broken: dict[pathlib.Path, str] = {}
@@ -108,11 +119,11 @@ class DicomFolder:
         with progress(f"looking through {name}", total=count, unit="files") as bar:
             for folder, paths in found.items():
                 before = len(self.headers)
-                for path in paths:
-                    try:
-                        self.headers += dicom.read_headers(path)
-                    except InputError as error:
-                        self.refuse(path, error)
+                for path, read in zip(paths, _read_all(paths, processes), strict=True):
+                    if isinstance(read, InputError):
+                        self.refuse(path, read)
+                    else:
+                        self.headers += read
                     bar.advance()
                 if len(self.headers) == before and not folder.is_file():
                     self._without[folder] = f"no CT slice among {counted(len(paths), 'file')}"
@@ -151,6 +162,21 @@ class DicomFolder:
     def link_lines(self) -> list[str]:
         """The names of links whose files are not read, or not once more."""
         return _named(self._links, "skipped", "skipped links")
+
+
+def _read_all(paths: Sequence[pathlib.Path], processes: ProcessPoolExecutor | None
+              ) -> Iterator[list[SliceHeader] | InputError]:
+    """The headers of each file, or its fault."""
+    if processes is None or len(paths) < 2 * _FILES_PER_CALL:
+        return map(_read_headers, paths)
+    return processes.map(_read_headers, paths, chunksize=_FILES_PER_CALL)
+
+
+def _read_headers(path: pathlib.Path) -> list[SliceHeader] | InputError:
+    try:
+        return dicom.read_headers(path)
+    except InputError as error:
+        return error
 
 
 def _named(reasons: dict[pathlib.Path, str], word: str, plural: str) -> list[str]:

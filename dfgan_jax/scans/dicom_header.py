@@ -12,6 +12,7 @@ from pydicom.multival import MultiValue
 
 from dfgan_jax.scans.dicom_file import NotACTSlice, broken, numbers_of, text_of
 from dfgan_jax.scans.dicom_overlays import overlay_notes
+from dfgan_jax.scans.dicom_pixels import NativePixels
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
 
@@ -61,6 +62,7 @@ class SliceHeader:
       position_mm: of the first pixel's centre, in patient coordinates.
       notes: peculiarities, and what is done about them, in words.
       frame: of a file with several; None of a single slice.
+      native: the place of the pixels, if they are uncompressed in a file of their own.
     """
 
     path: pathlib.Path
@@ -81,6 +83,7 @@ class SliceHeader:
     position_mm: tuple[float, ...] | None
     notes: tuple[str, ...] = ()
     frame: Frame | None = dataclasses.field(default=None, compare=False, repr=False)
+    native: NativePixels | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:

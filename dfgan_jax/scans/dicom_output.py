@@ -110,7 +110,7 @@ class _FramesFile:
 
     def write(self, frame: Frame, source: CTSlice, hu: Num[np.ndarray, "h w"]) -> int:
         """Writes a frame; the last one completes the file."""
-        stored, saturated = dicom.to_stored(source, hu)
+        stored, saturated = dicom.stored_pixels(source, hu)
         content = pixel_bytes(source.dataset, stored)
         with self._lock:
             with full_disk_named(self._target), self._temporary.open("r+b") as file:

@@ -58,7 +58,8 @@ def _in_high_bits(dataset: Dataset) -> dict[int, int]:
     stored = dataset.get("BitsStored")
     if not isinstance(stored, int):
         return {}
-    positions = {group: _number(dataset, group, _BIT_POSITION) for group in _GROUPS
+    there = {tag.group for tag in dataset.keys()}.intersection(_GROUPS)  # noqa: SIM118
+    positions = {group: _number(dataset, group, _BIT_POSITION) for group in sorted(there)
                  if Tag(group, _DATA) not in dataset}
     return {group: bit for group, bit in positions.items() if bit is not None and bit >= stored}
 

@@ -1,20 +1,19 @@
-"""The pixels of a CT slice: decoding, rescale, padding, and replacement."""
+"""The pixels of a CT slice: decoding and replacement."""
 
+import dataclasses
 import pathlib
 import struct
-from typing import Final
 
 import numpy as np
-import scipy.ndimage
-from jaxtyping import Bool, Integer, Num
+from jaxtyping import Integer, Num
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 
-from dfgan_jax.scans.dicom_file import broken, numbers_of, text_of
+from dfgan_jax.scans.dicom_file import broken
 from dfgan_jax.scans.dicom_overlays import overlay_planes, replace_overlays
+from dfgan_jax.scans.dicom_storage import Storage, padding_limits, storage_of, stored_range
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
 
@@ -33,40 +32,65 @@ _JPEG_START, _JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _JPEG_SIZE_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 """Start of a frame, in any process of JPEG and in JPEG-LS."""
 
-_LUNG_HU: Final = (-1100.0, -500.0)
-"""Air and lung; the body has higher values."""
+_PIXEL_DATA = struct.pack("<2H", 0x7FE0, 0x0010)
 
 _WORD_BYTES = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 
 
-def rescale_of(path: pathlib.Path, dataset: Dataset) -> tuple[float, float]:
-    """Slope and intercept from stored values to HU, finite, the slope not 0.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NativePixels:
+    """The place of uncompressed little-endian pixels in a file of one slice.
 
-    Several equal values are one value.
+    Attributes:
+      position: of the element in the file.
+      head: number of bytes of the element before its value.
+      shape: (H, W).
+      storage: of the pixels.
     """
-    slope, intercept = (_one_number(path, dataset, keyword)
-                        for keyword in ("RescaleSlope", "RescaleIntercept"))
-    if not (np.isfinite([slope, intercept]).all() and slope != 0):
-        raise InputError(f"{path}: broken: rescale slope {slope:g}, intercept {intercept:g}")
-    return slope, intercept
+
+    position: int
+    head: int
+    shape: tuple[int, int]
+    storage: Storage
+
+    def read(self, path: pathlib.Path) -> Integer[np.ndarray, "h w"] | None:
+        """The stored values; None if the file is none that `decode` would only copy."""
+        size = self.shape[0] * self.shape[1] * self.storage.allocated // 8
+        with path.open("rb") as file:
+            file.seek(self.position)
+            content = file.read(self.head + size)
+        if len(content) < self.head + size or not content.startswith(_PIXEL_DATA):
+            return None
+        length, = struct.unpack_from("<L", content, self.head - 4)
+        return self.words(content[self.head:]) if length == size + size % 2 else None
+
+    def words(self, content: bytes) -> Integer[np.ndarray, "h w"] | None:
+        """The stored values of the element; None if they have more bits than are stored."""
+        words = np.frombuffer(content, self.storage.dtype, self.shape[0] * self.shape[1])
+        if words.min() < self.storage.lowest or words.max() > self.storage.highest:
+            return None
+        return words.reshape(self.shape)
 
 
-def _one_number(path: pathlib.Path, dataset: Dataset, keyword: str) -> float:
+def native_pixels(path: pathlib.Path, dataset: Dataset, position: int | None
+                  ) -> NativePixels | None:
+    """The place of the pixels; None of others, and of a file that only `decode` can name broken.
+
+    Args:
+      path: of the file, for messages.
+      dataset: parsed up to the pixels.
+      position: in the file, where parsing ended.
+    """
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if position is None or syntax not in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian):
+        return None
     try:
-        value = dataset[keyword].value
-        values = set(map(float, value)) if isinstance(value, MultiValue) else {float(value)}
-    except Exception as error:
-        raise broken(path, error) from error
-    if len(values) != 1:
-        raise InputError(f"{path}: broken: {keyword} is {printable(text_of(dataset, keyword))}; "
-                         "expected one value")
-    return values.pop()
-
-
-def stored_range(dataset: Dataset) -> tuple[int, int]:
-    """The lowest and the highest value of the stored bits."""
-    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation)
-    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+        _check_bits(path, dataset)
+        return NativePixels(
+            position=position, head=8 if dataset.original_encoding[0] else 12,
+            shape=(int(dataset.Rows), int(dataset.Columns)), storage=storage_of(path, dataset))
+    except Exception:  # a broken element can raise anything, and `decode` names it
+        return None
 
 
 def decode(path: pathlib.Path, dataset: Dataset) -> Integer[np.ndarray, "h w"]:
@@ -81,13 +105,7 @@ def decode(path: pathlib.Path, dataset: Dataset) -> Integer[np.ndarray, "h w"]:
     check_syntax(path, dataset)
     syntax = syntax_of(dataset)
     try:
-        allocated, stored, high = (int(dataset[name].value)
-                                   for name in ("BitsAllocated", "BitsStored", "HighBit"))
-        if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:
-            raise InputError(f"{path}: broken: {stored} bits in {allocated}, the highest {high}; "
-                             "expected 8 or 16 allocated, and the lowest bits in use")
-        if int(dataset.PixelRepresentation) not in (0, 1):
-            raise InputError(f"{path}: broken: pixel representation {dataset.PixelRepresentation}")
+        _check_bits(path, dataset)
         dataset.file_meta.TransferSyntaxUID = syntax
         if syntax.is_compressed and syntax != uid.RLELossless:
             _check_codestream(path, dataset)
@@ -106,10 +124,20 @@ def decode(path: pathlib.Path, dataset: Dataset) -> Integer[np.ndarray, "h w"]:
     return _with_padding(dataset, array.astype(array.dtype.newbyteorder("=")))
 
 
+def _check_bits(path: pathlib.Path, dataset: Dataset) -> None:
+    allocated, stored, high = (int(dataset[name].value)
+                               for name in ("BitsAllocated", "BitsStored", "HighBit"))
+    if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1:
+        raise InputError(f"{path}: broken: {stored} bits in {allocated}, the highest {high}; "
+                         "expected 8 or 16 allocated, and the lowest bits in use")
+    if int(dataset.PixelRepresentation) not in (0, 1):
+        raise InputError(f"{path}: broken: pixel representation {dataset.PixelRepresentation}")
+
+
 def _with_padding(dataset: Dataset, array: Integer[np.ndarray, "h w"]
                   ) -> Integer[np.ndarray, "h w"]:
     """Restores padding whose value has more bits than are stored, which decoders cut off."""
-    (lowest, highest), limits = stored_range(dataset), _padding_limits(dataset)
+    (lowest, highest), limits = stored_range(dataset), padding_limits(dataset)
     if limits is None or (limits[0] >= lowest and limits[1] <= highest):
         return array
     words = words_of(dataset)
@@ -151,28 +179,6 @@ def check_syntax(path: pathlib.Path, dataset: Dataset) -> None:
         raise InputError(f"{path}: compressed as {syntax.name}, which no decoder here knows")
 
 
-def check_sign(path: pathlib.Path, dataset: Dataset, stored: Integer[np.ndarray, "h w"], *,
-               outside: Bool[np.ndarray, "h w"]) -> None:
-    """Refuses signed values with an unsigned header, which puts air at some 3,000 HU.
-
-    Raises:
-      InputError: unsigned values could not hold air, and the same bits, read as signed, have
-        air or lung in at least a hundredth of the pixels, in regions that reach the border.
-    """
-    slope, intercept = rescale_of(path, dataset)
-    if dataset.PixelRepresentation or slope < 0 or intercept <= _LUNG_HU[1]:
-        return
-    _, highest = stored_range(dataset)
-    signed = stored.astype(np.int64) - np.where(stored > highest // 2, highest + 1, 0)
-    hu = signed * slope + intercept
-    air = _at_border((hu <= _LUNG_HU[1]) & ~outside) & (hu >= _LUNG_HU[0])
-    if air.mean() >= 0.01:
-        raise InputError(
-            f"{path}: broken: its values are signed, but PixelRepresentation is 0: air and lung "
-            f"are at {np.median(stored[air]) * slope + intercept:,.0f} HU, not at "
-            f"{np.median(hu[air]):,.0f} HU; expected PixelRepresentation 1")
-
-
 def _check_codestream(path: pathlib.Path, dataset: Dataset) -> None:
     """Refuses a stream of JPEG, JPEG-LS or JPEG 2000 that names another size than the header.
 
@@ -203,56 +209,6 @@ def _native_syntax(dataset: Dataset) -> uid.UID:
     return uid.ImplicitVRLittleEndian if is_implicit else uid.ExplicitVRLittleEndian
 
 
-def find_outside(dataset: Dataset, stored: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """(H, W) bool: padding at the border by its tags, and corners at the lowest stored value.
-
-    Scanners that store 12 bits fill pixels outside the field of view with 0, without a tag.
-    The same values within the body or the air around it are measurements. Values beyond the
-    stored bits never are.
-    """
-    lowest, highest = stored_range(dataset)
-    outside = (stored < lowest) | (stored > highest)
-    if (limits := _padding_limits(dataset)) is not None:
-        padding = (stored >= limits[0]) & (stored <= limits[1])
-        outside |= _at_border(padding)
-    regions, _ = scipy.ndimage.label(stored == lowest)
-    outside |= _chosen(regions, regions[[0, 0, -1, -1], [0, -1, 0, -1]])
-    return outside
-
-
-def _at_border(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The regions of a mask that reach the border."""
-    regions, _ = scipy.ndimage.label(mask)
-    return _chosen(regions, np.concatenate([regions[0], regions[-1], regions[:, 0],
-                                            regions[:, -1]]))
-
-
-def _chosen(regions: Integer[np.ndarray, "h w"], labels: Integer[np.ndarray, "*n"]
-            ) -> Bool[np.ndarray, "h w"]:
-    chosen = np.unique(labels)
-    within: np.ndarray = np.isin(regions, chosen[chosen > 0])
-    return within
-
-
-def _padding_limits(dataset: Dataset) -> tuple[int, int] | None:
-    """The lowest and the highest stored value of padding; None without its tag."""
-    first, last = (_padding(dataset, name) for name in ("PixelPaddingValue",
-                                                        "PixelPaddingRangeLimit"))
-    if first is None:
-        return None
-    return (first, first) if last is None else (min(first, last), max(first, last))
-
-
-def _padding(dataset: Dataset, keyword: str) -> int | None:
-    """A value of padding as a stored pixel value, whichever sign its element has."""
-    value = numbers_of(dataset, keyword, 1)
-    if value is None:
-        return None
-    bits = int(dataset.BitsAllocated)
-    wrapped = int(value[0]) & ((1 << bits) - 1)
-    return wrapped - (1 << bits) if dataset.PixelRepresentation and wrapped >> bits - 1 else wrapped
-
-
 def replace_pixels(dataset: Dataset, stored: Num[np.ndarray, "h w"]) -> None:
     """Sets uncompressed pixels, and removes elements that describe the former ones.
 
@@ -267,10 +223,11 @@ def replace_pixels(dataset: Dataset, stored: Num[np.ndarray, "h w"]) -> None:
     dataset["PixelData"].VR = pixel_vr(dataset)
     dataset["PixelData"].is_undefined_length = False
     replace_overlays(dataset, overlays)
-    for keyword, value in (("SmallestImagePixelValue", stored.min()),
-                           ("LargestImagePixelValue", stored.max())):
+    for keyword, reduced in (("SmallestImagePixelValue", np.min),
+                             ("LargestImagePixelValue", np.max)):
         if keyword in dataset:
-            dataset.add_new(keyword, "SS" if dataset.PixelRepresentation else "US", int(value))
+            dataset.add_new(keyword, "SS" if dataset.PixelRepresentation else "US",
+                            int(reduced(stored)))
 
 
 def prepare_for_pixels(dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ Both come from the spectrum of the noise in uniform tissue; no tag of the scanne
 the units of photons see `scan_rays`.
 """
 
+import functools
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -97,9 +98,23 @@ def _expected_spectrum(size: int, pixel_spacing_mm: float, kernel: str | float) 
     return expected
 
 
+@functools.lru_cache(maxsize=4)  # the slices of a series have the same pixels
+def _candidate_spectra(size: int, pixel_spacing_mm: float) -> list[np.ndarray]:
+    """The expected spectra of `_CANDIDATES_LP_CM`."""
+    return [_expected_spectrum(size, pixel_spacing_mm, each) for each in _CANDIDATES_LP_CM]
+
+
+def _patch_size(pixel_spacing_mm: float) -> int:
+    return max(2 * round(_PATCH_MM / pixel_spacing_mm / 2), 12)
+
+
 def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: int,
                     pixel_spacing_mm: float) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Power spectra (N, size, size) of patches within soft tissue, and their local powers (N,)."""
+    """Power spectra (N, size, size) of patches within soft tissue, and their local powers (N,).
+
+    Raises:
+      InputError: there are too few patches.
+    """
     smooth = scipy.ndimage.gaussian_filter(hu, _SMOOTHING_MM / pixel_spacing_mm)
     tissue = (smooth > _TISSUE_HU[0]) & (smooth < _TISSUE_HU[1])
 
@@ -107,9 +122,12 @@ def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: i
         windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))
         return windows[::size // 4, ::size // 4]
 
-    if min(hu.shape) < size:
-        return np.empty((0, size, size)), [np.empty(0) for _ in local_power]
-    inside = patches(tissue).all(axis=(2, 3))
+    inside = (patches(tissue).all(axis=(2, 3)) if min(hu.shape) >= size else
+              np.zeros((0, 0), bool))
+    if inside.sum() < _MIN_PATCHES:
+        raise InputError(f"the slice has {inside.sum()} regions of soft tissue to measure its "
+                         f"noise in, expected at least {_MIN_PATCHES}; give photons_per_ray and "
+                         "a kernel")
     taper = _taper(size)
     values = patches(hu)[inside]
     values = values - (values * taper).sum(axis=(1, 2), keepdims=True) / taper.sum()
@@ -117,23 +135,33 @@ def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: i
     return spectra, [patches(power)[inside].mean(axis=(1, 2)) for power in local_power]
 
 
-def estimate_from_rays(scan: ScanRays, hu: Float[np.ndarray, "h w"], pixel_spacing_mm: float,
-                       kernel: str | float, electronic_noise_std: float) -> ScanNoise:
-    """`estimate_noise` of a slice with known rays.
+class _Fit(NamedTuple):
+    """The noise of the most uniform patches.
+
+    Attributes:
+      factor: of the spectrum |f|·MTF² times the local power.
+      kernel: f50 [lp/cm], or the given name.
+      noise_std_hu: standard deviation [HU].
+      uniform: indices of the patches.
+    """
+
+    factor: float
+    kernel: float | str
+    noise_std_hu: float
+    uniform: np.ndarray
+
+
+def _fit(spectra: np.ndarray, photon_power: np.ndarray, pixel_spacing_mm: float,
+         kernel: str | float) -> _Fit:
+    """Fits the spectrum of noise to the most uniform of the patches.
 
     Args:
-      scan: rays of the slice.
-      hu: (H, W) float32, a result of `checked_slice`; the rest as for `estimate_noise`.
+      spectra: (N, size, size) of patches.
+      photon_power: (N,), the local power of each.
+      pixel_spacing_mm: pixel pitch.
+      kernel: `auto`, or as for `noise_insertion.insert_noise`.
     """
-    size = max(2 * round(_PATCH_MM / pixel_spacing_mm / 2), 12)
-    # At one photon a ray; that of electronic noise falls with the square of the photons.
-    spectra, (photon_power, electronic_power) = _tissue_spectra(
-        hu, (_local_power(scan, 1 / scan.signal / scan.ray_mm),
-             _local_power(scan, 1 / scan.signal ** 2 / scan.ray_mm)), size, pixel_spacing_mm)
-    if len(spectra) < _MIN_PATCHES:
-        raise InputError(f"the slice has {len(spectra)} regions of soft tissue to measure its "
-                         f"noise in, expected at least {_MIN_PATCHES}; give photons_per_ray and "
-                         "a kernel")
+    size = spectra.shape[-1]
     per_pixel = _frequency(size)
     frequency = per_pixel * 10 / pixel_spacing_mm
     relative = spectra / photon_power[:, None, None]
@@ -156,9 +184,12 @@ def estimate_from_rays(scan: ScanRays, hu: Float[np.ndarray, "h w"], pixel_spaci
         raise InputError("the slice has no noise where its tissue is uniform, expected that of "
                          "a scan; give photons_per_ray and a kernel")
     weight = counts[counts > 0][strong]
+    candidates: dict[str | float, np.ndarray] = (
+        dict(zip(_CANDIDATES_LP_CM, _candidate_spectra(size, pixel_spacing_mm), strict=True))
+        if kernel == "auto" else {kernel: _expected_spectrum(size, pixel_spacing_mm, kernel)})
     fits = []  # least squares of the logarithms
-    for candidate in _CANDIDATES_LP_CM if kernel == "auto" else [kernel]:
-        expected = ring_means(_expected_spectrum(size, pixel_spacing_mm, candidate))
+    for candidate, spectrum in candidates.items():
+        expected = ring_means(spectrum)
         ratio = np.log(power[strong] / np.maximum(expected[strong], 1e-99))
         mean = np.average(ratio, weights=weight)
         fits.append((np.average((ratio - mean) ** 2, weights=weight), np.exp(mean), candidate))
@@ -170,11 +201,55 @@ def estimate_from_rays(scan: ScanRays, hu: Float[np.ndarray, "h w"], pixel_spaci
         raise InputError(f"the slice's noise is {variance ** 0.5:.2g} HU where its tissue is "
                          f"uniform, expected at least {_ROUNDING_HU} HU; give photons_per_ray "
                          "and a kernel")
+    return _Fit(float(factor), kernel, float(np.sqrt(variance)), uniform)
+
+
+def estimate_from_rays(scan: ScanRays, hu: Float[np.ndarray, "h w"], pixel_spacing_mm: float,
+                       kernel: str | float, electronic_noise_std: float) -> ScanNoise:
+    """`estimate_noise` of a slice with known rays.
+
+    Args:
+      scan: rays of the slice.
+      hu: (H, W) float32, a result of `checked_slice`; the rest as for `estimate_noise`.
+    """
+    # At one photon a ray; that of electronic noise falls with the square of the photons.
+    spectra, (photon_power, electronic_power) = _tissue_spectra(
+        hu, (_local_power(scan, 1 / scan.signal / scan.ray_mm),
+             _local_power(scan, 1 / scan.signal ** 2 / scan.ray_mm)),
+        _patch_size(pixel_spacing_mm), pixel_spacing_mm)
+    factor, kernel, noise_std_hu, uniform = _fit(spectra, photon_power, pixel_spacing_mm, kernel)
     # factor = y + y²·electronic, for y = 1 / photons_per_ray
     electronic = electronic_noise_std ** 2 * np.mean(
         electronic_power[uniform] / photon_power[uniform])
     photons_per_ray = (1 + np.sqrt(1 + 4 * electronic * factor)) / (2 * factor)
-    return ScanNoise(float(photons_per_ray), kernel, float(np.sqrt(variance)), len(spectra))
+    return ScanNoise(float(photons_per_ray), kernel, noise_std_hu, len(spectra))
+
+
+class ImageNoise(NamedTuple):
+    """Noise and kernel of a slice; see `ScanNoise`."""
+
+    noise_std_hu: float
+    kernel: float
+
+
+def measure_noise(hu: Num[np.ndarray, "..."], *, pixel_spacing_mm: float,
+                  outside: Shaped[np.ndarray, "..."] | None = None) -> ImageNoise:
+    """Measures noise and kernel of a slice as `estimate_noise` does, without its photons.
+
+    The local power of noise is taken as equal in all patches, so that no rays have to be traced.
+
+    Args:
+      hu: (H, W) float32.
+      pixel_spacing_mm: pixel pitch, of square pixels.
+      outside: (H, W) bool, the pixels outside the field of view.
+
+    Raises:
+      InputError: as `estimate_noise`.
+    """
+    checked = checked_slice(hu, pixel_spacing_mm, "auto", ELECTRONIC_NOISE_STD, outside)
+    spectra, _ = _tissue_spectra(checked, (), _patch_size(pixel_spacing_mm), pixel_spacing_mm)
+    fit = _fit(spectra, np.ones(len(spectra)), pixel_spacing_mm, "auto")
+    return ImageNoise(fit.noise_std_hu, float(fit.kernel))
 
 
 def estimate_noise(ndct_hu: Num[np.ndarray, "..."], *, pixel_spacing_mm: float,

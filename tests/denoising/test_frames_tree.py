@@ -69,7 +69,7 @@ def test_an_interrupted_file_of_frames_begins_again_and_a_whole_one_is_kept(tmp_
                                                                             monkeypatch):
     enhanced_files.write(tmp_path / "in" / "a.dcm")
     enhanced_files.write(tmp_path / "in" / "b.dcm", series=SECOND_SERIES, stored=frames(3))
-    to_stored = dicom.to_stored
+    to_stored = dicom.stored_pixels
 
     def interrupted(source, hu):
         if source.header.path.name == "b.dcm" and source.header.frame.index == 2:
@@ -77,7 +77,7 @@ def test_an_interrupted_file_of_frames_begins_again_and_a_whole_one_is_kept(tmp_
         return to_stored(source, hu)
 
     with monkeypatch.context() as patched:
-        patched.setattr(dicom, "to_stored", interrupted)
+        patched.setattr(dicom, "stored_pixels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert files(tmp_path / "out.incomplete") == ["a.dcm"]
@@ -102,6 +102,6 @@ def test_no_more_than_three_batches_of_frames_are_in_memory(tmp_path, monkeypatc
     enhanced_files.write(tmp_path / "in" / "a.dcm", stored=frames(24))
     alive = Alive()
     monkeypatch.setattr(dicom, "read_slice_of", alive.counted(dicom.read_slice_of, 1))
-    monkeypatch.setattr(dicom, "to_stored", alive.counted(dicom.to_stored, -1))
+    monkeypatch.setattr(dicom, "stored_pixels", alive.counted(dicom.stored_pixels, -1))
     assert run(tmp_path, denoiser=FakeDenoiser())["slices"] == 24
     assert alive.most <= 6 + 3  # the measured slices of a series are not written
