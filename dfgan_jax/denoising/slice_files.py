@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from types import TracebackType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -36,6 +36,7 @@ _SHARED_MEMORY: Final = pathlib.Path("/dev/shm")
 """On Linux; other systems do not limit it."""
 
 
+@runtime_checkable
 class OpenSlice(Protocol):
     """A slice between reading and writing."""
 

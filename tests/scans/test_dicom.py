@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 
 from dfgan_jax.scans import dicom, dicom_file, dicom_folder, dicom_pixels
-from dfgan_jax.scans.dicom import read_header, read_slice, write_slice
+from dfgan_jax.scans.dicom import read_header, write_slice
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
@@ -22,6 +22,7 @@ from dfgan_jax.scans.hounsfield import OUTSIDE_HU
 from dfgan_jax.support.errors import InputError
 from tests.mutations import mutated, refusals
 from tests.scans.dicom_files import SERIES, ct_slice, ramp, save, write
+from tests.scans.reading import read_slice
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of broken headers
 
@@ -123,6 +124,36 @@ def test_corners_at_the_lowest_value_are_outside_but_the_same_value_within_is_no
     np.testing.assert_array_equal(read_slice(path).outside, expected)
     written, _ = rewrite(path, 76)
     np.testing.assert_array_equal(written.stored, np.where(expected, 0, 1100))
+
+
+@pytest.mark.parametrize(("syntax", "is_native"), [
+    (uid.ImplicitVRLittleEndian, True), (uid.ExplicitVRLittleEndian, True),
+    (uid.ExplicitVRBigEndian, False), (uid.DeflatedExplicitVRLittleEndian, False),
+    (uid.RLELossless, False)])
+def test_uncompressed_pixels_are_read_without_parsing_the_file_again(tmp_path, monkeypatch, syntax,
+                                                                     is_native):
+    path = write(tmp_path / "a.dcm", syntax=syntax)
+    header, = dicom.read_headers(path)
+
+    def fail(*arguments, **options):
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(dicom, "parse", fail)
+    if is_native:
+        np.testing.assert_array_equal(dicom.read_pixels(header).hu, ramp() - 1024.0)
+    else:
+        with pytest.raises(AssertionError, match="parsed"):
+            dicom.read_pixels(header)
+
+
+def test_the_regions_of_another_mask_are_found_anew(tmp_path):
+    """The slices of a series share them only if they are equal."""
+    for name, columns in (("a", 2), ("b", 3), ("c", 2)):
+        stored = np.full((6, 7), 900)
+        stored[:, :columns] = 50
+        stored[2, 5] = 50  # within
+        path = write(tmp_path / f"{name}.dcm", stored=stored, padding=50)
+        assert read_slice(path).outside.sum(axis=1).tolist() == [columns] * 6
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (17, 2)])

@@ -7,12 +7,13 @@ from pydicom import uid
 from pydicom.overlays import get_overlay_array
 
 from dfgan_jax.scans import dicom
-from dfgan_jax.scans.dicom import read_header, read_slice, write_slice
+from dfgan_jax.scans.dicom import read_header, write_slice
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.hounsfield import OUTSIDE_HU
 from dfgan_jax.support.errors import InputError
 from tests.scans.dicom_files import ct_slice, ramp, save, write
+from tests.scans.reading import read_slice
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of broken headers
 
