@@ -70,7 +70,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
     given = unit or "hu"
     suffixes: tuple[str, ...]
     if source.is_file() and source.suffix.lower() == ".npy":
-        kind, suffixes = functools.partial(_denoise_array, unit=given, axes=axes), (".npy",)
+        kind, suffixes = functools.partial(denoise_array, unit=given, axes=axes), (".npy",)
         if holds_pairs(source):
             kind = _denoise_pairs
             refuse_for(source, "a file of pairs in 1/mm, (H, W, N)", unit=unit, axes=axes)
@@ -80,7 +80,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
                 units.check_hu(stored.reshape(-1, *stored.shape[-2:]), name=str(source))
     elif source.is_file() and nifti.is_nifti(source):
         refuse_for(source, "a volume, whose header names its axes", axes=axes)
-        kind, suffixes = functools.partial(_denoise_nifti, unit=unit), nifti.SUFFIXES
+        kind, suffixes = functools.partial(denoise_nifti, unit=unit), nifti.SUFFIXES
     else:
         refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit, axes=axes)
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
@@ -158,7 +158,7 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
     return f"{counted(len(slices), 'slice')} of {size[0]}×{size[1]}; {_beyond(saturated)}"
 
 
-def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *, unit: Unit,
+def denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *, unit: Unit,
                    axes: Axes | None) -> str:
     qdct = read_hu_array(source, axes=axes)
     slices = qdct.reshape(-1, *qdct.shape[-2:])
@@ -177,7 +177,7 @@ def _denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pat
     return f"{counted(len(slices), 'slice')} of {qdct.shape[-2]}×{qdct.shape[-1]}, {name}"
 
 
-def _denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
+def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
                    unit: Unit | None) -> str:
     output.parent.mkdir(parents=True, exist_ok=True)
     with (tempfile.TemporaryDirectory(dir=output.parent, prefix=".denoise-") as scratch,

@@ -5,8 +5,9 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num, PyTree
+from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator, workdir_of
@@ -61,7 +62,7 @@ class Denoiser:
         self._variables = jax.device_put(variables)
         self._architecture = architecture_of(generator)
         self._apply = parallel.inference(
-            lambda variables, qdct: generator.apply(variables, qdct, train=False),
+            functools.partial(_between_hu, generator=generator, strength=strength),
             dtype=generator.dtype)
 
     @classmethod
@@ -178,7 +179,7 @@ class Denoiser:
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
-            hu = slices[start:start + batch_size].astype(np.float32)
+            hu = slices[start:start + batch_size].astype(np.float32, copy=False)
             broken = np.flatnonzero(~np.isfinite(hu).all((1, 2)))
             if len(broken):
                 raise InputError(f"slice {start + broken[0]} has a NaN or an infinity")
@@ -193,24 +194,37 @@ class Denoiser:
                  ) -> Float[np.ndarray, "n h w"]:
         """Denoises finite slices, float32 (n, H, W) with n at most `batch_size`."""
         count, height, width = hu.shape
-        outside = hu < hounsfield.LOWEST_HU
-        batch = hounsfield.normalise(np.where(outside, hounsfield.OUTSIDE_HU, hu))
-        batch = np.pad(batch, [(0, 0), (0, self._missing(height)), (0, self._missing(width))],
-                       mode="symmetric")
         # The last batch is filled up, so that only one shape is compiled.
-        batch = np.pad(batch, [(0, batch_size - count), (0, 0), (0, 0)], mode="edge")
-        output = np.asarray(self._apply(self._variables, batch[..., None]), np.float32)
-        if not np.isfinite(output).all():
+        missing = (batch_size - count, self._missing(height), self._missing(width))
+        if any(missing[1:]):
+            hu = np.pad(hu, [(0, 0), *((0, each) for each in missing[1:])], mode="symmetric")
+        if missing[0]:
+            hu = np.pad(hu, [(0, missing[0]), (0, 0), (0, 0)], mode="edge")
+        denoised, is_finite = self._apply(self._variables, hu)
+        if not is_finite:
             raise InputError(f"{self.path or 'the model'}: its output is not finite")
-        denoised = hounsfield.denormalise(output[:count, :height, :width, 0])
-        if self.strength != 1:
-            denoised = hu + np.float32(self.strength) * (denoised - hu)
-        return np.where(outside, hu, denoised)
+        return np.asarray(denoised)[:count, :height, :width]
 
     def _missing(self, length: int) -> int:
         """The number of pixels that pad a height or width to a size that the generator takes."""
         multiple, least = self._architecture.size_multiple, self._architecture.min_size
         return max(-length % multiple, least - length)
+
+
+def _between_hu(variables: PyTree, hu: Float[Array, "n h w"], *, generator: Generator,
+                strength: float) -> tuple[Float[Array, "n h w"], Bool[Array, ""]]:
+    """Denoises slices of a size that the generator takes.
+
+    Returns:
+      HU, and whether all of the generator's output is finite.
+    """
+    outside = hu < hounsfield.LOWEST_HU
+    qdct = hounsfield.normalise(jnp.where(outside, hounsfield.OUTSIDE_HU, hu))
+    output: PyTree = generator.apply(variables, qdct[..., None], train=False)
+    denoised = hounsfield.denormalise(output[..., 0].astype(jnp.float32))
+    if strength != 1:
+        denoised = hu + strength * (denoised - hu)
+    return jnp.where(outside, hu, denoised), jnp.isfinite(output).all()
 
 
 def batch_size_of(shape: tuple[int, ...]) -> int:

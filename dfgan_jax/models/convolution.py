@@ -20,6 +20,12 @@ _optimization_barrier: Callable[[Array], Array] = jax.lax.optimization_barrier
 _MAX_PATCH = 32
 """Largest number of values per patch for which patches are copied into one matrix product."""
 
+_FEW = 150
+"""Largest number of a kernel's values for which each channel is summed by itself, ..."""
+
+_LARGE = 2**16
+"""... and the smallest number of pixels for which that pays: it takes longer to compile."""
+
 _MANY = 8
 """Smallest number of channels for which a matrix product outweighs its copies."""
 
@@ -98,6 +104,9 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"],
     block = next((b for b in (4, 2) if x.shape[1] % b == x.shape[2] % b == 0), 1)
     if same and features == 1 and channels < _MANY and block > 1:
         return _over_space_to_depth(x, kernel, block=block)
+    is_few = stride == 1 and channels * features * size ** 2 <= _FEW and features < _MANY
+    if is_few and x.shape[1] * x.shape[2] >= _LARGE:
+        return _over_planes(x, kernel, padding=padding)
     if stride == 1 and features == 1 and channels >= _MANY:
         return _sum_of_shifts(x, kernel, padding=padding)
     if stride == 2 and size % 2 == x.shape[1] % 2 == x.shape[2] % 2 == 0:
@@ -134,6 +143,18 @@ def _taps(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
 
 def _pad(x: jax.Array, padding: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+def _over_planes(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
+    """Sums shifted planes, one of each channel; few channels fill no vector of a processor."""
+    size, _, channels, features = kernel.shape
+    n, h, w = _pad(x, padding).shape[:3]
+    planes = [_pad(x[..., channel, None], padding)[..., 0] for channel in range(channels)]
+    taps = [(jax.lax.slice(plane, (0, i, j), (n, h - size + i + 1, w - size + j + 1)),
+             kernel[i, j, channel])
+            for channel, plane in enumerate(planes) for i in range(size) for j in range(size)]
+    return jnp.stack([sum(tap * weights[feature] for tap, weights in taps)
+                      for feature in range(features)], axis=-1)
 
 
 def _over_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:

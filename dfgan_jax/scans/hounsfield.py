@@ -9,12 +9,17 @@ The one place that holds HU constants. Three scales are in use:
   dense bone near 7.
 """
 
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Float, Num
 
-Values = TypeVar("Values", float, Num[np.ndarray, "..."], Num[Array, "..."])
+if TYPE_CHECKING:  # its import of JAX would take most of a worker's start
+    from jaxtyping import Array
+
+    Values = TypeVar("Values", float, Num[np.ndarray, "..."], Num[Array, "..."])
+else:
+    Values = TypeVar("Values")
 
 MU_WATER: Final = 0.0192
 """Linear attenuation of water [1/mm] in the published files."""

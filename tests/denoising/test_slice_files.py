@@ -76,7 +76,7 @@ def test_a_killed_worker_ends_the_run_which_can_be_resumed(tmp_path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(dicom_tree, "start_workers", started)
-        with pytest.raises(ProcessError, match="was ended by the system, .* than 1 needs less"):
+        with pytest.raises(ProcessError, match=r"was ended by the system, .* than 1 needs less"):
             run(tmp_path, "out", workers=1, denoiser=denoiser)
     assert re.search(r"of 9 slices in .*out\.incomplete; the same command resumes",
                      capsys.readouterr().err)
@@ -93,6 +93,13 @@ def test_without_shared_memory_threads_read_and_write(tmp_path, monkeypatch, cap
     assert run(tmp_path, "out", workers=2)["slices"] == 2
     assert re.search(r"note: .* has 0 MB, .* MB are needed \(docker run --shm-size\)",
                      capsys.readouterr().err)
+
+
+def test_a_worker_loads_no_jax():
+    """Its import would take most of the start."""
+    subprocess.run(
+        [sys.executable, "-c", "import sys, dfgan_jax.denoising.slice_files\n"
+         "sys.exit('jax' in sys.modules)"], cwd=command.ROOT, timeout=120, check=True)
 
 
 def test_workers_end_with_a_killed_parent():

@@ -40,6 +40,25 @@ def arguments(name, size):
     return x, kernel, {"stride": stride, "padding": padding}
 
 
+def test_large_images_of_few_channels_give_the_same_sum_and_gradients():
+    x = RNG.normal(size=(1, 256, 260, 2)).astype(np.float32)
+    kernel = RNG.normal(size=(3, 3, 2, 3)).astype(np.float32)
+    options = {"stride": 1, "padding": 1}
+    gain = RNG.normal(size=(1, 256, 260, 3)).astype(np.float32)
+
+    def gradients(function):
+        return run_once(jax.grad(lambda x, kernel: jnp.sum(gain * function(x, kernel)), (0, 1)),
+                        x, kernel)
+
+    actual = run_once(functools.partial(convolve, **options), x, kernel)
+    np.testing.assert_allclose(actual, scipy_convolve(x, kernel, **options), atol=1e-4)
+    expected = gradients(lambda x, kernel: jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")))
+    for one, other in zip(gradients(functools.partial(convolve, **options)), expected,
+                          strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
 # 12×20: four pixels a block in the spatial gate; 6×10: two; 5×7: no block divides it.
 @pytest.mark.parametrize("size", [(12, 20), (6, 10), (5, 7)])
 @pytest.mark.parametrize("name", SHAPES)

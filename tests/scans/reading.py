@@ -1,6 +1,7 @@
 """Reads a slice in both of its ways, which must agree."""
 
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -19,9 +20,8 @@ def read_slice(path: pathlib.Path) -> CTSlice:
             header, = dicom.read_headers(path)
         except InputError:
             raise error from None
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
             dicom.read_pixels(header)
-        assert (type(caught.value), str(caught.value)) == (type(error), str(error))
         raise
     header, = dicom.read_headers(path)
     assert header == read.header
