@@ -4,7 +4,8 @@
 
 A folder of DICOM slices is denoised with the pretrained weights; the process is disturbed at a
 random moment between its start and its end, or when it has written a random number of slices, by
-turns. The same command is given again. Then the folder must have the files of an undisturbed run: all elements and pixels, but for the time of creation.
+turns. The same command is given again. Then the folder must have the files of an undisturbed run:
+all elements and pixels, but for the time of creation.
 
 * `sigkill`: the process is killed; its workers must end by themselves.
 * `sigkill_worker`: one of the workers is killed; the process must end with status 75.

@@ -148,7 +148,7 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
     for note in dicom.series_notes(slices):
         print(f"{source}: {note}")
     size = slices[0].rows, slices[0].columns
-    step, saturated = batch_size_of(size), 0
+    step, saturated = batch_size_of(size) * denoiser.device_count, 0
     with (DicomOutput({source: output}, derivation=_derivation(denoiser)) as out,
           _bar(len(slices)) as bar):
         for start in range(0, len(slices), step):
@@ -240,7 +240,7 @@ def _bar(slices: int) -> AbstractContextManager[Progress]:
 def _denoised(denoiser: Denoiser, stored: np.ndarray, to_hu: Callable[[np.ndarray], np.ndarray]
               ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields part after part of (N, H, W), and its denoised HU."""
-    step = batch_size_of(stored.shape[1:])
+    step = batch_size_of(stored.shape[1:]) * denoiser.device_count
     with _bar(len(stored)) as bar:
         for start in range(0, len(stored), step):
             part = slice(start, start + step)

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Num, PyTree
 from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator, workdir_of
 from dfgan_jax.data.domain import Domain
-from dfgan_jax.devices import agreement, parallel
+from dfgan_jax.devices import agreement
+from dfgan_jax.devices.inference import Inference
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
 from dfgan_jax.porting.weights import read_weights
@@ -49,7 +50,10 @@ class Denoiser:
       meta: see the arguments.
       path: see the arguments; None without a checkpoint.
       strength: see the arguments.
+      device_count: number of this process's devices; each takes a part of a batch.
     """
+
+    device_count = 1
 
     def __init__(self, generator: Generator, variables: PyTree, *,
                  meta: JsonObject | None = None, path: str | os.PathLike[str] | None = None,
@@ -61,9 +65,10 @@ class Denoiser:
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
         self._architecture = architecture_of(generator)
-        self._apply = parallel.inference(
+        self._apply = Inference(
             functools.partial(_between_hu, generator=generator, strength=strength),
-            dtype=generator.dtype)
+            self._variables, dtype=generator.dtype)
+        self.device_count = self._apply.device_count
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = pretrained.DEFAULT, *, strength: float = 1.0
@@ -143,8 +148,8 @@ class Denoiser:
 
         Args:
           qdct_hu: (H, W) or (N, H, W), HU, or the given unit.
-          batch_size: slices per batch; by default `MAX_BATCH_PIXELS` over the slice's pixels and
-            the `memory_share` of the generator's `Architecture`.
+          batch_size: slices per batch; by default for each device `MAX_BATCH_PIXELS` over the
+            slice's pixels and the `memory_share` of the generator's `Architecture`.
           out: float32 of the same shape, for the result: with memory-mapped arrays, only one
             batch is in memory.
           progress: advanced by each slice.
@@ -173,9 +178,9 @@ class Denoiser:
             except DoubtfulInput as error:
                 raise InputError(f"{error}: unit={error.value or None!r} takes them") from error
         # By default a power of two, so that few shapes are compiled in many calls.
-        most = batch_size_of(slices.shape[1:]) // self._architecture.memory_share
+        most = max(batch_size_of(slices.shape[1:]) // self._architecture.memory_share, 1)
         batch_size = (min(batch_size, len(slices)) if batch_size else
-                      min(max(most, 1), 1 << (len(slices) - 1).bit_length()))
+                      min(most * self.device_count, 1 << (len(slices) - 1).bit_length()))
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
@@ -200,8 +205,8 @@ class Denoiser:
             hu = np.pad(hu, [(0, 0), *((0, each) for each in missing[1:])], mode="symmetric")
         if missing[0]:
             hu = np.pad(hu, [(0, missing[0]), (0, 0), (0, 0)], mode="edge")
-        denoised, is_finite = self._apply(self._variables, hu)
-        if not is_finite:
+        denoised, is_finite = self._apply(hu)
+        if not np.all(is_finite):
             raise InputError(f"{self.path or 'the model'}: its output is not finite")
         return np.asarray(denoised)[:count, :height, :width]
 
@@ -212,11 +217,11 @@ class Denoiser:
 
 
 def _between_hu(variables: PyTree, hu: Float[Array, "n h w"], *, generator: Generator,
-                strength: float) -> tuple[Float[Array, "n h w"], Bool[Array, ""]]:
+                strength: float) -> tuple[Float[Array, "n h w"], Bool[Array, " n"]]:
     """Denoises slices of a size that the generator takes.
 
     Returns:
-      HU, and whether all of the generator's output is finite.
+      HU; and of each slice, whether all of the generator's output is finite.
     """
     outside = hu < hounsfield.LOWEST_HU
     qdct = hounsfield.normalise(jnp.where(outside, hounsfield.OUTSIDE_HU, hu))
@@ -224,7 +229,7 @@ def _between_hu(variables: PyTree, hu: Float[Array, "n h w"], *, generator: Gene
     denoised = hounsfield.denormalise(output[..., 0].astype(jnp.float32))
     if strength != 1:
         denoised = hu + strength * (denoised - hu)
-    return jnp.where(outside, hu, denoised), jnp.isfinite(output).all()
+    return jnp.where(outside, hu, denoised), jnp.isfinite(denoised).all((1, 2))
 
 
 def batch_size_of(shape: tuple[int, ...]) -> int:

@@ -103,7 +103,7 @@ def _denoise_tree(denoiser: Denoiser, processes: ProcessPoolExecutor | None, *,
     saturated: dict[str, int] = {}
     checks = _Checks(series, denoiser=denoiser)
     checks.warn()
-    batches = list(_batches(missing))
+    batches = list(_batches(missing, device_count=denoiser.device_count))
     is_many = sum(header.frame is None for header in missing) >= least
     try:
         with progress("denoising", total=len(files.headers), unit="slices",
@@ -256,13 +256,13 @@ def _denoise(batches: list[list[SliceHeader]], *, denoiser: Denoiser, slices: Sl
             saturated.pop(header.name, None)
 
 
-def _batches(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
+def _batches(headers: list[SliceHeader], *, device_count: int) -> Iterator[list[SliceHeader]]:
     """Groups slices by size across series, for few shapes and full batches."""
     sizes: dict[tuple[int, int], list[SliceHeader]] = {}
     for header in headers:
         sizes.setdefault((header.rows, header.columns), []).append(header)
     for size, same in sizes.items():
-        step = batch_size_of(size)
+        step = batch_size_of(size) * device_count
         yield from (same[start:start + step] for start in range(0, len(same), step))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from dfgan_jax.denoising import denoiser as denoising
 from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.devices.inference import Inference
 from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.generators import build_generator
 from dfgan_jax.models.unet import UNet
@@ -61,9 +62,10 @@ def test_odd_sizes_are_padded_and_cropped(unet):
 def test_slices_are_padded_and_batched_as_the_generator_states(monkeypatch, architecture, shapes):
     monkeypatch.setattr(denoising, "MAX_BATCH_PIXELS", 8 * 24 * 40)
     denoiser = Denoiser(build_generator(width=2, architecture=architecture), {})
+    denoiser.device_count = 1
     seen = []
 
-    def apply(variables, hu):
+    def apply(hu):
         seen.append(hu.shape)
         return hu, True
 
@@ -120,3 +122,31 @@ def test_slices_of_one_value_are_denoised(unet, value):
 def test_axes_that_look_exchanged_are_refused(unet):
     with pytest.raises(InputError, match=r"shape \(64, 80, 3\).*np\.moveaxis\(qdct_hu, -1, 0\)"):
         Denoiser(*unet)(np.zeros((64, 80, 3)))
+
+
+def test_several_devices_give_the_bits_of_one(unet):
+    generator, variables = unet
+    hu = np.random.default_rng(2).normal(0, 300, (8, 32, 48)).astype(np.float32)
+    several = Denoiser(generator, variables)
+    assert several.device_count == 4
+    one = Denoiser(generator, variables)
+    one._apply = Inference(one._apply._function, variables, dtype=None,
+                           devices=jax.local_devices()[:1])
+    expected = one(hu, batch_size=2)
+    np.testing.assert_array_equal(several(hu, batch_size=8), expected)
+    np.testing.assert_array_equal(several(hu[:6], batch_size=6), expected[:6])  # three devices
+    np.testing.assert_array_equal(several(hu), expected)
+
+
+def test_each_device_takes_a_full_batch(unet, monkeypatch):
+    monkeypatch.setattr(denoising, "MAX_BATCH_PIXELS", 2 * 32 * 48)
+    denoiser = Denoiser(*unet)
+    sizes = []
+
+    def apply(hu):
+        sizes.append(len(hu))
+        return hu, True
+
+    denoiser._apply = apply
+    denoiser(np.zeros((19, 32, 48), np.float32))
+    assert sizes == [8, 8, 8]
