@@ -14,7 +14,7 @@ from dfgan_jax.simulation.low_dose import (
     modulate_tube_current,
     thin_counts,
 )
-from dfgan_jax.simulation.noise_estimation import estimate_noise
+from dfgan_jax.simulation.noise_estimation import estimate_noise, measure_noise
 from dfgan_jax.simulation.noise_insertion import insert_noise
 from dfgan_jax.simulation.projection import ParallelBeam, kernel_mtf
 from dfgan_jax.simulation.scan_rays import (
@@ -148,6 +148,21 @@ def test_photons_and_kernel_are_recovered_from_counted_photons(kernel, f50):
     estimates = [estimate_noise(scan, **options) for scan in scans]
     assert np.mean([each.kernel for each in estimates]) == pytest.approx(f50, rel=0.05)
     assert np.mean([each.photons_per_ray for each in estimates]) == pytest.approx(3e5, rel=0.1)
+
+
+@pytest.mark.parametrize(("kernel", "f50"), [("soft", 3.5), ("sharp", 5.6)])
+def test_noise_and_kernel_are_measured_without_rays(kernel, f50):
+    discs = [_disc() + _noise(seed, _disc(), dose_fraction=0.5, kernel=kernel)
+             for seed in range(4)]
+    measured = [measure_noise(disc, pixel_spacing_mm=SPACING_MM) for disc in discs]
+    traced = [estimate_noise(disc, pixel_spacing_mm=SPACING_MM) for disc in discs]
+    assert np.mean([each.kernel for each in measured]) == pytest.approx(f50, rel=0.05)
+    for one, other in zip(measured, traced, strict=True):
+        assert one.noise_std_hu == pytest.approx(other.noise_std_hu, rel=0.1)
+        assert one.kernel == pytest.approx(other.kernel, rel=0.05)
+    core = _core()
+    truth = np.mean([(disc - _disc())[core].std() for disc in discs])
+    assert np.mean([each.noise_std_hu for each in measured]) == pytest.approx(truth, rel=0.15)
 
 
 @pytest.mark.parametrize("kernel", [2.0, "soft", 8.0])
