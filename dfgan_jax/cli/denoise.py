@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+import jax
 import numpy as np
 
 import dfgan_jax
@@ -18,6 +19,7 @@ from dfgan_jax.data.pairs_file import holds_pairs, read_pairs, write_slices
 from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
 from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree
+from dfgan_jax.devices import agreement
 from dfgan_jax.evaluation import denoising_report
 from dfgan_jax.scans import dicom, hounsfield, nifti, units
 from dfgan_jax.scans.axes import Axes
@@ -66,6 +68,9 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
     if workers is not None and not source.is_dir():
         raise InputError(f"--workers is {workers}, and {source} is one file; only the slices of a "
                          "folder are read by workers")
+    if jax.process_count() > 1 and not source.is_dir():
+        raise InputError(f"{source} is one file, and this run has {jax.process_count()} processes; "
+                         "only the slices of a folder are divided among processes")
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
     given = unit or "hu"
     suffixes: tuple[str, ...]
@@ -122,9 +127,9 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
         names = [name for name, why in summary["skipped"].items() if why == kind]
         print(f"Skipped {len(names)}: {kind} ({names[0]}{', …' if names[1:] else ''})")
     print(f"All of it by name: {output / SUMMARY}", flush=True)
-    if report is not None:
+    if report is not None and agreement.is_main():
         denoising_report.of_folder(report, source, output, summary=summary)
-    if summary["broken"]:
+    if summary["broken"] and agreement.is_main():
         (name, why), *rest = summary["broken"].items()
         raise InputError(
             f"{counted(len(rest) + 1, 'broken file')} not denoised, the first {name}: {why}; all "

@@ -76,10 +76,10 @@ def _start(mode: str, *, command: Command) -> None:
     if file not in ("pair", "simulate_scan", "preflight"):
         backend = importlib.import_module("dfgan_jax.devices.backend")
         backend.keep_compiled()
-        if mode not in ("train", "evaluate"):
+        if mode not in ("train", "evaluate", "denoise"):
             backend.check_platforms()
     run = importlib.import_module(f"dfgan_jax.cli.{file}").run
-    if mode in ("train", "evaluate"):
+    if mode in ("train", "evaluate", "denoise"):
         processes = importlib.import_module("dfgan_jax.devices.processes")
         launchers = importlib.import_module("dfgan_jax.devices.launchers")
         with processes.joined(launchers.Place(
@@ -88,16 +88,16 @@ def _start(mode: str, *, command: Command) -> None:
             backend.check_platforms()  # not before the processes have joined
             if mode == "train":
                 run(given.config, workdir=_workdir())
-            else:
+            elif mode == "evaluate":
                 run(given.config, workdir=_workdir("_evaluation"),
                     checkpoint_paths=given.checkpoint)
-    elif mode == "denoise":
-        only = functools.partial(_only, command=command, mode=mode)
-        run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
-            source=pathlib.Path(only("input", given.input)), output=pathlib.Path(given.output),
-            strength=given.strength,
-            report=None if given.report is None else pathlib.Path(given.report),
-            unit=given.input_unit, axes=given.axes, workers=given.workers)
+            else:
+                only = functools.partial(_only, command=command, mode=mode)
+                run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
+                    source=pathlib.Path(only("input", given.input)),
+                    output=pathlib.Path(given.output), strength=given.strength,
+                    report=None if given.report is None else pathlib.Path(given.report),
+                    unit=given.input_unit, axes=given.axes, workers=given.workers)
     elif mode == "convert":
         run(inputs=_paths(given.input), output=pathlib.Path(given.output),
             container=given.container, storage=given.storage, verify=given.verify)

@@ -121,7 +121,7 @@ MODES: dict[str, Mode] = {
                            "and HU by tissue",
             "workers=N": "processes that read and write the slices of a folder; 0: threads of one "
                          "process; by default one for each core, if there are many slices",
-            **_FORMAT}),
+            **_FORMAT, **_PROCESSES}),
     "convert": Mode(
         summary="converts weights: PyTorch's files, safetensors, checkpoints, and to ONNX",
         description=(

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Final, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -24,6 +25,7 @@ from dfgan_jax.denoising import denoised_series
 from dfgan_jax.denoising.denoised_series import Change
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
 from dfgan_jax.denoising.slice_files import OpenSlice, SliceFiles
+from dfgan_jax.devices import agreement
 from dfgan_jax.scans import dicom, dicom_folder
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
@@ -47,7 +49,7 @@ T = TypeVar("T")
 
 def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
                  output: pathlib.Path, workers: int | None = None) -> JsonObject:
-    """Denoises every CT slice below a folder.
+    """Denoises every CT slice below a folder; each process of a run denoises a share.
 
     Args:
       denoiser: of HU.
@@ -58,8 +60,8 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
         None: the number of cores, at most `MAX_WORKERS`, of many slices, and 0 of few.
 
     Returns:
-      The content of `summary.json`. Broken files are listed under `broken`; the others are
-      written.
+      The content of `summary.json`, in every process. Broken files are listed under `broken`;
+      the others are written.
 
     Raises:
       InputError: there is no CT slice, or every slice is broken; or `OUTPUT.incomplete` belongs
@@ -88,8 +90,9 @@ def _denoise_tree(denoiser: Denoiser, processes: ProcessPoolExecutor | None, *,
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another output")
     files = DicomFolder(source, processes=processes)
-    for line in files.link_lines():
-        print(line, file=sys.stderr, flush=True)
+    if agreement.is_main():
+        for line in files.link_lines():
+            print(line, file=sys.stderr, flush=True)
     for folder in files.linked_folders:
         if output.resolve().is_relative_to(folder):
             raise InputError(f"{output}: lies within {folder}, which a link in the input {source} "
@@ -98,15 +101,18 @@ def _denoise_tree(denoiser: Denoiser, processes: ProcessPoolExecutor | None, *,
     series = list(dicom.group_by_series(files.headers))
     targets = {header.path: incomplete / header.path.relative_to(source)
                for header in files.headers}
-    there = _written_before(files.headers, targets, incomplete=incomplete, derivation=derivation)
-    missing = [header for slices in series for header in slices if header.name not in there]
+    there = set(agreement.from_main(lambda: sorted(_written_before(
+        files.headers, targets, incomplete=incomplete, derivation=derivation))))
+    missing = _share([header for slices in series for header in slices
+                      if header.name not in there])
     saturated: dict[str, int] = {}
     checks = _Checks(series, denoiser=denoiser)
-    checks.warn()
+    if agreement.is_main():
+        checks.warn()
     batches = list(_batches(missing, device_count=denoiser.device_count))
     is_many = sum(header.frame is None for header in missing) >= least
     try:
-        with progress("denoising", total=len(files.headers), unit="slices",
+        with progress("denoising", total=len(there) + len(missing), unit="slices",
                       initial=len(there)) as bar, SliceFiles(
                           batches, targets, derivation=derivation,
                           processes=processes if is_many else None) as slices:
@@ -117,14 +123,30 @@ def _denoise_tree(denoiser: Denoiser, processes: ProcessPoolExecutor | None, *,
         print(f"{written} of {counted(len(files.headers), 'slice')} in {incomplete}; the same "
               "command resumes from there", file=sys.stderr, flush=True)
         raise
+    own: JsonObject = {"saturated": saturated, "changes": checks.changes,
+                       "files": files.refused()}
+    for found in agreement.gathered(own):
+        saturated |= found["saturated"]
+        checks.changes |= found["changes"]
+        files.refuse_all(found["files"])
     if not there and not saturated:
         raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))
     summary = _summary(files, series, source=source, derivation=derivation, there=there,
                        saturated=saturated, checks=checks)
-    with written_whole(incomplete / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    incomplete.rename(output)
+    if agreement.is_main():
+        with written_whole(incomplete / SUMMARY) as temporary:
+            temporary.write_text(json.dumps(summary, indent=1) + "\n")
+        incomplete.rename(output)
+    agreement.barrier("denoised")
     return summary
+
+
+def _share(headers: list[SliceHeader]) -> list[SliceHeader]:
+    """This process's share: whole files, in turn, so that the shares of each series are equal."""
+    paths = {path: index for index, path in enumerate(dict.fromkeys(
+        header.path for header in headers))}
+    return [header for header in headers
+            if paths[header.path] % jax.process_count() == jax.process_index()]
 
 
 class _Checks:
@@ -136,13 +158,14 @@ class _Checks:
 
     Attributes:
       domain: of the denoiser; None if unknown.
+      changes: name of a measured slice → the fields of its `Change`.
     """
 
     def __init__(self, series: list[list[SliceHeader]], *, denoiser: Denoiser):
         self.domain = denoiser.domain
         self._series = series
         self._scans: dict[str, ScanProperties] = {}
-        self._changes: dict[str, Change] = {}
+        self.changes: dict[str, list[float | None]] = {}
         chosen = [each for slices in series for each in _some_of(slices)]
         calls = (functools.partial(_scan_properties, header, pitch) for header, pitch in chosen)
         with (progress("measuring noise", total=len(chosen), unit="slices") as bar,
@@ -166,13 +189,13 @@ class _Checks:
             ) -> None:
         """Compares a slice with the denoised slice, if it is among the measured slices."""
         if name in self._scans:
-            self._changes[name] = denoised_series.measure_change(
-                hu, denoised, pixel_spacing_mm=self._scans[name].pixel_spacing_mm)
+            self.changes[name] = list(denoised_series.measure_change(
+                hu, denoised, pixel_spacing_mm=self._scans[name].pixel_spacing_mm))
 
     def describe(self, slices: list[SliceHeader]) -> JsonObject:
         """The measurements of a series, for `summary.json`."""
-        return {**denoised_series.describe(self._of(slices, self._scans),
-                                           self._of(slices, self._changes)),
+        changes = [Change(*values) for values in self._of(slices, self.changes)]
+        return {**denoised_series.describe(self._of(slices, self._scans), changes),
                 "outside_training": self.warnings(slices)}
 
     @staticmethod

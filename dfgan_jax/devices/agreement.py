@@ -71,6 +71,16 @@ def from_main(function: Callable[[], T]) -> T:
     return received
 
 
+def gathered(value: T) -> list[T]:
+    """The values of all processes, JSON values, in every process, ordered by process."""
+    if jax.process_count() == 1:
+        return [value]
+    key = f"gathered/{next(_SERIAL)}"
+    client().key_value_set(f"{key}/{jax.process_index()}", json.dumps(value))
+    return [json.loads(client().blocking_key_value_get(f"{key}/{index}", FOR_EVER_MS))
+            for index in range(jax.process_count())]
+
+
 def main_first(function: Callable[[], T]) -> T:
     """Calls a function in process 0, then in the others, which find the files of process 0."""
     if is_main():

@@ -3,7 +3,7 @@
 import collections
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
@@ -145,6 +145,16 @@ class DicomFolder:
         """Counts a file as skipped or broken."""
         reasons = self.skipped if isinstance(error, NotACTSlice) else self.broken
         reasons[path] = str(error).removeprefix(f"{path}: ")
+
+    def refused(self) -> dict[str, dict[str, str]]:
+        """The skipped and the broken files with their reasons, as JSON."""
+        return {"skipped": {str(path): why for path, why in self.skipped.items()},
+                "broken": {str(path): why for path, why in self.broken.items()}}
+
+    def refuse_all(self, refused: Mapping[str, Mapping[str, str]]) -> None:
+        """Counts the files of `refused` of another process as skipped or broken, too."""
+        self.skipped |= {pathlib.Path(path): why for path, why in refused["skipped"].items()}
+        self.broken |= {pathlib.Path(path): why for path, why in refused["broken"].items()}
 
     def is_refused(self, path: pathlib.Path) -> bool:
         """Whether a file counts as skipped or broken."""
