@@ -1,6 +1,7 @@
 """Settings that must stand before JAX is first imported."""
 
 import atexit
+import importlib
 import os
 import shutil
 import tempfile
@@ -20,6 +21,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers inherit the fir
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # small ones are many
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+
+# What modules with the hook import, Python compiles anew, not from the bytecode of other programs:
+# so the largest packages come first.
+for _package in ("chex", "flax.linen", "grain", "jax", "matplotlib.pyplot", "optax",
+                 "orbax.checkpoint", "pydicom.pixels", "scipy.signal", "scipy.stats", "skimage"):
+    importlib.import_module(_package)
 
 # Every call in the tests checks the annotated types, with the shapes of arrays.
 install_import_hook(typechecking.modules(), "tests.typechecking.checked")

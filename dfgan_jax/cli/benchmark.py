@@ -46,11 +46,12 @@ def subject_of(options: RunOptions, checkpoint_path: str | None = None) -> Subje
     Raises:
       InputError: the checkpoint cannot be used.
     """
+    # Before the initial state, which takes seconds to compile.
+    weights = None if checkpoint_path is None else load_weights([checkpoint_path]).weights
     training = options.training(total_steps=1)
     state = jax.device_get(training.initial_state(options.seed))
     generator, variables = training.networks.generator, state.generator
-    if checkpoint_path is not None:
-        weights = load_weights([checkpoint_path]).weights
+    if weights is not None:
         generator = build_generator(**weights.options)
         variables = weights.generator_variables
     return Subject(model=model_name(options.as_json()), training=training, state=state,

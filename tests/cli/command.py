@@ -1,9 +1,12 @@
 """Runs `main.py` as a user does, on pairs small enough for a test."""
 
+import functools
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 
@@ -67,8 +70,22 @@ def start(*options: str, log: pathlib.Path | None = None) -> subprocess.Popen:
                                 env=_ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
 
 
-def run(*options: str) -> subprocess.CompletedProcess:
+@functools.cache
+def _forks() -> subprocess.Popen:
+    """The process that forks for each command: it ends with the tests, as its stdin does."""
     # Where this is set, the command does not start twice.
     environment = {"GLIBC_TUNABLES": HUGE_PAGES, **_ENVIRONMENT}
-    return subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.Popen([sys.executable, "-m", "tests.cli.fork"], cwd=ROOT, text=True,
+                            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def run(*options: str) -> subprocess.CompletedProcess:
+    """Runs `main.py` in a process of its own, which has imported the package before."""
+    forks = _forks()
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
+        forks.stdin.write(json.dumps([options, *map(str, outputs)]) + "\n")
+        forks.stdin.flush()
+        status = int(forks.stdout.readline())
+        return subprocess.CompletedProcess(options, status,
+                                           *(output.read_text() for output in outputs))

@@ -5,6 +5,7 @@ import json
 from configs import redcnn
 from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.cli.options import RunOptions
+from tests.training.initial import drawn_state
 
 
 def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, epoch=0, seed=0,
@@ -20,7 +21,10 @@ def untrained(workdir, module, *, variant=None, discriminators="pair", step=0, e
     config.generator.width = config.discriminator.width = 2
     config.discriminators = discriminators
     config.seed = seed
-    state = RunOptions.of(config).training(total_steps=1).initial_state(seed)
+    training = RunOptions.of(config).training(total_steps=1)
+    # That of RED-CNN compiles fast, and a test compares it with the state of a run.
+    state = (training.initial_state(seed) if module is redcnn
+             else drawn_state(training.networks, training.optimizers, seed))
     with Checkpoints(workdir) as kept:
         kept.save(state, {"step": step, "epoch": epoch, "config": json.loads(config.to_json()),
                           **meta})

@@ -6,17 +6,20 @@ import numpy as np
 import optax
 import pytest
 
-from dfgan_jax.devices.parallel import Parallelism, run_once
+from dfgan_jax.devices.parallel import Parallelism
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
-from dfgan_jax.training.state import Networks, Optimizers, create_state
+from dfgan_jax.training.state import Networks, Optimizers
+from tests.training.initial import drawn_state
 
 # SGD, since Adam would hide a gradient of the wrong scale.
 OPTIMIZERS = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
-NETWORKS = {"all": Networks(UNet(width=2, attention=True), PatchDiscriminator(width=2), "pair"),
+# With one discriminator, which compiles faster; those of a pair are alike for the devices, and
+# tests/devices/test_processes.py trains with them.
+NETWORKS = {"all": Networks(UNet(width=2, attention=True), PatchDiscriminator(width=2), "joint"),
             # Which compile in a third of the time.
             "unet": Networks(UNet(width=2), PatchDiscriminator(width=2), "none")}
 RNG = np.random.default_rng(0)
@@ -26,8 +29,7 @@ BATCHES = [{name: RNG.normal(0.5, 1, (4, 32, 32, 1)).astype(np.float32)
 
 @functools.cache
 def initial_state(networks):
-    return jax.device_get(run_once(functools.partial(
-        create_state, networks=NETWORKS[networks], optimizers=OPTIMIZERS), jax.random.key(0)))
+    return drawn_state(NETWORKS[networks], OPTIMIZERS)
 
 
 @functools.cache

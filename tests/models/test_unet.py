@@ -7,6 +7,7 @@ from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.convolution import convolve
 from dfgan_jax.models.unet import DoubleConv, UNet, UpConv, max_pool_2x2
 from dfgan_jax.porting import torch_layout
+from tests.models.drawn import drawn
 from tests.reference import load
 
 
@@ -121,7 +122,7 @@ def test_an_untrained_network_of_the_difference_gives_back_its_input():
 def test_the_difference_is_what_the_same_weights_give_as_an_image():
     qdct = jax.random.normal(jax.random.key(1), (1, 32, 32, 1))
     image = UNet(width=2)
-    variables = run_once(lambda: image.init(jax.random.key(0), qdct, train=False))
+    variables = drawn(jax.eval_shape(lambda: image.init(jax.random.key(0), qdct, train=False)))
 
     def both(v, x):
         return (image.apply(v, x, train=False),
@@ -141,7 +142,7 @@ def test_the_difference_is_added_in_float32():
 def test_without_the_image_features_depend_on_it_through_the_first_stage_alone():
     network = UNet(width=2, add_image=False)
     x = jax.random.normal(jax.random.key(1), (1, 32, 32, 1))
-    variables = run_once(lambda: network.init(jax.random.key(0), x, train=False))
+    variables = drawn(jax.eval_shape(lambda: network.init(jax.random.key(0), x, train=False)))
     assert not [name for name in variables["params"] if name.startswith("size_down")]
     variables["params"]["inc"]["conv1"]["kernel"] *= 0
     outputs = [run_once(lambda v, y: network.apply(v, y, train=False), variables, y)
@@ -164,7 +165,7 @@ def test_windows_of_the_gates_halve_with_the_image():
     """Windows as large as the image, at each stage, change nothing; smaller ones do."""
     x = jax.random.normal(jax.random.key(1), (1, 32, 32, 1))
     network = UNet(width=2, attention=True)
-    variables = run_once(lambda: network.init(jax.random.key(0), x, train=False))
+    variables = drawn(jax.eval_shape(lambda: network.init(jax.random.key(0), x, train=False)))
     whole, as_large, smaller = (run_once(
         lambda v, y, window=window: network.clone(gate_window=window).apply(v, y, train=False),
         variables, x) for window in (0, 32, 16))
@@ -176,7 +177,7 @@ def test_windows_of_the_gates_halve_with_the_image():
 def test_other_normalisations_keep_no_statistics_and_treat_images_apart(normalization):
     network = UNet(width=4, normalization=normalization)
     x = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
-    variables = run_once(lambda: network.init(jax.random.key(0), x, train=True))
+    variables = drawn(jax.eval_shape(lambda: network.init(jax.random.key(0), x, train=True)))
     assert "batch_stats" not in variables
     together, alone = (run_once(lambda v, y: network.apply(v, y, train=True), variables, y)
                        for y in (x, x[:1]))

@@ -4,7 +4,7 @@ import json
 import jax
 import pytest
 
-from configs import dfgan, redcnn
+from configs import redcnn
 from dfgan_jax.cli import benchmark
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.performance import measuring, speed_card
@@ -19,17 +19,13 @@ PLAN = Plan(**{**SMALL, "batch_sizes": {"float32": (2, 1), "bfloat16": (1,)},
                "inference_sizes": (32, 48)})
 
 
-def small(module):
-    config = module.get_config("demo")
+@pytest.fixture(scope="module")
+def config():
+    config = redcnn.get_config("demo")  # whose programs compile fastest
     config.data.size = 32
     config.discriminators = "none"
     config.generator.width = config.discriminator.width = 2
     return config
-
-
-@pytest.fixture(scope="module")
-def config():
-    return small(redcnn)  # whose programs compile fastest
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +94,7 @@ def test_the_rest_of_the_card(finished):
     assert "inference at 48²" in text
 
 
-def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(tmp_path, monkeypatch):
+def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(config, tmp_path, monkeypatch):
     compile_ = Program.on_device
 
     def refuse_large(self):
@@ -108,7 +104,7 @@ def test_what_does_not_fit_is_a_row_and_other_errors_are_errors(tmp_path, monkey
 
     monkeypatch.setattr(Program, "on_device", refuse_large)
     plan = Plan(**{**SMALL, "batch_sizes": {"float32": (2, 1)}})
-    benchmark.run(small(dfgan), workdir=tmp_path, plan=plan)
+    benchmark.run(config, workdir=tmp_path, plan=plan)
     card = json.loads((tmp_path / "benchmark.json").read_text())
     assert [(row["batch"], row["status"]) for row in card["training"]] == [
         (1, "measured"), (2, "does not fit")]

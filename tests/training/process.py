@@ -18,12 +18,13 @@ from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.devices import agreement, processes
 from dfgan_jax.devices.launchers import Place
-from dfgan_jax.devices.parallel import Parallelism, run_once
+from dfgan_jax.devices.parallel import Parallelism
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.training import input_pipeline, steps
 from dfgan_jax.training.losses import LossOptions
-from dfgan_jax.training.state import Networks, Optimizers, create_state
+from dfgan_jax.training.state import Networks, Optimizers
+from tests.training.initial import drawn_state
 
 STEPS = 20
 HALF = 10
@@ -41,8 +42,7 @@ def pairs(count: int, seed: int) -> Pairs:
 
 @functools.cache
 def initial_state():
-    return jax.device_get(run_once(functools.partial(
-        create_state, networks=NETWORKS, optimizers=OPTIMIZERS), jax.random.key(0)))
+    return drawn_state(NETWORKS, OPTIMIZERS)
 
 
 def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,

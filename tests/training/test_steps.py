@@ -17,6 +17,7 @@ from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
 from tests.reference import load
 from tests.reference.fill import image
+from tests.training.initial import drawn_state
 from tests.training.recording import recording
 
 PUBLISHED_CODE = LossOptions(gradient_image=1.0, gradient_difference=1.0)
@@ -99,7 +100,7 @@ def small(discriminators):
     rng = np.random.default_rng(0)
     batch = {name: rng.normal(0.5, 1, (2, 32, 32, 1)).astype(np.float32)
              for name in ("ndct", "qdct")}
-    return networks, optimizers, initial_state(0, networks, optimizers), batch
+    return networks, optimizers, drawn_state(networks, optimizers), batch
 
 
 def initial_state(seed, networks, optimizers):
@@ -199,8 +200,8 @@ def test_batch_statistics_validation_moves_the_running_ones_only():
 
 
 def test_initial_state_is_a_function_of_the_key():
-    networks, optimizers, state, _ = small("pair")
-    again = initial_state(0, networks, optimizers)
+    networks, optimizers, _, _ = small("pair")
+    state, again = (initial_state(0, networks, optimizers) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, state, again)
     other = initial_state(1, networks, optimizers)
     kernel = ("params", "inc", "conv1", "kernel")
@@ -223,8 +224,7 @@ def small_step(**options):
 
 
 def small_state(*, norm_scale=1.0):
-    state = parallel.run_once(
-        functools.partial(create_state, networks=SMALL, optimizers=SGD), jax.random.key(0))
+    state = drawn_state(SMALL, SGD)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: x * norm_scale if "scale" in jax.tree_util.keystr(path) else x, state)
 
@@ -242,8 +242,7 @@ def assert_close(actual, expected):
 
 def test_remat_changes_no_number_and_takes_less_memory():
     networks = Networks(UNet(width=8), PatchDiscriminator(width=2), "none")
-    state = parallel.run_once(functools.partial(create_state, networks=networks, optimizers=SGD),
-                              jax.random.key(0))
+    state = drawn_state(networks, SGD)
     batch = small_batch([0, 1, 2, 3], size=64)
     results, memory = [], []
     for remat in (True, False):
@@ -312,7 +311,7 @@ def test_r1_is_the_squared_slope_of_the_mean_score_at_the_normal_dose():
 def test_the_average_follows_the_weights_and_is_what_is_evaluated():
     networks, optimizers, _, batch = small("none")
     optimizers = optimizers._replace(average_decay=0.5)
-    state = initial_state(0, networks, optimizers)
+    state = drawn_state(networks, optimizers)
     jax.tree.map(np.testing.assert_array_equal, state.average, state.generator)
     states = [state]
     for _ in range(2):
@@ -337,7 +336,7 @@ def test_the_average_follows_the_weights_and_is_what_is_evaluated():
 def test_late_in_training_the_average_keeps_its_decay():
     networks, optimizers, _, batch = small("none")
     optimizers = optimizers._replace(average_decay=0.5)
-    state = initial_state(0, networks, optimizers)
+    state = drawn_state(networks, optimizers)
     state = dataclasses.replace(state, step=jnp.int32(1000))
     after, _ = train_once(networks, optimizers, state, batch)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.average,
@@ -358,7 +357,7 @@ def trained_statistics(state):
 def test_frozen_running_statistics_stay_the_same_bits_while_the_parameters_train(accumulate):
     networks, optimizers, _, _ = small("none")
     optimizers = optimizers._replace(average_decay=0.5, freezes_batch_stats=True)
-    first = trained_statistics(initial_state(0, networks, optimizers))
+    first = trained_statistics(drawn_state(networks, optimizers))
     rng = np.random.default_rng(0)
     batch = {name: rng.normal(0.5, 1, (3, 32, 32, 1)).astype(np.float32)
              for name in ("ndct", "qdct")}
