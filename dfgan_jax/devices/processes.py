@@ -29,7 +29,7 @@ LOST = ProcessError.STATUS
 
 _JAX_LOST_AFTER_S = 45  # longer than `LOST_AFTER_S`, so that our own message comes first
 _BEAT_S = 1.0
-_ADVICE = "; the same command, of all processes, goes on from the latest checkpoint"
+_ADVICE = "; the same command, of all processes, resumes it"
 _LEAVING_MS = 10_000
 
 
