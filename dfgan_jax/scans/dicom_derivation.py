@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import uuid
 
 from pydicom import uid
@@ -123,13 +124,8 @@ def _renew(dataset: Dataset, derivation: Derivation) -> None:
     now = datetime.datetime.now()
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S")
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = [_code_item(codes.DCM.ModifyingEquipment)]
-    equipment.Manufacturer = equipment.ManufacturerModelName = "dfgan_jax"
-    equipment.SoftwareVersions = derivation.version
-    equipment.ContributionDescription = "Denoising; research software, not a medical device"
     dataset.ContributingEquipmentSequence = [
-        *(dataset.get("ContributingEquipmentSequence") or ()), equipment]
+        *(dataset.get("ContributingEquipmentSequence") or ()), _equipment(derivation.version)]
 
     suffix = f"denoised by {derivation.name}"
     description = text_of(dataset, "SeriesDescription")
@@ -138,6 +134,16 @@ def _renew(dataset: Dataset, derivation: Derivation) -> None:
     number = numbers_of(dataset, "SeriesNumber", 1)
     if number:  # viewers list series by it, and patients have fewer than a thousand
         dataset.SeriesNumber = int(number[0]) + 1000
+
+
+@functools.cache  # the same in all slices
+def _equipment(version: str) -> Dataset:
+    equipment = Dataset()
+    equipment.PurposeOfReferenceCodeSequence = [_code_item(codes.DCM.ModifyingEquipment)]
+    equipment.Manufacturer = equipment.ManufacturerModelName = "dfgan_jax"
+    equipment.SoftwareVersions = version
+    equipment.ContributionDescription = "Denoising; research software, not a medical device"
+    return equipment
 
 
 def _source_item(sop_class: str, sop_uid: str) -> Dataset:
@@ -149,6 +155,7 @@ def _source_item(sop_class: str, sop_uid: str) -> Dataset:
     return source
 
 
+@functools.cache  # as above
 def _code_item(code: Code) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator

@@ -16,6 +16,9 @@ from dfgan_jax.support.wording import counted
 
 _MOST_NAMED: Final = 20
 
+_MANY_FILES: Final = 2000
+"""Fewer headers are read before the processes have started."""
+
 _FILES_PER_CALL: Final = 16
 """Files whose headers a process reads at a time."""
 
@@ -177,7 +180,7 @@ class DicomFolder:
 def _read_all(paths: Sequence[pathlib.Path], processes: ProcessPoolExecutor | None
               ) -> Iterator[list[SliceHeader] | InputError]:
     """The headers of each file, or its fault."""
-    if processes is None or len(paths) < 2 * _FILES_PER_CALL:
+    if processes is None or len(paths) < _MANY_FILES:
         return map(_read_headers, paths)
     return processes.map(_read_headers, paths, chunksize=_FILES_PER_CALL)
 

@@ -21,7 +21,7 @@ def usable_cores() -> int:
 
 
 def start_workers(count: int, *, modules: Sequence[str]) -> ProcessPoolExecutor:
-    """Makes a pool of processes; each starts when a call has to wait for the others.
+    """Begins to start a pool of processes.
 
     They share no state with this process, whose threads a fork would lose. They ignore Ctrl-C,
     which this process handles, and end when it ends, however it ends.
@@ -33,7 +33,10 @@ def start_workers(count: int, *, modules: Sequence[str]) -> ProcessPoolExecutor:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload(list(modules))
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+    for _ in range(count):  # each starts a process
+        pool.submit(os.getpid)
+    return pool
 
 
 def _begin() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from dfgan_jax.denoising import dicom_tree, slice_files
 from dfgan_jax.denoising.dicom_tree import denoise_tree
+from dfgan_jax.scans import dicom_folder
 from dfgan_jax.scans.dicom import read_slice
 from dfgan_jax.support.errors import ProcessError
 from dfgan_jax.support.workers import start_workers
@@ -40,6 +41,7 @@ def test_processes_write_the_same_files_as_threads(tmp_path, monkeypatch):
     expected = run(tmp_path, "threads", workers=0)
     # Two of a size at a time, so that all three parts of the shared memory are used again.
     monkeypatch.setattr(dicom_tree, "batch_size_of", lambda size: 2)
+    monkeypatch.setattr(dicom_folder, "_MANY_FILES", 2)
     actual = run(tmp_path, "processes", workers=2)
     assert actual == expected
     assert actual["saturated_pixels"] == 16
