@@ -26,6 +26,7 @@ from dfgan_jax.denoising.denoised_series import Change
 from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
 from dfgan_jax.denoising.slice_files import OpenSlice, SliceFiles
 from dfgan_jax.devices import agreement
+from dfgan_jax.devices.backend import has_accelerator
 from dfgan_jax.scans import dicom, dicom_folder
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
@@ -57,7 +58,8 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       source: folder.
       output: folder to create, for files of the same names and `summary.json`.
       workers: number of processes that read and write slices; 0: threads of this process do.
-        None: the number of cores, at most `MAX_WORKERS`, of many slices, and 0 of few.
+        None: beside a GPU or TPU the number of cores, at most `MAX_WORKERS`, of many slices; 0 of
+        few, and on a CPU, whose cores the network needs.
 
     Returns:
       The content of `summary.json`, in every process. Broken files are listed under `broken`;
@@ -69,8 +71,10 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       OSError: a file cannot be written; `OUTPUT.incomplete` is kept.
       ProcessError: a worker was killed; `OUTPUT.incomplete` is kept.
     """
-    count = min(usable_cores(), MAX_WORKERS) if workers is None else workers
-    if count < (2 if workers is None else 1):
+    count = workers
+    if count is None:
+        count = min(usable_cores(), MAX_WORKERS) if has_accelerator() else 0
+    if not count:
         return _denoise_tree(denoiser, None, derivation=derivation, source=source, output=output)
     with start_workers(count, modules=[SliceFiles.__module__]) as processes:
         try:
