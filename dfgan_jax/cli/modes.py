@@ -120,7 +120,8 @@ MODES: dict[str, Mode] = {
             "report=FILE": "HTML file to write: slices before and after, their difference, noise "
                            "and HU by tissue",
             "workers=N": "processes that read and write the slices of a folder; 0: threads of one "
-                         "process; by default one for each core, of many slices beside an accelerator",
+                         "process; by default one for each core beside a GPU or TPU, if there are "
+                         "many slices",
             **_FORMAT, **_PROCESSES}),
     "convert": Mode(
         summary="converts weights: PyTorch's files, safetensors, checkpoints, and to ONNX",
