@@ -74,7 +74,8 @@ def start(*options: str, log: pathlib.Path | None = None) -> subprocess.Popen:
 def _forks() -> subprocess.Popen:
     """The process that forks for each command: it ends with the tests, as its stdin does."""
     # Where this is set, the command does not start twice.
-    environment = {"GLIBC_TUNABLES": HUGE_PAGES, **_ENVIRONMENT}
+    environment = {"GLIBC_TUNABLES": HUGE_PAGES, **_ENVIRONMENT,
+                   "OPENBLAS_NUM_THREADS": "1"}  # its threads start with NumPy
     return subprocess.Popen([sys.executable, "-m", "tests.cli.fork"], cwd=ROOT, text=True,
                             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
