@@ -16,7 +16,7 @@ def drawn_state(networks: Networks, optimizers: Optimizers, seed: int = 0) -> Tr
     generator, discriminators = (drawn(shapes.generator, 2 * seed),
                                  drawn(shapes.discriminators, 2 * seed + 1))
     return shapes.replace(
-        step=np.int32(0), key=np.zeros(2, np.uint32), generator=generator,
+        step=np.zeros((), np.int32), key=np.zeros(2, np.uint32), generator=generator,
         generator_opt_state=optimizers.generator.init(generator["params"]),
         discriminators=discriminators,
         discriminator_opt_state=optimizers.discriminator.init(discriminators),
