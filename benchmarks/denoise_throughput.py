@@ -4,7 +4,8 @@
         [--rounds=3] [--json=denoise_throughput.json]
 
 Makes a series of 512² slices, uncompressed, with a header of usual length, and denoises it with an
-untrained U-Net; what it learned would not change the time. 0 workers are the threads of one
+untrained U-Net; what it learned would not change the time. --width=0 adds 5 HU in its place, as
+beside a device that computes elsewhere. 0 workers are the threads of one
 process. The rounds take each setting in turn, after one that compiles. Times begin with the search
 for files and end with the complete folder; they lack the start of Python and the loading of
 weights. *Waits*: share of that time in which the device computes nothing. *Busy*: time of all
@@ -42,8 +43,8 @@ from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.workers import usable_cores
 
 _SLICES = flags.DEFINE_integer("slices", 500, "Number of slices.", lower_bound=32)
-_WIDTH = flags.DEFINE_integer("width", 2, "Channels of the first stage of the U-Net.",
-                              lower_bound=1)
+_WIDTH = flags.DEFINE_integer("width", 2, "Channels of the first stage of the U-Net; 0: adds 5 HU "
+                              "in its place.", lower_bound=0)
 _WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Numbers of workers.")
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds of all settings.", lower_bound=1,
                                allow_override=True)
@@ -68,6 +69,14 @@ class TimedDenoiser(Denoiser):
         denoised = super().__call__(*arguments, **options)
         self.seconds += time.perf_counter() - start
         return denoised
+
+
+class TimedSum(TimedDenoiser):
+    """Adds 5 HU, in place of a network."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._apply = lambda hu: (hu + np.float32(5), np.ones(len(hu), bool))  # type: ignore[assignment]
 
 
 def stored_slices(count: int, *, size: int = SIZE) -> np.ndarray:
@@ -149,23 +158,11 @@ def _busy_s() -> float:
     return (user + nice + system + sum(rest[:2])) / 100
 
 
-def run_folder(denoiser: TimedDenoiser, source: pathlib.Path, output: pathlib.Path, workers: int
-               ) -> dict[str, float]:
-    """Denoises a folder; slices a second, and the shares of `table`."""
+def timed(denoiser: TimedDenoiser, denoise_all: Callable[[], object], *, count: int
+          ) -> dict[str, float]:
+    """Denoises `count` slices; slices a second, and the shares of `table`."""
     denoiser.seconds, start, busy = 0.0, time.perf_counter(), _busy_s()
-    summary = denoise_tree(denoiser, derivation=_DERIVATION, source=source, output=output,
-                           workers=workers)
-    wall = time.perf_counter() - start
-    count = summary["slices"]
-    return {"slices_per_s": count / wall, "waits": 1 - denoiser.seconds / wall,
-            "busy_ms": 1000 * (_busy_s() - busy) / count}
-
-
-def run_file(denoiser: TimedDenoiser, source: pathlib.Path, output: pathlib.Path, *, count: int,
-             convert: Callable[..., str]) -> dict[str, float]:
-    """As `run_folder`, of an array or a volume."""
-    denoiser.seconds, start, busy = 0.0, time.perf_counter(), _busy_s()
-    convert(denoiser, source, output)
+    denoise_all()
     wall = time.perf_counter() - start
     return {"slices_per_s": count / wall, "waits": 1 - denoiser.seconds / wall,
             "busy_ms": 1000 * (_busy_s() - busy) / count}
@@ -174,29 +171,28 @@ def run_file(denoiser: TimedDenoiser, source: pathlib.Path, output: pathlib.Path
 def measure(folder: pathlib.Path, *, count: int, width: int, workers: Sequence[int], rounds: int
             ) -> dict[str, Any]:
     """Times of each setting, by name, and of the stages."""
-    generator = build_generator(width=width)
-    denoiser = TimedDenoiser(generator, initial_variables(generator, jax.random.key(0)),
-                             meta={"config": {
-                                 "generator": {"architecture": "unet", "width": width},
-                                 "discriminators": "pair"}})
+    generator = build_generator(width=max(width, 1))
+    kind = TimedDenoiser if width else TimedSum
+    denoiser = kind(generator, initial_variables(generator, jax.random.key(0)), meta={"config": {
+        "generator": {"architecture": "unet", "width": max(width, 1)}, "discriminators": "pair"}})
     stored = stored_slices(count)
     write_series(folder / "series", stored)
     np.save(folder / "array.npy", stored.astype(np.float32))
     nibabel.save(nibabel.Nifti1Image(stored.T, np.diag([0.7, 0.7, 3.0, 1.0])),
                  folder / "volume.nii")
-    settings: dict[str, Callable[[pathlib.Path], dict[str, float]]] = {
+    settings: dict[str, Callable[..., object]] = {
         f"DICOM, {number} workers": functools.partial(
-            run_folder, denoiser, folder / "series", workers=number) for number in workers}
-    for name, convert in {
-            "array.npy": functools.partial(denoise.denoise_array, unit="hu", axes=None),
-            "volume.nii": functools.partial(denoise.denoise_nifti, unit=None)}.items():
-        settings[name] = functools.partial(run_file, denoiser, folder / name, count=count,
-                                           convert=convert)
+            denoise_tree, denoiser, source=folder / "series", derivation=_DERIVATION,
+            workers=number) for number in workers}
+    settings["array.npy"] = functools.partial(
+        denoise.denoise_array, denoiser, source=folder / "array.npy", unit="hu", axes=None)
+    settings["volume.nii"] = functools.partial(
+        denoise.denoise_nifti, denoiser, source=folder / "volume.nii", unit=None)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in settings}
     for turn in range(rounds + 1):
         for index, (name, call) in enumerate(settings.items()):
             output = folder / f"out_{turn}_{index}{pathlib.Path(name).suffix}"
-            result = call(output)
+            result = timed(denoiser, functools.partial(call, output=output), count=count)
             if turn:
                 results[name].append(result)
             _remove(output)

@@ -131,7 +131,7 @@ def measure(patient: str, pairs: Sequence[SlicePair], denoisers: Mapping[str, De
     region = REGIONS[patient[0]]
     rows: Patient = {name: [] for name in (LOW_DOSE, *denoisers)}
     for start in range(0, len(pairs), _GROUP):
-        ndct, qdct = (np.stack([dicom.read_slice_of(getattr(pair, dose)).hu
+        ndct, qdct = (np.stack([dicom.read_pixels(getattr(pair, dose)).hu
                                 for pair in pairs[start:start + _GROUP]])
                       for dose in ("ndct", "qdct"))
         images = {LOW_DOSE: qdct} | {name: denoise(qdct) for name, denoise in denoisers.items()}

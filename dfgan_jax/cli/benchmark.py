@@ -7,7 +7,7 @@ import jax
 import ml_collections
 
 from dfgan_jax.checkpoints.networks import load_weights
-from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.models.generators import build_generator
 from dfgan_jax.performance import speed_card

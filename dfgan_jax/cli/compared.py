@@ -4,7 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from dfgan_jax.cli.identity import model_name, shared_by_seeds
+from dfgan_jax.cli.identity import shared_by_seeds
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions, prefixed
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.denoising.denoiser import Denoiser

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dfgan_jax.checkpoints.networks import load_weights, save_weights
-from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.models.generators import ARCHITECTURES, build_generator
 from dfgan_jax.porting import onnx_file, torch_layout, weight_file

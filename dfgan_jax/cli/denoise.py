@@ -12,15 +12,14 @@ import numpy as np
 
 import dfgan_jax
 from dfgan_jax import pretrained
-from dfgan_jax.cli.identity import model_name
 from dfgan_jax.cli.input_format import flags_named, refuse_for
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.data import domain
 from dfgan_jax.data.pairs_file import holds_pairs, read_pairs, write_slices
 from dfgan_jax.denoising import denoised_series
-from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
+from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.devices import agreement
-from dfgan_jax.evaluation import denoising_report
 from dfgan_jax.scans import dicom, hounsfield, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
@@ -65,12 +64,13 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         print(described, flush=True)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    if workers is not None and not source.is_dir():
-        raise InputError(f"--workers is {workers}, and {source} is one file; only the slices of a "
-                         "folder are read by workers")
-    if jax.process_count() > 1 and not source.is_dir():
-        raise InputError(f"{source} is one file, and this run has {jax.process_count()} processes; "
-                         "only the slices of a folder are divided among processes")
+    if not source.is_dir():
+        if workers is not None:
+            raise InputError(f"--workers is {workers}, and {source} is one file; only the slices "
+                             "of a folder are read by workers")
+        if jax.process_count() > 1:
+            raise InputError(f"{source} is one file, and this run has {jax.process_count()} "
+                             "processes; only the slices of a folder are divided among processes")
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
     given = unit or "hu"
     suffixes: tuple[str, ...]
@@ -103,6 +103,9 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
     with flags_named():
         print(f"Wrote {output}: {kind(denoiser, source, output)}", flush=True)
     if report is not None:
+        # Here, since its libraries take longer to import than a slice to denoise.
+        from dfgan_jax.evaluation import denoising_report
+
         denoising_report.of_file(report, source, output, denoiser=denoiser,
                                  derivation=_derivation(denoiser), unit=given, axes=axes or "nhw")
 
@@ -128,6 +131,8 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
         print(f"Skipped {len(names)}: {kind} ({names[0]}{', …' if names[1:] else ''})")
     print(f"All of it by name: {output / SUMMARY}", flush=True)
     if report is not None and agreement.is_main():
+        from dfgan_jax.evaluation import denoising_report
+
         denoising_report.of_folder(report, source, output, summary=summary)
     if summary["broken"] and agreement.is_main():
         (name, why), *rest = summary["broken"].items()
@@ -148,23 +153,24 @@ def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.nd
 def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
     slices, = dicom.group_by_series(dicom.read_headers(source))
     if (pitch := square_pitch(slices[0].pixel_spacing_mm)) is not None:
-        _warn(source, denoiser, ((dicom.read_slice_of(slices[index]).hu, pitch)
+        _warn(source, denoiser, ((dicom.read_pixels(slices[index]).hu, pitch)
                                  for index in denoised_series.measured_slices(len(slices))))
     for note in dicom.series_notes(slices):
         print(f"{source}: {note}")
     size = slices[0].rows, slices[0].columns
-    step, saturated = batch_size_of(size) * denoiser.device_count, 0
+    step, saturated = denoiser.slices_per_batch(size, count=len(slices)), 0
     with (DicomOutput({source: output}, derivation=_derivation(denoiser)) as out,
           _bar(len(slices)) as bar):
         for start in range(0, len(slices), step):
             read = [dicom.read_slice_of(header) for header in slices[start:start + step]]
-            denoised = denoiser(np.stack([each.hu for each in read]), progress=bar)
+            denoised = denoiser(np.stack([each.hu for each in read]), batch_size=step, progress=bar)
             saturated += sum(out.write(each, hu) for each, hu in zip(read, denoised, strict=True))
     return f"{counted(len(slices), 'slice')} of {size[0]}×{size[1]}; {_beyond(saturated)}"
 
 
 def denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *, unit: Unit,
-                   axes: Axes | None) -> str:
+                  axes: Axes | None) -> str:
+    """Denoises an `.npy`; see `run` for the arguments. Returns a description of the output."""
     qdct = read_hu_array(source, axes=axes)
     slices = qdct.reshape(-1, *qdct.shape[-2:])
     _check_finite(source, slices)
@@ -183,7 +189,8 @@ def denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
 
 
 def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
-                   unit: Unit | None) -> str:
+                  unit: Unit | None) -> str:
+    """Denoises a volume; see `run` for the arguments. Returns a description of the output."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with (tempfile.TemporaryDirectory(dir=output.parent, prefix=".denoise-") as scratch,
           written_whole(output) as temporary):
@@ -222,14 +229,17 @@ def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
 def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
     pairs = read_pairs(source)
 
+    size = pairs.ndct.shape[1:]
+
     def denoised() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        step = denoiser.slices_per_batch(size, count=len(pairs))
         with _bar(len(pairs)) as bar:
             for block in pairs.blocks():
-                qdct = denoiser(hounsfield.mu_to_hu(np.asarray(block.qdct)), progress=bar,
-                                unit=None)
+                qdct = denoiser(hounsfield.mu_to_hu(np.asarray(block.qdct)), batch_size=step,
+                                progress=bar, unit=None)
                 yield from zip(block.ndct, hounsfield.hu_to_mu(qdct), strict=True)
 
-    write_slices(output, denoised(), count=len(pairs), shape=pairs.ndct.shape[1:])
+    write_slices(output, denoised(), count=len(pairs), shape=size)
     return (f"{counted(len(pairs), 'slice')} in the published format: f_qd is denoised, f_nd as in "
             f"{source}")
 
@@ -245,11 +255,11 @@ def _bar(slices: int) -> AbstractContextManager[Progress]:
 def _denoised(denoiser: Denoiser, stored: np.ndarray, to_hu: Callable[[np.ndarray], np.ndarray]
               ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields part after part of (N, H, W), and its denoised HU."""
-    step = batch_size_of(stored.shape[1:]) * denoiser.device_count
+    step = denoiser.slices_per_batch(stored.shape[1:], count=len(stored))
     with _bar(len(stored)) as bar:
         for start in range(0, len(stored), step):
             part = slice(start, start + step)
-            yield part, denoiser(to_hu(stored[part]), progress=bar, unit=None)
+            yield part, denoiser(to_hu(stored[part]), batch_size=step, progress=bar, unit=None)
             release_pages(stored)
 
 

@@ -3,23 +3,13 @@
 import json
 import pathlib
 
-from dfgan_jax.cli.options import Config, RunOptions, flattened, meant
-from dfgan_jax.models.generators import table_name
+from dfgan_jax.cli.options import RunOptions, flattened, meant
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
 
 CONFIG_FILE = "config.json"
-
-
-def model_name(config: Config) -> str:
-    """The name of a table's row.
-
-    Args:
-      config: of a run, or only its `generator` and `discriminators`, which may be None.
-    """
-    return table_name(dict(config["generator"]), config["discriminators"])
 
 
 def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:

@@ -111,7 +111,7 @@ def _entries(pairs: Sequence[SlicePair], patient_of: Callable[[SliceHeader], str
 
 
 def _read(pair: SlicePair) -> tuple[np.ndarray, np.ndarray]:
-    return dicom.read_slice_of(pair.ndct).hu, dicom.read_slice_of(pair.qdct).hu
+    return dicom.read_pixels(pair.ndct).hu, dicom.read_pixels(pair.qdct).hu
 
 
 def _entry(pair: SlicePair, patient: str, digest_of: Callable[[pathlib.Path], str]) -> Entry:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.performance.preflight import SEARCH_LIMIT_S, report_for_gpus, reports_for_tpu
 from dfgan_jax.performance.preflight_text import text

@@ -9,7 +9,8 @@ import jax
 import ml_collections
 
 from dfgan_jax.cli.compared import compare, further_models
-from dfgan_jax.cli.identity import check_workdir, claim_workdir, model_name
+from dfgan_jax.cli.identity import check_workdir, claim_workdir
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions, prefixed
 from dfgan_jax.data import training_domain
 from dfgan_jax.data.dataset import SPLITS

@@ -1,6 +1,7 @@
 """A trained generator, from HU to HU."""
 
 import functools
+import math
 import os
 import pathlib
 
@@ -10,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from dfgan_jax import pretrained
-from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator, workdir_of
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.devices import agreement
+from dfgan_jax.devices.backend import has_accelerator
 from dfgan_jax.devices.inference import Inference
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
@@ -25,7 +26,10 @@ from dfgan_jax.support.progress import Progress
 from dfgan_jax.support.types import JsonObject
 
 MAX_BATCH_PIXELS = 16 * 512 ** 2
-"""Pixels per batch by default, for about 3 GB of activations."""
+"""Pixels per batch on a GPU or TPU by default, for about 3 GB of activations."""
+
+MAX_BATCH_PIXELS_ON_CPU = 2 * 512 ** 2
+"""A larger batch is no faster there, and the first slice of a series would be written later."""
 
 MAX_STRENGTH = 1.5
 """A larger strength would exaggerate the difference map with its errors."""
@@ -88,6 +92,9 @@ class Denoiser:
         path = pretrained.resolve(path)
         if path.is_file():
             return cls._load_file(path, strength=strength)
+        # Here, since files of weights need no orbax, which takes long to import.
+        from dfgan_jax.checkpoints.folder import locate, read_meta, restore_generator
+
         folder = locate(path)
         meta = read_meta(folder)
         generator = _generator(folder, meta)
@@ -129,7 +136,11 @@ class Denoiser:
     def home(self) -> pathlib.Path:
         """The workdir of the model's checkpoint, or the file that it was loaded from."""
         assert self.path is not None
-        return self.path if self.path.is_file() else workdir_of(self.path)
+        if self.path.is_file():
+            return self.path
+        from dfgan_jax.checkpoints.folder import workdir_of
+
+        return workdir_of(self.path)
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -138,6 +149,7 @@ class Denoiser:
                              jax.tree_util.tree_leaves_with_path(self._variables))
 
     def __call__(self, qdct_hu: Num[np.ndarray, "*shape"], *, batch_size: int | None = None,
+                 padded_size: tuple[int, int] | None = None,
                  out: Float[np.ndarray, "*shape"] | None = None, progress: Progress | None = None,
                  unit: Unit | None = "hu") -> Float[np.ndarray, "*shape"]:
         """Denoises slices.
@@ -148,8 +160,10 @@ class Denoiser:
 
         Args:
           qdct_hu: (H, W) or (N, H, W), HU, or the given unit.
-          batch_size: slices per batch; by default for each device `MAX_BATCH_PIXELS` over the
-            slice's pixels and the `memory_share` of the generator's `Architecture`.
+          batch_size: slices per batch; the last is filled up. By default `slices_per_batch`.
+          padded_size: height and width that the slices are padded to, as `self.padded_size`
+            returns them, so that slices of several sizes share a compiled program; by default
+            that of their own size.
           out: float32 of the same shape, for the result: with memory-mapped arrays, only one
             batch is in memory.
           progress: advanced by each slice.
@@ -177,10 +191,8 @@ class Denoiser:
                 units.check_hu(slices, name="qdct_hu")
             except DoubtfulInput as error:
                 raise InputError(f"{error}: unit={error.value or None!r} takes them") from error
-        # By default a power of two, so that few shapes are compiled in many calls.
-        most = max(batch_size_of(slices.shape[1:]) // self._architecture.memory_share, 1)
-        batch_size = (min(batch_size, len(slices)) if batch_size else
-                      min(most * self.device_count, 1 << (len(slices) - 1).bit_length()))
+        batch_size = batch_size or self.slices_per_batch(slices.shape[1:], count=len(slices))
+        size = padded_size or self.padded_size(slices.shape[1:])
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
@@ -190,30 +202,45 @@ class Denoiser:
                 raise InputError(f"slice {start + broken[0]} has a NaN or an infinity")
             hu = units.to_hu(hu, unit or "hu", name="qdct_hu")
             denoised_slices[start:start + len(hu)] = units.from_hu(
-                self._denoise(hu, batch_size), unit or "hu")
+                self._denoise(hu, (batch_size, *size)), unit or "hu")
             if progress is not None:
                 progress.advance(len(hu))
         return denoised
 
-    def _denoise(self, hu: Float[np.ndarray, "n h w"], batch_size: int
+    def _denoise(self, hu: Float[np.ndarray, "n h w"], shape: tuple[int, int, int]
                  ) -> Float[np.ndarray, "n h w"]:
-        """Denoises finite slices, float32 (n, H, W) with n at most `batch_size`."""
+        """Denoises finite slices, float32, padded to the shape of a batch."""
         count, height, width = hu.shape
-        # The last batch is filled up, so that only one shape is compiled.
-        missing = (batch_size - count, self._missing(height), self._missing(width))
-        if any(missing[1:]):
-            hu = np.pad(hu, [(0, 0), *((0, each) for each in missing[1:])], mode="symmetric")
-        if missing[0]:
-            hu = np.pad(hu, [(0, missing[0]), (0, 0), (0, 0)], mode="edge")
+        missing = [(0, padded - length) for padded, length in zip(shape, hu.shape, strict=True)]
+        if any(missing[1] + missing[2]):
+            hu = np.pad(hu, [(0, 0), *missing[1:]], mode="symmetric")
+        if any(missing[0]):  # one shape is compiled, whatever the number of slices
+            hu = np.pad(hu, [missing[0], (0, 0), (0, 0)], mode="edge")
         denoised, is_finite = self._apply(hu)
         if not np.all(is_finite):
             raise InputError(f"{self.path or 'the model'}: its output is not finite")
         return np.asarray(denoised)[:count, :height, :width]
 
-    def _missing(self, length: int) -> int:
-        """The number of pixels that pad a height or width to a size that the generator takes."""
+    def slices_per_batch(self, size: tuple[int, ...], *, count: int) -> int:
+        """The number of slices in a batch.
+
+        On each device, they have at most `MAX_BATCH_PIXELS` over the `memory_share` of the
+        generator's `Architecture`.
+
+        Args:
+          size: height and width of the slices.
+          count: number of the slices; of few, the next power of two, so that few shapes are
+            compiled in many calls.
+        """
+        pixels = MAX_BATCH_PIXELS if has_accelerator() else MAX_BATCH_PIXELS_ON_CPU
+        most = max(pixels // (math.prod(size) * self._architecture.memory_share), 1)
+        return min(most * self.device_count, 1 << (count - 1).bit_length())
+
+    def padded_size(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """The least height and width that the generator takes slices of a size in."""
         multiple, least = self._architecture.size_multiple, self._architecture.min_size
-        return max(-length % multiple, least - length)
+        height, width = (max(length + -length % multiple, least) for length in size)
+        return height, width
 
 
 def _between_hu(variables: PyTree, hu: Float[Array, "n h w"], *, generator: Generator,
@@ -230,11 +257,6 @@ def _between_hu(variables: PyTree, hu: Float[Array, "n h w"], *, generator: Gene
     if strength != 1:
         denoised = hu + strength * (denoised - hu)
     return jnp.where(outside, hu, denoised), jnp.isfinite(denoised).all((1, 2))
-
-
-def batch_size_of(shape: tuple[int, ...]) -> int:
-    """The number of slices of a height and width in `MAX_BATCH_PIXELS`, at least one."""
-    return max(MAX_BATCH_PIXELS // max(int(np.prod(shape)), 1), 1)
 
 
 def _shapes(generator: Generator) -> dict[str, PyTree]:

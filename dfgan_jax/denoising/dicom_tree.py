@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
 from typing import Final, TypeVar
 
 import jax
@@ -22,8 +23,9 @@ from jaxtyping import Float
 from dfgan_jax.data import domain
 from dfgan_jax.data.domain import ScanProperties
 from dfgan_jax.denoising import denoised_series
+from dfgan_jax.denoising.batches import Batch, in_batches, programs
 from dfgan_jax.denoising.denoised_series import Change
-from dfgan_jax.denoising.denoiser import Denoiser, batch_size_of
+from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.slice_files import OpenSlice, SliceFiles
 from dfgan_jax.devices import agreement
 from dfgan_jax.devices.backend import has_accelerator
@@ -71,29 +73,55 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       OSError: a file cannot be written; `OUTPUT.incomplete` is kept.
       ProcessError: a worker was killed; `OUTPUT.incomplete` is kept.
     """
-    count = workers
-    if count is None:
-        count = min(usable_cores(), MAX_WORKERS) if has_accelerator() else 0
-    if not count:
-        return _denoise_tree(denoiser, None, derivation=derivation, source=source, output=output)
-    with start_workers(count, modules=[SliceFiles.__module__]) as processes:
-        try:
-            return _denoise_tree(denoiser, processes, derivation=derivation, source=source,
-                                 output=output, least=(SLICES_PER_WORKER * count
-                                                       if workers is None else 0))
-        except BrokenProcessPool as error:
+    with _Workers(workers) as started:
+        return _denoise_tree(denoiser, started, derivation=derivation, source=source,
+                             output=output)
+
+
+class _Workers:
+    """Processes that read and write files, started when there are enough files; a context.
+
+    Args:
+      count: see `denoise_tree`.
+
+    Raises:
+      ProcessError: at the end of the context, if a process was killed.
+    """
+
+    def __init__(self, count: int | None):
+        self._least = 0
+        if count is None:
+            count = min(usable_cores(), MAX_WORKERS) if has_accelerator() else 0
+            self._least = SLICES_PER_WORKER * count
+        self._count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
             raise ProcessError(
                 "a process that reads and writes slices was ended by the system, perhaps for lack "
-                f"of memory; a smaller number of workers than {count} needs less") from error
+                f"of memory; a smaller number of workers than {self._count} needs less") from error
+
+    def for_files(self, number: int) -> ProcessPoolExecutor | None:
+        """The processes for a number of files; None: threads, which take less time to start."""
+        if not self._count or number < self._least:
+            return None
+        if self._pool is None:
+            self._pool = start_workers(self._count, modules=[SliceFiles.__module__])
+        return self._pool
 
 
-def _denoise_tree(denoiser: Denoiser, processes: ProcessPoolExecutor | None, *,
-                  derivation: Derivation, source: pathlib.Path, output: pathlib.Path,
-                  least: int = 0) -> JsonObject:
-    """As `denoise_tree`; files of one slice are read by processes, if at least `least`."""
+def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivation,
+                  source: pathlib.Path, output: pathlib.Path) -> JsonObject:
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another output")
-    files = DicomFolder(source, processes=processes)
+    files = DicomFolder(source, processes=workers.for_files)
     if agreement.is_main():
         for line in files.link_lines():
             print(line, file=sys.stderr, flush=True)
@@ -113,13 +141,14 @@ def _denoise_tree(denoiser: Denoiser, processes: ProcessPoolExecutor | None, *,
     checks = _Checks(series, denoiser=denoiser)
     if agreement.is_main():
         checks.warn()
-    batches = list(_batches(missing, device_count=denoiser.device_count))
-    is_many = sum(header.frame is None for header in missing) >= least
+    # Programs of the whole folder: the pixels of a slice do not depend on the slices left.
+    batches = list(in_batches(missing, programs(files.headers, denoiser)))
+    processes = workers.for_files(sum(header.frame is None for header in missing))
     try:
         with progress("denoising", total=len(there) + len(missing), unit="slices",
                       initial=len(there)) as bar, SliceFiles(
-                          batches, targets, derivation=derivation,
-                          processes=processes if is_many else None) as slices:
+                          [batch.headers for batch in batches], targets, derivation=derivation,
+                          processes=processes) as slices:
             _denoise(batches, denoiser=denoiser, slices=slices, files=files,
                      saturated=saturated, checks=checks, bar=bar)
     except (OSError, KeyboardInterrupt, BrokenProcessPool):
@@ -215,8 +244,8 @@ def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float]]:
 
 
 def _scan_properties(header: SliceHeader, pixel_spacing_mm: float) -> ScanProperties:
-    read = dicom.read_slice_of(header)
-    return domain.measure(read.hu, pixel_spacing_mm=pixel_spacing_mm, outside=read.outside)
+    hu, outside = dicom.read_pixels(header)
+    return domain.measure(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside)
 
 
 def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
@@ -244,7 +273,7 @@ def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, path
     return {header.name for header in headers if header.path in there}
 
 
-def _denoise(batches: list[list[SliceHeader]], *, denoiser: Denoiser, slices: SliceFiles,
+def _denoise(batches: list[Batch], *, denoiser: Denoiser, slices: SliceFiles,
              files: DicomFolder, saturated: dict[str, int], checks: _Checks, bar: Progress
              ) -> None:
     """Denoises slices in batches; each written slice gets an entry in `saturated`.
@@ -265,11 +294,12 @@ def _denoise(batches: list[list[SliceHeader]], *, denoiser: Denoiser, slices: Sl
 
     reading: list[OpenSlice] = []
     writing: list[tuple[OpenSlice, Callable[[], int]]] = []
-    for batch in [*batches, []]:
-        ahead = slices.read([each for each in batch if not files.is_refused(each.path)])
+    for batch, following in itertools.pairwise([None, *batches, None]):
+        ahead = slices.read([each for each in following.headers
+                             if not files.is_refused(each.path)]) if following else []
         whole = list(settled((each, each.hu) for each in reading))
         before = np.stack([hu for _, hu in whole]) if whole else np.empty((0, 0, 0), np.float32)
-        after = denoiser(before) if whole else before
+        after = denoiser(before, **batch.program._asdict()) if batch and whole else before
         settle(writing)
         writing = [(each, each.write(hu).result)
                    for (each, _), hu in zip(whole, after, strict=True)]
@@ -278,19 +308,9 @@ def _denoise(batches: list[list[SliceHeader]], *, denoiser: Denoiser, slices: Sl
         bar.advance(len(reading))
         reading = ahead
     settle(writing)
-    for header in itertools.chain(*batches):
+    for header in itertools.chain.from_iterable(batch.headers for batch in batches):
         if files.is_refused(header.path):
             saturated.pop(header.name, None)
-
-
-def _batches(headers: list[SliceHeader], *, device_count: int) -> Iterator[list[SliceHeader]]:
-    """Groups slices by size across series, for few shapes and full batches."""
-    sizes: dict[tuple[int, int], list[SliceHeader]] = {}
-    for header in headers:
-        sizes.setdefault((header.rows, header.columns), []).append(header)
-    for size, same in sizes.items():
-        step = batch_size_of(size) * device_count
-        yield from (same[start:start + step] for start in range(0, len(same), step))
 
 
 def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pathlib.Path,

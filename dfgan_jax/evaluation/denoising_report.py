@@ -45,9 +45,9 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
                for path in {header.path for header in chosen}}
     write_denoising_report(
         report, summary=summary, names=names,
-        before=np.stack([dicom.read_slice_of(sources[header.path][header.instance[1]]).hu
+        before=np.stack([dicom.read_pixels(sources[header.path][header.instance[1]]).hu
                          for header in chosen]),
-        after=np.stack([dicom.read_slice_of(header).hu for header in chosen]),
+        after=np.stack([dicom.read_pixels(header).hu for header in chosen]),
         of_series=(largest[0].series_description or largest[0].series_uid
                    if len(summary["series"]) > 1 else None))
     print(f"Report: {report}", flush=True)
@@ -116,7 +116,7 @@ def _read(path: pathlib.Path, *, scratch: pathlib.Path, unit: Unit, axes: Axes) 
                            len(volume.stored), square_pitch(volume.pixel_spacing_mm))
     headers = dicom.read_headers(path)
     some = [headers[index] for index in evenly_spaced(len(headers), most=MOST_SLICES)]
-    return _Slices(np.stack([dicom.read_slice_of(header).hu for header in some]),
+    return _Slices(np.stack([dicom.read_pixels(header).hu for header in some]),
                    [_name(header) for header in some], len(headers),
                    square_pitch(headers[0].pixel_spacing_mm))
 

@@ -139,7 +139,7 @@ def _read_folder(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndar
         if place not in places:
             raise InputError(f"{path}: has no slice of patient {place[0]!r} at {place[1]:g} mm, "
                              f"where test slice {index} is")
-        images.append(dicom.read_slice_of(places[place]).hu)
+        images.append(dicom.read_pixels(places[place]).hu)
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{path}: slices have several sizes; expected one")
     return np.stack(images)

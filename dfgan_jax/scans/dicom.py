@@ -138,8 +138,8 @@ def _slice_of(header: SliceHeader, dataset: Dataset) -> CTSlice:
     return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu)
 
 
-def write_slice(path: pathlib.Path, source: StoredSlice, hu: Num[np.ndarray, "h w"],
-                *, derivation: Derivation) -> int:
+def write_slice(path: pathlib.Path, source: StoredSlice, hu: Num[np.ndarray, "h w"], *,
+                derivation: Derivation) -> int:
     """Writes a slice with other pixels as an image derived from it, whole or not at all.
 
     Slope, intercept, bits and padding stay those of the source, and so do the pixels outside

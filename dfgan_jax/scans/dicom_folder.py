@@ -3,7 +3,7 @@
 import collections
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
@@ -96,7 +96,8 @@ class DicomFolder:
     Args:
       root: a folder, or a file.
       more: other folders.
-      processes: read the headers of many files; None: this process does.
+      processes: number of files → the processes that may read their headers, or None. They read
+        them if there are `_MANY_FILES`.
 
     Attributes:
       headers: of the CT slices.
@@ -109,7 +110,7 @@ class DicomFolder:
     """
 
     def __init__(self, root: pathlib.Path, *more: pathlib.Path,
-                 processes: ProcessPoolExecutor | None = None):
+                 processes: Callable[[int], ProcessPoolExecutor | None] = lambda number: None):
         self.headers: list[SliceHeader] = []
         self.skipped: dict[pathlib.Path, str] = {}
         self.broken: dict[pathlib.Path, str] = {}
@@ -119,10 +120,11 @@ class DicomFolder:
         found = {each: self._search(each) for each in (root, *more)}
         name = f"{root} and {len(more)} more" if more else str(root)
         count = sum(map(len, found.values()))
+        pool = processes(count)
         with progress(f"looking through {name}", total=count, unit="files") as bar:
             for folder, paths in found.items():
                 before = len(self.headers)
-                for path, read in zip(paths, _read_all(paths, processes), strict=True):
+                for path, read in zip(paths, _read_all(paths, pool), strict=True):
                     if isinstance(read, InputError):
                         self.refuse(path, read)
                     else:

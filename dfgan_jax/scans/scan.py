@@ -52,14 +52,10 @@ def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlic
     Raises:
       InputError: pixels are not square, or their size is unknown.
     """
-    def read() -> tuple[np.ndarray, np.ndarray]:
-        one = dicom.read_slice_of(header)
-        return one.hu, one.outside
-
     return ScanSlice(
         name=header.name, series=header.series_uid, shape=(header.rows, header.columns),
         pixel_spacing_mm=_spacing(header.path, header.pixel_spacing_mm, pixel_spacing_mm),
-        header=header, read=read)
+        header=header, read=functools.partial(dicom.read_pixels, header))
 
 
 @contextlib.contextmanager

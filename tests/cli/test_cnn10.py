@@ -9,7 +9,7 @@ import safetensors
 
 from configs import cnn10
 from dfgan_jax.cli import convert
-from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.models.cnn10 import CNN10

@@ -121,7 +121,7 @@ def test_outputs_are_of_the_same_kind_and_never_overwritten(tmp_path, weights, n
 
 def test_of_pairs_the_quarter_dose_is_denoised(tmp_path, weights, monkeypatch):
     make_pairs(tmp_path / "in.npy")
-    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS", 2 * 20 * 33)
+    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS_ON_CPU", 2 * 20 * 33)
     written = read_pairs(run(tmp_path, weights, "in.npy"))
     source = read_pairs(tmp_path / "in.npy")
     np.testing.assert_array_equal(written.ndct, source.ndct)
@@ -135,7 +135,7 @@ def test_of_pairs_the_quarter_dose_is_denoised(tmp_path, weights, monkeypatch):
     (np.int16, None, None), (np.uint16, 0.5, -1000), (np.float32, 2, 10)])
 def test_volumes_keep_their_type_scale_and_place(tmp_path, weights, monkeypatch, name, dtype,
                                                  slope, intercept):
-    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS", 2 * 20 * 33)
+    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS_ON_CPU", 2 * 20 * 33)
     where = np.array([[0, 0.7, 0, 3], [0.8, 0, 0, -5], [0, 0, -3, 9], [0, 0, 0, 1.0]])
     image = nibabel.Nifti1Image(np.abs(hu((20, 33, 5))).astype(dtype), where)
     image.header.set_slope_inter(slope, intercept)

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from configs import attn
-from dfgan_jax.cli.identity import check_workdir, claim_workdir, model_name, shared_by_seeds
+from dfgan_jax.cli.identity import check_workdir, claim_workdir, shared_by_seeds
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.support.errors import InputError
 

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import nafnet
-from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.models.nafnet import NAFNet
 from dfgan_jax.support.errors import InputError

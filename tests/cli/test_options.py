@@ -4,7 +4,7 @@ import json
 import pytest
 
 from configs import attn, dfgan, redcnn
-from dfgan_jax.cli.identity import model_name
+from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.redcnn import REDCNN

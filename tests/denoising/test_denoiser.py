@@ -57,10 +57,18 @@ def test_odd_sizes_are_padded_and_cropped(unet):
     assert hounsfield.normalise(0.0) == 1.0
 
 
+def test_slices_of_other_sizes_share_a_program_by_reflection(unet):
+    denoiser = Denoiser(*unet)
+    odd = np.random.default_rng(1).normal(0, 300, (2, 29, 45)).astype(np.float32)
+    padded = np.pad(odd, [(0, 0), (0, 35), (0, 51)], mode="symmetric")
+    np.testing.assert_array_equal(denoiser(odd, padded_size=(64, 96)),
+                                  denoiser(padded)[:, :29, :45])
+
+
 @pytest.mark.parametrize(("architecture", "shapes"), [
     ("unet", [(8, 32, 48)]), ("redcnn", [(2, 32, 48)] * 4)])
 def test_slices_are_padded_and_batched_as_the_generator_states(monkeypatch, architecture, shapes):
-    monkeypatch.setattr(denoising, "MAX_BATCH_PIXELS", 8 * 24 * 40)
+    monkeypatch.setattr(denoising, "MAX_BATCH_PIXELS_ON_CPU", 8 * 24 * 40)
     denoiser = Denoiser(build_generator(width=2, architecture=architecture), {})
     denoiser.device_count = 1
     seen = []
@@ -139,7 +147,7 @@ def test_several_devices_give_the_bits_of_one(unet):
 
 
 def test_each_device_takes_a_full_batch(unet, monkeypatch):
-    monkeypatch.setattr(denoising, "MAX_BATCH_PIXELS", 2 * 32 * 48)
+    monkeypatch.setattr(denoising, "MAX_BATCH_PIXELS_ON_CPU", 2 * 32 * 48)
     denoiser = Denoiser(*unet)
     sizes = []
 

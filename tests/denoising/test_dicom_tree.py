@@ -7,6 +7,7 @@ import pytest
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.denoising import denoiser
 from dfgan_jax.denoising.dicom_tree import denoise_tree
+from dfgan_jax.models.generators import architecture_of, build_generator
 from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom import read_slice
 from dfgan_jax.scans.dicom_derivation import Derivation
@@ -24,13 +25,17 @@ class FakeDenoiser(denoiser.Denoiser):
     """Adds 5 HU, and records the shapes of its inputs."""
 
     domain = None
+    _architecture = architecture_of(build_generator(width=2))
 
     def __init__(self, domain=None):
         self.domain = domain
         self.shapes = []
+        self.programs = set()
 
-    def __call__(self, qdct_hu, *, batch_size=None, out=None, progress=None, unit="hu"):
+    def __call__(self, qdct_hu, *, batch_size=None, padded_size=None, out=None, progress=None,
+                 unit="hu"):
         self.shapes.append(qdct_hu.shape)
+        self.programs.add((batch_size, padded_size))
         return qdct_hu + 5
 
 
@@ -46,11 +51,6 @@ def run(tmp_path, *, derivation=DERIVATION, denoiser=None):
 
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-@pytest.fixture
-def two_at_a_time(monkeypatch):
-    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS", 2 * 16 * 20)
 
 
 def test_a_tree_is_written_with_the_same_names(tmp_path, two_at_a_time):
@@ -128,9 +128,19 @@ def test_sizes_may_be_mixed(tmp_path, two_at_a_time):
     slices(source / "b", 3, stored=ramp((5, 7)), series=SECOND_SERIES)
     denoiser = FakeDenoiser()
     assert run(tmp_path, denoiser=denoiser)["slices"] == 6
-    assert denoiser.shapes == [(2, 16, 20), (1, 16, 20), (3, 5, 7)]
+    assert denoiser.shapes == [(2, 16, 20), (1, 16, 20), (2, 5, 7), (1, 5, 7)]
+    assert denoiser.programs == {(2, (32, 32))}
     np.testing.assert_array_equal(read_slice(tmp_path / "out" / "b" / "03.dcm").stored,
                                   ramp((5, 7)) + 5)
+
+
+def test_a_tree_of_ten_sizes_needs_four_programs(tmp_path):
+    for index in range(10):
+        slices(tmp_path / "in" / str(index), 1, stored=ramp((20 + 16 * index, 30)),
+               series=f"{SERIES}.{index}")
+    denoiser = FakeDenoiser()
+    assert run(tmp_path, denoiser=denoiser)["slices"] == 10
+    assert len(denoiser.programs) == 4
 
 
 @pytest.mark.parametrize(("error", "kind"), [

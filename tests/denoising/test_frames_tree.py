@@ -1,10 +1,8 @@
 """Enhanced multi-frame CT in a folder: its frames are slices of series; a file stays a file."""
 
-
 import numpy as np
 import pytest
 
-from dfgan_jax.denoising import denoiser
 from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom import read_headers, read_slice_of
 from dfgan_jax.support.errors import InputError
@@ -21,10 +19,7 @@ from tests.scans import enhanced_files
 from tests.scans.dicom_files import SERIES, ramp
 from tests.scans.enhanced_files import frames
 
-
-@pytest.fixture(autouse=True)
-def two_at_a_time(monkeypatch):
-    monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS", 2 * 16 * 20)
+pytestmark = pytest.mark.usefixtures("two_at_a_time")
 
 
 def stored_of(path):

@@ -27,7 +27,7 @@ def run(tmp_path, output, *, workers, denoiser=None):
                         output=tmp_path / output, workers=workers)
 
 
-def test_processes_write_the_same_files_as_threads(tmp_path, monkeypatch):
+def test_processes_write_the_same_files_as_threads(tmp_path, monkeypatch, two_at_a_time):
     source = tmp_path / "in"
     slices(source / "a", 5)
     slices(source / "b", 3, stored=ramp((5, 7)), series=SECOND_SERIES)
@@ -39,8 +39,6 @@ def test_processes_write_the_same_files_as_threads(tmp_path, monkeypatch):
     write(source / "bright.dcm", stored=stored, padding=4093, instance=10)
     write(source / "brighter.dcm", stored=stored, instance=11)
     expected = run(tmp_path, "threads", workers=0)
-    # Two of a size at a time, so that all three parts of the shared memory are used again.
-    monkeypatch.setattr(dicom_tree, "batch_size_of", lambda size: 2)
     monkeypatch.setattr(dicom_folder, "_MANY_FILES", 2)
     actual = run(tmp_path, "processes", workers=2)
     assert actual == expected
@@ -67,9 +65,9 @@ class Killing(FakeDenoiser):
         return super().__call__(qdct_hu, **options)
 
 
-def test_a_killed_worker_ends_the_run_which_can_be_resumed(tmp_path, monkeypatch, capsys):
+def test_a_killed_worker_ends_the_run_which_can_be_resumed(tmp_path, monkeypatch, capsys,
+                                                           two_at_a_time):
     slices(tmp_path / "in", 9)
-    monkeypatch.setattr(dicom_tree, "batch_size_of", lambda size: 2)
     denoiser = Killing()
 
     def started(*arguments, **options):
@@ -86,6 +84,26 @@ def test_a_killed_worker_ends_the_run_which_can_be_resumed(tmp_path, monkeypatch
     for i in range(1, 10):
         np.testing.assert_array_equal(read_slice(tmp_path / "out" / f"0{i}.dcm").stored,
                                       ramp() + 5)
+
+
+@pytest.mark.parametrize(("slices_per_worker", "started"), [(3, []), (2, [2])])
+def test_by_default_workers_start_beside_an_accelerator_for_many_slices(
+        tmp_path, monkeypatch, slices_per_worker, started):
+    slices(tmp_path / "in", 4)
+    counts = []
+
+    def start(count, **options):
+        counts.append(count)
+        return start_workers(count, **options)
+
+    monkeypatch.setattr(dicom_tree, "start_workers", start)
+    monkeypatch.setattr(dicom_tree, "usable_cores", lambda: 2)
+    monkeypatch.setattr(dicom_tree, "SLICES_PER_WORKER", slices_per_worker)
+    run(tmp_path, "on a CPU", workers=None)
+    assert counts == []
+    monkeypatch.setattr(dicom_tree, "has_accelerator", lambda: True)
+    run(tmp_path, "beside an accelerator", workers=None)
+    assert counts == started
 
 
 def test_without_shared_memory_threads_read_and_write(tmp_path, monkeypatch, capsys):
