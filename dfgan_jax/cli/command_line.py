@@ -51,7 +51,7 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
                                 ("workers", 0, None)):
         flags.DEFINE_integer(name, whole, modes.explain(name), lower_bound=lowest,
                              flag_values=values)
-    for name in ("verify", "print_config"):
+    for name in ("verify", "print_config", "self_ensemble"):
         flags.DEFINE_bool(name, False, modes.explain(name), flag_values=values)
     for name, choices in {"storage": ("float32", "float16"), "platform": ("tpu", "cuda"),
                           "patients": ("id", "study", "folder")}.items():

@@ -33,8 +33,8 @@ from dfgan_jax.support.wording import counted
 
 
 def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
-        strength: float = 1.0, report: pathlib.Path | None = None, unit: Unit | None = None,
-        axes: Axes | None = None, workers: int | None = None) -> None:
+        strength: float = 1.0, self_ensemble: bool = False, report: pathlib.Path | None = None,
+        unit: Unit | None = None, axes: Axes | None = None, workers: int | None = None) -> None:
     """Denoises a file or a folder, a few slices at a time.
 
     Args:
@@ -44,6 +44,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         `.nii` or `.nii.gz`.
       output: file or folder to write, whole or not at all, in the same format; arrays are float32.
       strength: of the denoising; see `Denoiser`.
+      self_ensemble: see `Denoiser`.
       report: HTML file to write: up to 30 slices before and after.
       unit: of an array or a volume, and of the output; None: HU, refused where they cannot be.
       axes: of an array and of the output; None: (N, H, W), refused where it looks like (H, W, N).
@@ -71,6 +72,8 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         if jax.process_count() > 1:
             raise InputError(f"{source} is one file, and this run has {jax.process_count()} "
                              "processes; only the slices of a folder are divided among processes")
+    load = functools.partial(Denoiser.load, checkpoint_path, strength=strength,
+                             self_ensemble=self_ensemble)
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
     given = unit or "hu"
     suffixes: tuple[str, ...]
@@ -91,15 +94,14 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")
         if source.is_dir():
-            _denoise_folder(Denoiser.load(checkpoint_path, strength=strength), source, output,
-                            report=report, workers=workers)
+            _denoise_folder(load(), source, output, report=report, workers=workers)
             return
         dicom.read_headers(source)
         kind, suffixes = _denoise_dicom_file, ("",)
     if not output.name.lower().endswith(suffixes):
         raise InputError(f"{output}: expected a name that ends in {' or '.join(suffixes)}, as "
                          f"{source} does")
-    denoiser = Denoiser.load(checkpoint_path, strength=strength)
+    denoiser = load()
     with flags_named():
         print(f"Wrote {output}: {kind(denoiser, source, output)}", flush=True)
     if report is not None:
@@ -113,7 +115,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
 def _derivation(denoiser: Denoiser) -> Derivation:
     return Derivation(model=model_name(denoiser.meta["config"]),
                       weights_sha256=denoiser.weights_sha256, version=dfgan_jax.__version__,
-                      strength=denoiser.strength)
+                      strength=denoiser.strength, self_ensemble=denoiser.self_ensemble)
 
 
 def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,

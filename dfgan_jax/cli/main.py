@@ -96,6 +96,7 @@ def _start(mode: str, *, command: Command) -> None:
                 run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
                     source=pathlib.Path(only("input", given.input)),
                     output=pathlib.Path(given.output), strength=given.strength,
+                    self_ensemble=given.self_ensemble,
                     report=None if given.report is None else pathlib.Path(given.report),
                     unit=given.input_unit, axes=given.axes, workers=given.workers)
     elif mode == "convert":

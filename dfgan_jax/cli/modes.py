@@ -117,6 +117,8 @@ MODES: dict[str, Mode] = {
                 "a workdir, the folder of a checkpoint, a file of weights (.pth, .pt, .pth.tar, "
                 ".safetensors), or the name of pretrained weights; attn_dfgan by default",
             "strength=NUMBER": "input + strength · (denoised − input), 0 to 1.5; 1 by default",
+            "self_ensemble": "averages the results of a slice's eight flips and quarter turns, in "
+                             "eight times the time",
             "report=FILE": "HTML file to write: slices before and after, their difference, noise "
                            "and HU by tissue",
             "workers=N": "processes that read and write the slices of a folder; 0: threads of one "

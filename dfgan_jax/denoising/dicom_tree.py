@@ -323,7 +323,7 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
     return {
         "input": str(source), "model": derivation.model,
         "weights_sha256": derivation.weights_sha256, "version": derivation.version,
-        "strength": derivation.strength,
+        "strength": derivation.strength, "self_ensemble": derivation.self_ensemble,
         "trained_on": checks.domain and checks.domain.as_json(),
         "slices": len(written), "saturated_pixels": sum(saturated.values()),
         "written_before": len(there),

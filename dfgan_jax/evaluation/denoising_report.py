@@ -91,7 +91,8 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
         report, names=before.names, before=before.hu, after=after.hu, summary={
             "input": str(source), "model": derivation.model,
             "weights_sha256": derivation.weights_sha256, "version": derivation.version,
-            "strength": derivation.strength, "series": [series],
+            "strength": derivation.strength, "self_ensemble": derivation.self_ensemble,
+            "series": [series],
             "trained_on": denoiser.domain and denoiser.domain.as_json()})
     print(f"Report: {report}", flush=True)
 

@@ -24,17 +24,21 @@ class Derivation:
       weights_sha256: of the generator's parameters and running statistics.
       version: of this software.
       strength: of the denoising; see `Denoiser`.
+      self_ensemble: see `Denoiser`.
     """
 
     model: str
     weights_sha256: str
     version: str
     strength: float = 1.0
+    self_ensemble: bool = False
 
     @property
     def name(self) -> str:
-        """The model, and the strength if it is not 1."""
-        return self.model if self.strength == 1 else f"{self.model}, strength {self.strength:g}"
+        """The model, the self-ensemble if it is one, and the strength if it is not 1."""
+        ensemble = ", self-ensemble" if self.self_ensemble else ""
+        strength = "" if self.strength == 1 else f", strength {self.strength:g}"
+        return f"{self.model}{ensemble}{strength}"
 
     @property
     def description(self) -> str:
@@ -43,13 +47,15 @@ class Derivation:
                 f"dfgan_jax {self.version}. Research software, not a medical device.")
 
     def derived_uid(self, source_uid: str) -> str:
-        """A UID that depends on the source, weights, version and strength alone.
+        """A UID that depends on the source and the derivation, but for the model's name.
 
         See PS3.5 B.2, UUIDs of RFC 9562.
         """
         name = f"{source_uid}\n{self.weights_sha256}\n{self.version}"
         if self.strength != 1:
             name += f"\n{self.strength!r}"
+        if self.self_ensemble:
+            name += "\nself-ensemble"
         return f"2.25.{uuid.uuid5(_UID_NAMESPACE, name).int}"
 
 

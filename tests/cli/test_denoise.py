@@ -271,6 +271,17 @@ def test_strength_is_taken_from_the_command_line(tmp_path, weights):
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), halfway, atol=1e-2)
 
 
+def test_a_self_ensemble_is_taken_from_the_command_line(tmp_path, weights):
+    array = hu((2, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "in.npy", array)
+    done = command.run("--mode=denoise", f"--checkpoint={weights}", "--self_ensemble",
+                       f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'out.npy'}")
+    assert done.returncode == 0, done.stderr
+    expected = Denoiser.load(weights, self_ensemble=True)(array)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-2)
+    assert np.abs(expected - Denoiser.load(weights)(array)).max() > 0.1
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_report_shows_what_was_read_and_what_was_written(tmp_path, weights, capsys, name):
     KINDS[name](tmp_path / name)

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,22 @@ def test_strength_weighs_the_difference_map(unet, hu, strength):
     weaker = Denoiser(*unet, strength=strength)(padded)
     np.testing.assert_allclose(weaker, padded + strength * (denoised - padded), atol=1e-2)
     np.testing.assert_array_equal(weaker[:, :4], -2000)
+
+
+def test_a_self_ensemble_is_the_mean_of_the_eight_flips_and_turns(unet):
+    single, ensemble = Denoiser(*unet), Denoiser(*unet, self_ensemble=True)
+    slices = np.random.default_rng(3).normal(0, 300, (2, 32, 48)).astype(np.float32)
+    slices[:, :3] = -2000
+    flips = list(itertools.product([1, -1], [1, -1]))
+    upright = [single(slices[:, ::v, ::h])[:, ::v, ::h] for v, h in flips]
+    across = [single(slices[:, ::v, ::h].transpose(0, 2, 1)).transpose(0, 2, 1)[:, ::v, ::h]
+              for v, h in flips]
+    expected = np.mean(upright + across, axis=0)
+    denoised = ensemble(slices)
+    assert denoised.dtype == np.float32
+    np.testing.assert_allclose(denoised, expected, atol=1e-2)
+    np.testing.assert_array_equal(denoised[:, :3], -2000)
+    assert np.abs(expected - single(slices)).max() > 1
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.6, float("nan")])

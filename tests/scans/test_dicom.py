@@ -656,3 +656,11 @@ def test_a_strength_is_described_and_gives_uids_of_its_own(tmp_path):
     assert "strength" not in whole.dataset.DerivationDescription
     assert "strength 0.7" in weaker.dataset.SeriesDescription
     assert weaker.header.sop_uid != whole.header.sop_uid
+
+
+def test_a_self_ensemble_is_described_and_gives_uids_of_its_own(tmp_path):
+    path = write(tmp_path / "a.dcm")
+    ensemble = rewrite(path, derivation=dataclasses.replace(DERIVATION, self_ensemble=True))[0]
+    assert ensemble.dataset.DerivationDescription.split("Denoised by ")[1].startswith(
+        "AttnDFGAN, self-ensemble, weights SHA-256 ")
+    assert ensemble.header.sop_uid != rewrite(path)[0].header.sop_uid

@@ -30,12 +30,13 @@ def series(**changes):
             **changes}
 
 
-def write(path, *all_series, trained_on=None, strength=1.0):
+def write(path, *all_series, trained_on=None, strength=1.0, self_ensemble=False):
     before, after = scan()
     write_denoising_report(
         path, names=["10 mm, a.dcm", "20 mm, b.dcm"], before=before, after=after,
         summary={"input": "scan/", "model": "AttnDFGAN", "weights_sha256": "ab" * 32,
                  "version": "1.2", "strength": strength, "trained_on": trained_on,
+                 "self_ensemble": self_ensemble,
                  "series": list(all_series) or [series()]})
     return path.read_text(encoding="utf-8")
 
@@ -55,7 +56,9 @@ def test_tissues_have_their_means_and_noise():
 
 
 def test_the_page_says_what_was_done_and_needs_nothing_else(tmp_path):
-    page = write(tmp_path / "r.html", trained_on=KNOWN.as_json(), strength=0.7)
+    page = write(tmp_path / "r.html", trained_on=KNOWN.as_json(), strength=0.7,
+                 self_ensemble=True)
+    assert "<span>self-ensemble</span>" in page
     assert "strength 0.7" in page
     assert "noise in soft tissue, from 21.4 HU" in page
     assert "Abdomen &lt;3 mm&gt;" in page
