@@ -199,7 +199,8 @@ def test_help_of_a_mode_shows_what_it_takes_and_nothing_else(capsys, arguments):
     assert re.findall("--[a-z_.]+", needed) == ["--input", "--output"]
     assert re.findall("^  (--[a-z_.]+)", optional, re.MULTILINE) == [
         "--checkpoint", "--strength", "--self_ensemble", "--report", "--workers",
-        "--input_unit", "--axes", "--coordinator", "--num_processes", "--process_id", "--join_timeout"]
+        "--input_unit", "--axes", "--coordinator", "--num_processes", "--process_id",
+        "--join_timeout"]
 
 
 def test_help_of_the_installed_command_spells_it_so(capsys):

@@ -35,8 +35,8 @@ def write_denoising_report(path: pathlib.Path, *, summary: JsonObject, names: Se
       path: of the file; an older one is replaced.
       summary: of `dicom_tree`: `input`, `model`, `weights_sha256`, `version`, `strength`,
         `self_ensemble` and `trained_on`; and `series`, each with `description`, `slices`,
-        `noise_before_hu`, `noise_after_hu`, `soft_tissue_shift_hu`, `kernel_lp_cm`, `pixel_spacing_mm`,
-        `outside_training` and `notes`.
+        `noise_before_hu`, `noise_after_hu`, `soft_tissue_shift_hu`, `kernel_lp_cm`,
+        `pixel_spacing_mm`, `outside_training` and `notes`.
       names: of the slices, in order.
       before: (N, H, W) HU, N at most `MOST_SLICES`.
       after: the same slices, denoised.
