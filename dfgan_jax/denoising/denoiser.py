@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from dfgan_jax.scans import axes, hounsfield, units
 from dfgan_jax.scans.unit_names import UNITS, Unit
 from dfgan_jax.support.digests import named_arrays_digest
 from dfgan_jax.support.errors import DoubtfulInput, InputError
+from dfgan_jax.support.jax_functions import shape_struct
 from dfgan_jax.support.progress import Progress
 from dfgan_jax.support.types import JsonObject
 
@@ -84,9 +86,8 @@ class Denoiser:
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
         self._architecture = architecture_of(generator)
-        self._apply = Inference(
-            functools.partial(_between_hu, generator=generator, strength=strength),
-            self._variables, dtype=generator.dtype)
+        self._function = functools.partial(_between_hu, generator=generator, strength=strength)
+        self._apply = Inference(self._function, self._variables, dtype=generator.dtype)
         self.device_count = self._apply.device_count
 
     @classmethod
@@ -261,6 +262,19 @@ class Denoiser:
         pixels = MAX_BATCH_PIXELS if has_accelerator() else MAX_BATCH_PIXELS_ON_CPU
         most = max(pixels // (math.prod(size) * self._architecture.memory_share), 1)
         return min(most * self.device_count, 1 << (count - 1).bit_length())
+
+    def flops(self, size: tuple[int, ...]) -> float:
+        """Floating-point operations for a slice of a height and width, by XLA's count.
+
+        A multiplication and an addition are two operations. The program is counted before XLA
+        optimises it.
+        """
+        views = len(_VIEWS) if self.self_ensemble else 1
+        hu = shape_struct((1, *self.padded_size(size)), np.float32)
+        costs: Mapping[str, float] | None = jax.jit(self._function).lower(
+            self._variables, hu).cost_analysis()
+        assert costs is not None  # CPUs, GPUs and TPUs have them
+        return views * costs["flops"]
 
     def padded_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """The least height and width that the generator takes slices of a size in."""

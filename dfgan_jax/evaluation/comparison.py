@@ -1,5 +1,6 @@
 """A comparison of models with the input and classical denoisers, on the same test slices."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -26,6 +27,7 @@ from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
 from dfgan_jax.evaluation.row_physics import RowPhysics
 from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, model_rows
 from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes
+from dfgan_jax.evaluation.speed import Speed, measure_speed
 from dfgan_jax.evaluation.statistics import Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.evaluation.verdict import Origin, judge
@@ -77,6 +79,7 @@ class Comparison:
         self._overview: Example | None = None
         self._models: dict[str, Model] = {}
         self._rows: dict[str, Row] = {}
+        self._speeds: dict[str, Speed] = {}
 
     def measure(self, models: Sequence[Model], *, given: Mapping[str, str] = MappingProxyType({})
                 ) -> None:
@@ -155,6 +158,8 @@ class Comparison:
                            "notes": [*sample.notes(rows=len(rows)), *self._notes_on_data()]},
             "test_slices": self._facts.as_json(pixel_spacing_mm=self._pitch),
             **({"physics": physics} if physics else {}),
+            "speed": {name: dataclasses.asdict(self._speeds[name]) for name in rows
+                      if name in self._speeds},
             **provenance({name: model.denoiser for name, model in self._models.items()},
                          {split: self._sources.describe(split)
                           for split in self._options.splits}),
@@ -172,6 +177,8 @@ class Comparison:
         with progress(f"denoising with {name}", total=agreement.share_of(len(self._qdct)),
                       unit="slices") as bar:
             images = row.denoise(self._qdct, bar)
+        if speed := measure_speed(row, self._qdct):
+            self._speeds[name] = speed
         if self._physics is not None:
             self._physics.measure(name, row, images)
         if not agreement.is_main():

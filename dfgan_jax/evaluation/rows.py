@@ -25,11 +25,13 @@ class Row:
       table: its description in the tables.
       denoise: ((N, H, W) HU, progress to advance by one for each slice) → the same shape.
       is_function: `denoise` takes any slices; else it returns the test slices whatever it is given.
+      denoiser: of a network; None for other rows.
     """
 
     table: tables.Row
     denoise: Callable[[Float[np.ndarray, "n h w"], Progress | None], Float[np.ndarray, "n h w"]]
     is_function: bool = True
+    denoiser: Denoiser | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,8 @@ def model_rows(models: Sequence[Model]) -> dict[str, Row]:
             name, number = f"{label} ({number})", number + 1
         run = None if model.shared is None else (model.name, model.shared)
         rows[name] = Row(table=tables.Row(kind="model", run=run, seed=model.seed),
-                         denoise=_in_all(functools.partial(_denoise, model.denoiser)))
+                         denoise=_in_all(functools.partial(_denoise, model.denoiser)),
+                         denoiser=model.denoiser)
     return rows
 
 

@@ -41,6 +41,8 @@ THEMES: Final = (
 _DASHES: Final = ("solid", "dashed", "dotted")
 """Names in both CSS and matplotlib."""
 
+_MARKERS: Final = ("o", "s", "^")
+
 
 class Curve(NamedTuple):
     """Values over steps, or over frequencies: (N,) each."""
@@ -244,6 +246,47 @@ def write_transfer(figures: pathlib.Path, transfers: Mapping[str, Sequence[JsonO
             draw_rows, curves, xlabel="spatial frequency [lp/cm]", size=(4.6, 3.2),
             limits=(0, 1.3), levels=(0.5, 0.1))))
     return shown
+
+
+def write_speeds(figures: pathlib.Path, points: Mapping[str, tuple[float, float]], *,
+                 order: Sequence[str]) -> dict[str, str]:
+    """Quality beside speed.
+
+    Args:
+      figures: folder of the PNG files.
+      points: row → slices a second, and PSNR over QDCT [dB].
+      order: all rows of the table.
+    """
+    return _save(figures, "speed", "PSNR over QDCT [dB]", functools.partial(
+        draw_speeds, points, order=order))
+
+
+def draw_speeds(points: Mapping[str, tuple[float, float]], *, order: Sequence[str], theme: Theme
+                ) -> Figure:
+    """Draws a point for each row over a logarithmic axis of speed, and a legend by quality.
+
+    A line joins the rows that no row beats in both; for the arguments see `write_speeds`.
+    """
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    best = -math.inf
+    frontier = []
+    for rate, gain in sorted(points.values(), reverse=True):
+        if gain > best:
+            best = gain
+            frontier.append((rate, gain))
+    axes.plot(*zip(*frontier, strict=True), color=theme.ink, linewidth=1, linestyle=":")
+    for name in sorted(points, key=lambda name: points[name][1], reverse=True):
+        rate, gain = points[name]
+        place = order.index(name)
+        axes.plot([rate], [gain], _MARKERS[place // len(theme.lines) % len(_MARKERS)],
+                  color=theme.lines[line_style(place)[0]], markersize=8, label=name)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    _style(axes, theme, "slices a second on this machine")
+    figure.legend(loc="outside right upper", fontsize=11, frameon=False, labelcolor=theme.ink)
+    return figure
 
 
 def _row_curve(row: str, found: JsonObject | None, over: str, field: str) -> Curve:

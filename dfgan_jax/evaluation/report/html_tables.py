@@ -107,6 +107,25 @@ def text_cell(text: str, small: str = "") -> Cell:
     return Cell(text, text, small)
 
 
+# Speed.
+
+
+def speed_table(speeds: Mapping[str, JsonObject], rows: Sequence[JsonObject]) -> Table:
+    """Quality and speed.
+
+    Args:
+      speeds: row → `slices_per_s`, and `gflop` or None.
+      rows: of `score_rows`.
+    """
+    return Table("Speed beside quality",
+                 ("", "PSNR over QDCT [dB]", "slices/s", "ms/slice", "GFLOP/slice"),
+                 [(text_cell(row["name"]), number_cell(row["gain"]["psnr"], signed=True),
+                   number_cell(rate, 1 if rate >= 10 else 3), number_cell(1000 / rate, 1),
+                   number_cell(speeds[row["name"]]["gflop"]))
+                  for row in rows if row["name"] in speeds
+                  for rate in [speeds[row["name"]]["slices_per_s"]]])
+
+
 # Scores.
 
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ _FIGURE: Final = re.compile(
     r"(example_\d+_(abdomen|lung|brain|qdct_minus|denoised_minus)_\w+|spectrum_\d+"
     r"|overview_(qdct|denoised|ndct|removed)"
     r"|structure_\d+_(removed|explained)|transfer_\d+(_dark)?|noise_power_(phantom|slices)(_dark)?"
-    r"|validation_(psnr|ssim)(_dark)?|(generator|discriminator)_loss(_dark)?|loss_terms(_dark)?"
+    r"|speed(_dark)?|validation_(psnr|ssim)(_dark)?|(generator|discriminator)_loss(_dark)?|loss_terms(_dark)?"
     r")\.png")
 
 _MARK_SCRIPTED: Final = 'document.documentElement.classList.add("js");'
@@ -64,8 +65,8 @@ def write_report(
       title: heading of the page; plain text.
       results: the content of `results.json`. Required: `slices`, `verdict` (of
         `Verdict.as_json`), and `protocols`, including `full_range`, with a `QDCT` row in each.
-        Optional: `statistics`, `physics`, `checkpoint`, `data`, `published`, `config`, `device`,
-        `versions`, `command`, `created`. A protocol may have
+        Optional: `statistics`, `physics`, `speed`, `checkpoint`, `data`, `published`, `config`,
+        `device`, `versions`, `command`, `created`. A protocol may have
         `window_hu`, `seeds` and `tests`, a row `kind`, `parameters`, `interval` and `vif`; see
         `html_tables.py`. A number may be None.
       history: rows of `metrics.jsonl`; missing fields have no curve.
@@ -101,6 +102,7 @@ def write_report(
         headline=headline,
         verdict=results["verdict"],
         overview=overview and write_overview(figures, overview),
+        speed=_speed(figures, results.get("speed") or {}, rows[HEADLINE_PROTOCOL]),
         difference_maps=DIFFERENCES,
         published_table=html_tables.published_table(results.get("published") or {}),
         physics=physics_section(figures, results.get("physics") or {}, shown=pictures or {},
@@ -119,6 +121,18 @@ def write_report(
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
+
+
+def _speed(figures: pathlib.Path, speeds: JsonObject, rows: Sequence[JsonObject]
+           ) -> dict[str, object] | None:
+    """The table and the figure of speed beside quality; None without a speed."""
+    if not speeds:
+        return None
+    points = {row["name"]: (speeds[row["name"]]["slices_per_s"], row["gain"]["psnr"])
+              for row in rows if row["name"] in speeds and math.isfinite(row["gain"]["psnr"])}
+    return {"table": html_tables.speed_table(speeds, rows),
+            "curve": points and curves.write_speeds(
+                figures, points, order=[row["name"] for row in rows])}
 
 
 def _loss_weights(config: JsonObject) -> dict[str, float]:
