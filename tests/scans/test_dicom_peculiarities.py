@@ -172,6 +172,18 @@ def test_sound_values_are_not_taken_for_signed_ones(tmp_path, stored, options):
     np.testing.assert_array_equal(read_slice(path).stored, stored)
 
 
+@pytest.mark.parametrize(("keyword", "dtype"), [("FloatPixelData", "<f4"),
+                                                ("DoubleFloatPixelData", "<f8")])
+def test_pixels_of_floats_are_named(tmp_path, keyword, dtype):
+    dataset = ct_slice()
+    setattr(dataset, keyword, np.zeros((16, 20), dtype).tobytes())
+    del dataset.PixelData
+    path = save(tmp_path / "a.dcm", dataset)
+    with pytest.raises(InputError, match=rf"a\.dcm: broken: its pixels are {keyword}; expected "
+                                         "PixelData"):
+        read_slice(path)
+
+
 @pytest.mark.parametrize("bits", [13, 16])
 def test_signed_values_of_jpeg_2000_with_an_unsigned_header_are_refused(tmp_path, bits):
     values = body(-1000, shape=(36, 40))  # the smallest images cannot be encoded
