@@ -63,10 +63,11 @@ _SPLIT = {
         "identity of a patient: the patient ID, the default (the study, if the ID is a "
         "placeholder); the study; or the folder directly below those given"}
 _FORMAT = {
-    "input_unit=hu|mu|redcnn|dfgan":
+    "input_unit=hu|mu|redcnn|dfgan|stored":
         "unit of an array or a volume: HU, the default, refused where the values cannot be HU; "
         "linear attenuation in 1/mm; (HU + 1024) / 4096 of RED-CNN's preparation; (HU + 500) / 500 "
-        "of DFGAN's networks. --mode=denoise writes the same unit",
+        "of DFGAN's networks; HU + 1024, as most DICOM files store it. --mode=denoise writes the "
+        "same unit",
     "axes=nhw|hwn":
         "axes of an .npy of an array: (N, H, W), the default, refused where it looks like the "
         "other; or (H, W, N). --mode=denoise writes the same axes"}

@@ -186,7 +186,8 @@ class Denoiser:
             batch is in memory.
           progress: advanced by each slice.
           unit: of the slices and of the result: `hu`; `mu`, linear attenuation [1/mm]; `redcnn`,
-            (HU + 1024) / 4096; `dfgan`, (HU + 500) / 500. None: HU that are not checked.
+            (HU + 1024) / 4096; `dfgan`, (HU + 500) / 500; `stored`, HU + 1024. None: HU that are
+            not checked.
 
         Returns:
           The same shape, float32, in the same unit.

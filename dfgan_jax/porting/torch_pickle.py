@@ -53,9 +53,10 @@ _DTYPES = {
 
 _INERT = frozenset((
     "argparse.Namespace", "collections.defaultdict", "collections.deque", "datetime.date",
-    "datetime.datetime", "datetime.timedelta", "functools.partial", "pathlib.PosixPath",
-    "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath",
+    "datetime.datetime", "datetime.timedelta", "decimal.Decimal", "functools.partial",
+    "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath", "pathlib.WindowsPath",
     "types.SimpleNamespace",
+    "__builtin__.xrange",  # range, in protocol 2
     *(f"{builtins}.{name}" for builtins in ("builtins", "__builtin__") for name in (
         "bytearray", "complex", "frozenset", "range", "set", "slice"))))
 """Names that plain hyper-parameters call; the result of the call is inert."""

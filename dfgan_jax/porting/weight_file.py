@@ -45,6 +45,10 @@ def read_weight_file(path: str | os.PathLike[str]) -> object:
         start = file.read(9)
     header_bytes = int.from_bytes(start[:8], "little")
     if start[8:] != b"{" or header_bytes > path.stat().st_size:
+        if start.lstrip().startswith(b"{"):  # which starts no pickle
+            raise InputError(f"{path}: is a JSON text, such as the index of a model in several "
+                             "files, and holds no weights; expected one file, of "
+                             f"{', '.join(SUFFIXES)}")
         return read_torch_file(path)
     if header_bytes > _MAX_HEADER_BYTES:
         raise InputError(f"{path}: refused: its header has {header_bytes:,} bytes; at most "

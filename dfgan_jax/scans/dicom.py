@@ -194,7 +194,7 @@ def group_by_series(headers: list[SliceHeader]) -> Iterator[list[SliceHeader]]:
 
 
 def series_notes(slices: list[SliceHeader]) -> list[str]:
-    """Irregularities of a series, in words, once each: of its headers, gaps, and repetitions.
+    """Irregularities of a series, in words, once each: of headers, orientation, gaps, repetitions.
 
     Args:
       slices: of one series, in the order of `group_by_series`.
@@ -207,6 +207,11 @@ def series_notes(slices: list[SliceHeader]) -> list[str]:
     locations = [header.location_mm for header in slices]
     if None in locations:
         return [*notes, "slices without a position"] if len(slices) > 1 else notes
+    turned = _turned(slices)
+    if any(turned):  # they lie along another axis
+        notes.append(f"{_slices(sum(turned))} of another orientation")
+        slices = [each for each, is_turned in zip(slices, turned, strict=True) if not is_turned]
+        locations = [header.location_mm for header in slices]
     steps = np.diff(np.asarray(locations, float))
     twice = int((steps < 1e-3).sum())
     if twice:
@@ -222,6 +227,14 @@ def series_notes(slices: list[SliceHeader]) -> list[str]:
             notes.append(f"the input has gaps between {locations[0]:g} and {locations[-1]:g} mm, "
                          f"with room for {_slices(missing)}")
     return notes
+
+
+def _turned(slices: list[SliceHeader]) -> list[bool]:
+    """Whether each slice, all of which have an orientation, has not the usual one."""
+    directions = np.asarray([header.orientation for header in slices], float)
+    usual, _ = collections.Counter(map(tuple, directions)).most_common(1)[0]
+    turned: list[bool] = (np.abs(directions - usual).max(axis=1) > 0.01).tolist()
+    return turned
 
 
 def _slices(count: int) -> str:

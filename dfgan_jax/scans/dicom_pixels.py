@@ -29,6 +29,9 @@ on broken streams."""
 
 _JPEG_START, _JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 
+_JPEG_2000_SIGNED = 0x80
+"""The bit of a sign beside the precision of a component."""
+
 _JPEG_SIZE_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 """Start of a frame, in any process of JPEG and in JPEG-LS."""
 
@@ -180,9 +183,10 @@ def check_syntax(path: pathlib.Path, dataset: Dataset) -> None:
 
 
 def _check_codestream(path: pathlib.Path, dataset: Dataset) -> None:
-    """Refuses a stream of JPEG, JPEG-LS or JPEG 2000 that names another size than the header.
+    """Refuses a stream of JPEG, JPEG-LS or JPEG 2000 that contradicts the header.
 
-    Decoders trust it: 65,535×65,535 would take minutes and gigabytes before an error.
+    Decoders trust its size: 65,535×65,535 would take minutes and gigabytes before an error.
+    They add half the range to signed samples of JPEG 2000 that the header calls unsigned.
     """
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     if frame.startswith(_JPEG_START):
@@ -196,6 +200,9 @@ def _check_codestream(path: pathlib.Path, dataset: Dataset) -> None:
         position = frame.index(_JPEG_2000_START)
         right, bottom, left, top = struct.unpack_from(">4I", frame, position + 8)
         rows, columns = bottom - top, right - left
+        if frame[position + 42] & _JPEG_2000_SIGNED and not dataset.PixelRepresentation:
+            raise InputError(f"{path}: broken: its stream has signed values, but "
+                             "PixelRepresentation is 0; expected PixelRepresentation 1")
     if (rows, columns) != (dataset.Rows, dataset.Columns):
         raise InputError(f"{path}: broken: its stream says {rows}×{columns} pixels, its header "
                          f"{dataset.Rows}×{dataset.Columns}")

@@ -23,6 +23,14 @@ from dfgan_jax.support.safe_pickle import printable
 
 SUFFIXES = (".nii", ".nii.gz")
 
+_GZIP_START = b"\x1f\x8b"
+
+_SPACE_UNITS = 0b111
+"""The bits of `xyzt_units` for lengths."""
+
+_UNIT_MM = {1: 1e3, 3: 1e-3}
+"""Metres and micrometres; any other code, none among them, is taken as millimetres."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NiftiVolume:
@@ -61,7 +69,7 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
     """Opens a volume of HU.
 
     Args:
-      path: `.nii` or `.nii.gz`.
+      path: `.nii` or `.nii.gz`; its content tells whether it is packed.
       scratch: folder for the unpacked file.
 
     Raises:
@@ -72,12 +80,17 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
         raise InputError(f"{path}: no such file")
     if other := content_of_failed_download(path):  # or OSError: no right to read it
         raise InputError(f"{path}: {other}")
-    unpacked = _unpack(path, scratch) if path.name.lower().endswith(".gz") else path
+    with path.open("rb") as file:
+        is_packed = file.read(len(_GZIP_START)) == _GZIP_START
+    # nibabel goes by the name.
+    unpacked = (_unpack(path, scratch, is_packed=is_packed)
+                if is_packed or path.name.lower().endswith(".gz") else path)
     try:
         image: Any = nibabel.load(unpacked)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         stored = _as_slices(np.asarray(image.dataobj.get_unscaled()), image.affine)
-        spacing = nibabel.affines.voxel_sizes(image.affine)
+        unit_mm = _UNIT_MM.get(int(image.header["xyzt_units"]) & _SPACE_UNITS, 1.0)
+        spacing = nibabel.affines.voxel_sizes(image.affine) * unit_mm
         _, rows, columns = _axes(image.affine)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -124,11 +137,11 @@ def pack(unpacked: pathlib.Path, path: pathlib.Path) -> None:
         shutil.copyfileobj(source, target, 2**20)
 
 
-def _unpack(path: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
-    """Unpacks as many bytes as the header states, and no more."""
+def _unpack(path: pathlib.Path, scratch: pathlib.Path, *, is_packed: bool) -> pathlib.Path:
+    """Unpacks, or copies, as many bytes as the header states, and no more."""
     unpacked = scratch / "unpacked.nii"
     try:
-        with gzip.open(path, "rb") as source:
+        with gzip.open(path, "rb") if is_packed else path.open("rb") as source:
             head = source.read(540)
             kind: Any = nibabel.Nifti2Header if len(head) > 3 and 540 in (
                 int.from_bytes(head[:4], order) for order in ("little", "big")

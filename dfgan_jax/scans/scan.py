@@ -84,7 +84,9 @@ def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pa
             stored = stored.reshape(-1, *stored.shape[-2:])
         spacing = _spacing(path, given, pixel_spacing_mm)
         if unit is None:
-            units.check_hu((_scaled(one, slope, intercept) for one in stored), name=str(path))
+            is_scaled = (slope, intercept) != (1.0, 0.0)
+            units.check_hu((_scaled(one, slope, intercept) for one in stored) if is_scaled
+                           else stored, name=str(path))
         read = functools.partial(_read, stored, slope, intercept, unit or "hu")
         yield [ScanSlice(name=f"{path}: slice {index}", series=str(path), shape=stored.shape[1:],
                          pixel_spacing_mm=spacing, header=None,

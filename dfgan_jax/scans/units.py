@@ -1,8 +1,8 @@
 """Units of arrays whose values no scanner has given: conversion to HU, and values that are not HU.
 
-Three units occur beside HU, each a linear function of it: linear attenuation [1/mm], the
-normalisation `(HU + 1024) / 4096` of RED-CNN's published preparation, and `(HU + 500) / 500`, that
-of DFGAN's networks.
+Four units occur beside HU, each a linear function of it: linear attenuation [1/mm], the
+normalisation `(HU + 1024) / 4096` of RED-CNN's published preparation, `(HU + 500) / 500`, that
+of DFGAN's networks, and `HU + 1024`, the stored values of most DICOM files before their rescale.
 """
 
 from collections.abc import Iterable
@@ -18,19 +18,25 @@ from dfgan_jax.support.errors import DoubtfulInput, InputError
 NAMES: Final[dict[Unit, str]] = {
     "hu": "HU", "mu": f"linear attenuation in 1/mm, where water is {MU_WATER}",
     "redcnn": "(HU + 1024) / 4096, as RED-CNN's preparation writes",
-    "dfgan": "(HU + 500) / 500, the input of DFGAN's networks"}
+    "dfgan": "(HU + 500) / 500, the input of DFGAN's networks",
+    "stored": "HU + 1024, the stored values of most DICOM files before their rescale"}
 
 _TO_HU: Final[dict[Unit, tuple[float, float]]] = {
     "hu": (1.0, 0.0), "mu": (1000 / MU_WATER, -1000.0), "redcnn": (4096.0, -1024.0),
-    "dfgan": (HU_SCALE, -HU_OFFSET)}
+    "dfgan": (HU_SCALE, -HU_OFFSET), "stored": (1.0, -1024.0)}
 """HU = value · first + second."""
 
-_MOST: Final[dict[Unit, float]] = {"hu": np.inf, "mu": 10.0, "redcnn": 32.0, "dfgan": 300.0}
+_MOST: Final[dict[Unit, float]] = {"hu": np.inf, "mu": 10.0, "redcnn": 32.0, "dfgan": 300.0,
+                                 "stored": np.inf}
 """Above the densest metal."""
 
 # Of HU + 500 over 500, air is −1, and the highest value of 12 bits 7.1; metal lies above, and takes
 # few pixels. No slice in HU has only values from −1.6 to 8: noise and anatomy span tens of HU.
 _LOWEST, _HIGHEST, _HIGHEST_METAL, _METAL_SHARE = -1.6, 8.0, 100.0, 0.01
+
+# Fat and soft tissue of stored values. Of HU without a negative value, such as a window of brain
+# or bone, few pixels are as dense.
+_STORED_TISSUE, _TISSUE_SHARE = (874.0, 1174.0), 0.05
 
 
 def to_hu(values: Num[np.ndarray, "*shape"], unit: Unit, *, name: str = "the array"
@@ -69,8 +75,8 @@ def from_hu(hu: Num[np.ndarray, "*shape"], unit: Unit) -> Num[np.ndarray, "*shap
 def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
     """Refuses slices that cannot be in HU, by their range over all of them.
 
-    The reading ends at the first slice that can be. Whole numbers are taken as HU, and so are
-    slices of one value: air, or padding.
+    The reading ends at the first slice that can be. Whole numbers in a small range are taken as
+    HU, and so are slices of one value: air, or padding. Numbers of 8 bits have no room for air.
 
     Args:
       slices: (H, W) each.
@@ -79,19 +85,37 @@ def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
     Raises:
       DoubtfulInput: they look like another unit, which its `value` names; empty if like none.
     """
-    lowest, highest, most, is_whole = np.inf, -np.inf, -np.inf, True
+    lowest, highest, most = np.inf, -np.inf, -np.inf
+    is_small = is_whole = is_picture = True
+    pixels = tissue = 0
     for one in slices:
         low, high = float(one.min()), float(one.max())
-        if not (low >= _LOWEST and high <= _HIGHEST_METAL
-                and np.count_nonzero(one > _HIGHEST) <= _METAL_SHARE * one.size):
-            return
+        is_small = (is_small and low >= _LOWEST and high <= _HIGHEST_METAL
+                    and int((one > _HIGHEST).sum()) <= _METAL_SHARE * one.size)
         lowest, highest = min(lowest, low), max(highest, high)
-        is_whole = is_whole and np.array_equal(one, np.rint(one))
-        most = max(most, float(np.percentile(one, 100 * (1 - _METAL_SHARE))))
-    if is_whole or not lowest < highest:
+        if not (is_small or (low >= 0 and lowest >= 0)):
+            return
+        pixels += one.size
+        tissue += int(((one >= _STORED_TISSUE[0]) & (one <= _STORED_TISSUE[1])).sum())
+        is_picture = is_picture and one.dtype == np.uint8
+        if is_small:
+            is_whole = is_whole and np.array_equal(one, np.rint(one))
+            most = max(most, float(np.percentile(one, 100 * (1 - _METAL_SHARE))))
+    if not lowest < highest:
         return
-    unit = _like(lowest, most)
-    like = f"; they look like {NAMES[unit]}" if unit else ""
+    unit: Unit | None
+    if is_small:
+        if is_whole:
+            return
+        unit = _like(lowest, most)
+        like = f"; they look like {NAMES[unit]}" if unit else ""
+    elif is_picture:
+        unit, like = None, "; they look like a picture of a window, which does not state its HU"
+    elif tissue >= _TISSUE_SHARE * pixels:
+        unit = "stored"
+        like = f"; they look like {NAMES[unit]}"
+    else:
+        return
     raise DoubtfulInput(f"{name}: has values from {lowest:.4g} to {highest:.4g}, which cannot be "
                         f"HU, where air is -1000 and water 0{like}", argument="unit",
                         value=unit or "")

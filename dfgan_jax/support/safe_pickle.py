@@ -200,6 +200,9 @@ class _Countdown(_Dispatch):
         self.left -= 1
         if self.left < 0:
             raise pickle.UnpicklingError(f"it has more than {_MAX_OPCODES:,} opcodes")
+        if code not in self:
+            raise pickle.UnpicklingError(f"it is no pickle, or a broken one: {bytes([code])!r} is "
+                                         "no opcode")
         return super().__getitem__(code)
 
 

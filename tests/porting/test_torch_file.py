@@ -140,6 +140,8 @@ HYPER_PARAMETERS = {
     "a class by name": Name("torch.nn.modules.activation", "ReLU"),
     "a list of a class of lists": New(Name("project", "Names"), values=["a", "b"]),
     "a path": Call(Name("pathlib", "PosixPath"), ("/", "data", "train")),
+    "a range": Call(Name("__builtin__", "xrange"), (0, 4, 1)),
+    "a decimal": Call(Name("decimal", "Decimal"), ("1.5",)),
     "a set": Call(Name("__builtin__", "set"), (["a", "b"],)),
     "a module as a loss": New(Name("torch.nn.modules.loss", "MSELoss"), {
         "training": True, "_parameters": {}, "_modules": {}}),
@@ -215,6 +217,21 @@ def test_memory_orders_that_there_are_not_are_refused(tmp_path, order, axes):
         bytes(24), Call(Name("numpy", "dtype"), ("f4",)), (2, 3), order, *axes))
     with pytest.raises(InputError, match=r"bad\.pth: refused"):
         read(tmp_path / "bad.pth", zip_file(dump({"w": frombuffer})))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b'{\n "metadata": {}, "weight_map": {"conv1.weight": "model-00001-of-00002.safetensors"}}',
+     r"is a JSON text, such as the index .*; expected one file, of \.pth, .*\.safetensors$"),
+    (b"{}", "is a JSON text"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(100), r"refused.*it is no pickle, .*: b'H' is no opcode$"),
+    (b"- width: 32\n", "refused.*it is no pickle, .*: b'-' is no opcode$"),
+])
+@pytest.mark.parametrize("name", ["gan.pth", "gan.safetensors", "model.safetensors.index.json"])
+def test_files_of_other_kinds_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: {message}") as caught:
+        read_weight_file(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("content", "message"), [

@@ -612,6 +612,15 @@ def test_notes_tell_what_is_odd_in_a_series(tmp_path, positions, thickness, note
     assert dicom.series_notes(series) == notes
 
 
+def test_slices_of_another_orientation_are_noted_and_leave_no_gap(tmp_path):
+    """A scout without its image type, or a reformatted view, in the series of the scan."""
+    series, = dicom.group_by_series(headers_of(
+        tmp_path, **{str(i): {"position": (0, 0, 3 * i), "instance": i,
+                              "orientation": (1, 0.0005 * i, 0, 0, 1, 0)} for i in range(4)},
+        view={"position": (-200, 150, -40), "orientation": (1, 0, 0, 0, 0, -1), "instance": 9}))
+    assert dicom.series_notes(series) == ["1 slice of another orientation"]
+
+
 def test_an_instance_in_several_files_is_noted(tmp_path):
     series, = dicom.group_by_series(headers_of(tmp_path, a={}, b={}))
     assert dicom.series_notes(series) == [

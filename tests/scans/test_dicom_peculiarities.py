@@ -172,6 +172,45 @@ def test_sound_values_are_not_taken_for_signed_ones(tmp_path, stored, options):
     np.testing.assert_array_equal(read_slice(path).stored, stored)
 
 
+@pytest.mark.parametrize(("keyword", "dtype"), [("FloatPixelData", "<f4"),
+                                                ("DoubleFloatPixelData", "<f8")])
+def test_pixels_of_floats_are_named(tmp_path, keyword, dtype):
+    dataset = ct_slice()
+    setattr(dataset, keyword, np.zeros((16, 20), dtype).tobytes())
+    del dataset.PixelData
+    path = save(tmp_path / "a.dcm", dataset)
+    with pytest.raises(InputError, match=rf"a\.dcm: broken: its pixels are {keyword}; expected "
+                                         "PixelData"):
+        read_slice(path)
+
+
+@pytest.mark.parametrize("bits", [13, 16])
+def test_signed_values_of_jpeg_2000_with_an_unsigned_header_are_refused(tmp_path, bits):
+    values = body(-1000, shape=(36, 40))  # the smallest images cannot be encoded
+    path = write(tmp_path / "a.dcm", stored=values, bits=bits, signed=True, intercept=0,
+                 syntax=uid.JPEG2000Lossless)
+    np.testing.assert_array_equal(read_slice(path).stored, values)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation = 0
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=r"a\.dcm: broken: its stream has signed values, but "
+                                         r"PixelRepresentation is 0; expected .* 1$") as caught:
+        read_slice(path)
+    assert type(caught.value) is InputError
+
+
+@pytest.mark.parametrize(("bits", "stream_bits"), [(13, 13), (16, 16), (16, 13)])
+def test_unsigned_values_of_jpeg_2000_with_a_signed_header_are_signed(tmp_path, bits, stream_bits):
+    """Encoders write the words of signed pixels as if they had no sign."""
+    values = body(-1000 if bits == stream_bits else 24, shape=(36, 40))
+    path = write(tmp_path / "a.dcm", stored=values & (1 << stream_bits) - 1, bits=stream_bits,
+                 intercept=0, syntax=uid.JPEG2000Lossless)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit = 1, bits, bits - 1
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_slice(path).stored, values)
+
+
 @pytest.mark.parametrize("samples", [1, None])
 @pytest.mark.parametrize("value", ["", None])
 def test_a_missing_photometric_interpretation_is_monochrome2(tmp_path, samples, value):

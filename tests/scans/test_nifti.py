@@ -100,6 +100,26 @@ def test_what_is_written_differs_in_values_and_description_alone(tmp_path, kind,
     assert gzip.decompress((tmp_path / "b.nii.gz").read_bytes()) == written
 
 
+@pytest.mark.parametrize("name", ["packed.nii", "plain.nii.gz"])
+def test_the_content_tells_whether_a_file_is_packed(tmp_path, name):
+    content = save(tmp_path / "a.nii", slope=2, intercept=-5).read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name == "packed.nii" else content)
+    volume = opened(tmp_path / name, tmp_path)
+    assert (volume.slope, volume.intercept) == (2, -5)
+    np.testing.assert_array_equal(volume.stored, STORED.transpose(2, 1, 0))
+    create_like(volume, tmp_path / "b.nii", description="d")[...] = volume.stored
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "b.nii").dataobj.get_unscaled(), STORED)
+
+
+@pytest.mark.parametrize(("unit", "size"), [
+    ("unknown", 0.7), ("mm", 0.7), ("meter", 0.0007), ("micron", 700)])
+def test_the_pixel_spacing_is_in_mm_whatever_the_unit_of_the_file(tmp_path, unit, size):
+    image = nibabel.Nifti1Image(STORED, affine("L", "P", "S", spacing=(size,) * 3))
+    image.header.set_xyzt_units(unit, "sec")
+    nibabel.save(image, tmp_path / "a.nii")
+    assert opened(tmp_path / "a.nii", tmp_path).pixel_spacing_mm == pytest.approx((0.7, 0.7))
+
+
 @pytest.mark.parametrize(("shape", "slices"), [((4, 5), (1, 5, 4)), ((4, 5, 6, 1, 1), (6, 5, 4))])
 def test_one_slice_and_axes_of_length_1_are_a_volume(tmp_path, shape, slices):
     path = save(tmp_path / "a.nii", np.zeros(shape, np.int16))

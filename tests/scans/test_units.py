@@ -30,7 +30,10 @@ def with_metal(hu, value=30_000.0):
     np.clip(body(), 0, 80), np.clip(body(), -160, 240), RNG.integers(0, 2, (2, 8, 8)),
     RNG.integers(0, 2, (2, 8, 8)).astype(np.float32), np.full((1, 8, 8), -3024.0),
     np.concatenate([np.full((3, 48, 48), 0.25, np.float32), body()]),
-    np.array([[[np.nan, 0.5], [0.25, 0.5]]])])
+    np.array([[[np.nan, 0.5], [0.25, 0.5]]]), np.clip(body(), 0, None), np.clip(body(), 0, 1000),
+    np.concatenate([np.zeros((3, 48, 48)), body() + 1024, body()]),
+    np.concatenate([(body() + 500) / 500, np.full((1, 48, 48), 1024)]),
+    np.clip(body(), 0, 80).astype(np.int16), RNG.integers(0, 2, (2, 8, 8)).astype(np.uint8)])
 def test_what_can_be_hu_is_taken(hu):
     check_hu(hu, name="x")
 
@@ -45,17 +48,24 @@ def test_what_can_be_hu_is_taken(hu):
     ("dfgan", (body() + 500) / 500), ("dfgan", with_metal((body() + 500) / 500, 61.0)),
     ("dfgan", (np.full((1, 48, 48), -1024) + body(noise=1) * 0.2 + 500) / 500),
     ("", body() / 1000 + 1), ("", np.clip(body() / 1000 + 1, 0, 2)),
+    ("stored", np.rint(body() + 1024).clip(0).astype(np.uint16)),
+    ("stored", with_metal(body() + 1024).clip(0)), ("stored", (body() + 1000).clip(0)),
+    ("stored", np.concatenate([np.zeros((3, 48, 48)), (body() + 1024).clip(0)])),
+    ("", np.rint((body().clip(-160, 240) + 160) / 400 * 255).astype(np.uint8)),
 ])
 def test_what_cannot_be_hu_is_refused_with_what_it_looks_like(unit, values):
-    with pytest.raises(DoubtfulInput, match=r"^x\.npy: has values from -?[\d.e-]+ to [\d.e-]+, "
+    with pytest.raises(DoubtfulInput, match=r"^x\.npy: has values from -?[\d.e-]+ to [\d.e+-]+, "
                                             "which cannot be HU") as caught:
         check_hu(values, name="x.npy")
     assert (caught.value.argument, caught.value.value) == ("unit", unit)
-    assert str(caught.value).endswith(units.NAMES[unit] if unit else "water 0")
+    assert str(caught.value).endswith(units.NAMES[unit] if unit else (
+        "a picture of a window, which does not state its HU" if values.dtype == np.uint8 else
+        "water 0"))
 
 
 @pytest.mark.parametrize(("unit", "air", "water"), [
-    ("hu", -1000, 0), ("mu", 0, 0.0192), ("redcnn", 24 / 4096, 0.25), ("dfgan", -1, 1)])
+    ("hu", -1000, 0), ("mu", 0, 0.0192), ("redcnn", 24 / 4096, 0.25), ("dfgan", -1, 1),
+    ("stored", 24, 1024)])
 def test_units_become_hu_and_back(unit, air, water):
     values = np.array([[air, water]], np.float32)
     np.testing.assert_allclose(to_hu(values, unit), [[-1000, 0]], atol=1e-3)
