@@ -186,7 +186,7 @@ def denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
             values = units.from_hu(denoised, unit).astype("<f4")
             # In Fortran's order of (H, W, N), one slice follows the other, by its columns.
             file.write(np.ascontiguousarray(values.transpose(0, 2, 1) if is_hwn else values).data)
-    name = {"hu": "HU", "mu": "1/mm"}.get(unit, f"normalised ({unit})")
+    name = {"hu": "HU", "mu": "1/mm", "stored": "HU + 1024"}.get(unit, f"normalised ({unit})")
     return f"{counted(len(slices), 'slice')} of {qdct.shape[-2]}×{qdct.shape[-1]}, {name}"
 
 

@@ -267,8 +267,8 @@ class Denoiser:
     def flops(self, size: tuple[int, ...]) -> float:
         """Floating-point operations for a slice of a height and width, by XLA's count.
 
-        A multiplication and an addition are two operations. The program is counted before XLA
-        optimises it.
+        A multiplication and an addition are two operations. Convolutions count in the form in
+        which they are computed, before XLA optimises the program.
         """
         views = len(_VIEWS) if self.self_ensemble else 1
         hu = shape_struct((1, *self.padded_size(size)), np.float32)

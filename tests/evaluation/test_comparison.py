@@ -71,6 +71,9 @@ def test_the_input_classical_denoisers_and_checkpoints_share_one_table(results):
         gaussian, *(500 * each - 500 for each in (discs(3).qdct, discs(3).ndct))))
     low, high = scores["QDCT"]["interval"]["rmse_hu"]
     assert low < scores["QDCT"]["rmse_hu"] < high
+    assert list(results["speed"]) == NAMES[1:]
+    assert all(speed["slices_per_s"] > 0 for speed in results["speed"].values())
+    assert results["speed"]["DFGAN (a)"]["gflop"] == results["speed"]["DFGAN (b)"]["gflop"] > 0
     assert any("tuned on 3 of 3 validation slices (simulated (seed 0))" in note
                for note in results["statistics"]["notes"])
 

@@ -117,3 +117,13 @@ def test_twenty_four_rows_are_told_apart():
     assert styles[9] == (1, "dashed")
     for theme in curves.THEMES:
         assert len(set(theme.lines)) == 8
+
+
+def test_the_frontier_joins_rows_that_no_row_beats_in_both():
+    points = {"slow": (1.0, 5.0), "beaten": (2.0, 2.0), "fast": (100.0, 3.0)}
+    figure = curves.draw_speeds(points, order=["QDCT", *points], theme=curves.THEMES[0])
+    frontier, *rows = figure.axes[0].lines
+    assert frontier.get_xydata().tolist() == [[100, 3], [1, 5]]
+    assert {row.get_label(): row.get_xydata().tolist() for row in rows} == {
+        name: [list(point)] for name, point in points.items()}
+    assert figure.axes[0].get_xscale() == "log"

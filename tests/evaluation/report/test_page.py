@@ -396,3 +396,18 @@ def test_physics_of_a_model_that_diverged_is_shown_as_dashes(tmp_path, no_figure
     page = write(tmp_path, results=results, pictures={
         "spectra": {"AttnDFGAN": nothing}, "structure": {"AttnDFGAN": (nothing, nothing)}})
     assert not re.search(r"\b(nan|inf)\b", section(page, "physics"), re.IGNORECASE)
+
+
+def test_speed_is_beside_quality(tmp_path):
+    results = copy.deepcopy(RESULTS)
+    results["speed"] = {"AttnDFGAN": {"slices_per_s": 12.5, "gflop": 1.466},
+                        "Sharper": {"slices_per_s": 0.25, "gflop": None}}
+    page = write(tmp_path, results=results)
+    table = page[page.index("<summary>Speed beside quality"):page.index("How to read the tables")]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table[table.index("<tbody>"):])
+    assert cells == ["AttnDFGAN", "+5.50", "12.5", "80.0", "1.47",
+                     "Sharper", "+6.50", "0.250", "4000.0", "–"]
+    assert (tmp_path / "figures" / "speed.png").exists()
+    write(tmp_path)
+    assert not (tmp_path / "figures" / "speed.png").exists()
+    assert "Speed beside quality" not in (tmp_path / "report.html").read_text()
