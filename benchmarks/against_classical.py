@@ -1,12 +1,14 @@
 """Checkpoints against classical denoisers that are tuned on the scored slices.
 
     python -m benchmarks.against_classical --pairs=L192.npy [--pairs=…] [--checkpoint=A,B] \
-        [--methods=gaussian,nlm,tv] [--by=kernel,thickness_mm] [--json=against_classical.json]
+        [--methods=gaussian,nlm,tv] [--self_ensemble] [--by=kernel,thickness_mm] \
+        [--json=against_classical.json]
 
 The evaluation of `main.py` tunes classical denoisers on validation slices, as a test must. Here
 they have an advantage that no user has: for each file of pairs, and for each protocol, the
 parameters with the highest mean PSNR on at most four of its own slices. A better checkpoint is
-better than these methods with any tuning. The checkpoints are not tuned.
+better than these methods with any tuning. The checkpoints are not tuned; --self_ensemble adds a
+row of each as a self-ensemble.
 
 For each file, native size, two tables: PSNR [dB] and SSIM under full_range and redcnn; the mean
 error in soft tissue [HU] and the anatomy in the removed map [HU, root mean square in the body] of
@@ -16,6 +18,7 @@ it.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
@@ -39,6 +42,8 @@ _PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file for
 _CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Names, workdirs or files of weights.",
                                 allow_override=True)
 _METHODS = flags.DEFINE_list("methods", ["gaussian", "nlm", "tv"], "Classical denoisers, or none.")
+_SELF_ENSEMBLE = flags.DEFINE_bool("self_ensemble", False, "Also as self-ensembles.",
+                                   allow_override=True)
 _BY = flags.DEFINE_list("by", [], "Columns of the manifest that tables of slices are split by.")
 _JSON = flags.DEFINE_string("json", None, "File to write.", allow_override=True)
 
@@ -80,9 +85,9 @@ def _groups(path: str, count: int, columns: list[str]) -> dict[str, list[int]]:
     return dict(sorted(groups.items()))
 
 
-def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str]
-            ) -> list[dict[str, Any]]:
-    """The rows of one file of pairs."""
+def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str], *,
+            self_ensemble: bool = False) -> list[dict[str, Any]]:
+    """The rows of one file of pairs, with `self_ensemble` two for each checkpoint."""
     pairs = read_pairs(path)
     qdct, ndct = (np.concatenate([hounsfield.mu_to_hu(np.asarray(getattr(block, dose)))
                                   for block in pairs.blocks()]) for dose in ("qdct", "ndct"))
@@ -112,11 +117,13 @@ def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str]
                     name, qdct, ndct, protocol)
                 bar.advance(1)
             add(baselines.BASELINES[name].name, images, {"parameters": parameters})
-    for checkpoint in checkpoints:
-        denoiser = Denoiser.load(checkpoint)
+    for checkpoint, is_ensemble in itertools.product(
+            checkpoints, [False, True] if self_ensemble else [False]):
+        denoiser = Denoiser.load(checkpoint, self_ensemble=is_ensemble)
+        name = f"{checkpoint}, self-ensemble" if is_ensemble else checkpoint
         itself = physics.measure_slices(denoiser(ndct), ndct, ndct, pixel_spacing_mm=None)
         assert itself.structure is not None
-        add(checkpoint, dict.fromkeys((FULL_RANGE.name, _REDCNN.name), denoiser(qdct)), {
+        add(name, dict.fromkeys((FULL_RANGE.name, _REDCNN.name), denoiser(qdct)), {
             "normal_dose": {
                 "soft_tissue_change_hu": itself.tissues["soft tissue"].noise_std_hu,
                 "soft_tissue_bias_hu": itself.tissues["soft tissue"].bias_hu,
@@ -158,7 +165,8 @@ def main(argv: list[str]) -> None:
     results = {}
     try:
         for path in _PAIRS.value:
-            results[path] = measure(path, _CHECKPOINT.value, _METHODS.value, _BY.value)
+            results[path] = measure(path, _CHECKPOINT.value, _METHODS.value, _BY.value,
+                                    self_ensemble=_SELF_ENSEMBLE.value)
             print(f"\n{path}\n{as_text(results[path])}", flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -62,3 +62,14 @@ def test_slices_are_grouped_by_columns_of_the_manifest(path, slices, tmp_path):
 def test_groups_without_a_manifest_are_refused(path):
     with pytest.raises(InputError, match=r"pairs\.npy: has no manifest, which --by needs"):
         against_classical.measure(path, [], [], ["kernel"])
+
+
+def test_a_self_ensemble_is_a_row_of_its_own(path, slices, monkeypatch):
+    monkeypatch.setattr(against_classical.Denoiser, "load", lambda name, self_ensemble: (
+        lambda hu: ndimage.gaussian_filter(hu, (0, 1, 1)) + 3 * self_ensemble))
+    rows = against_classical.measure(path, ["net"], [], [], self_ensemble=True)
+    assert [row["row"] for row in rows] == ["QDCT", "net", "net, self-ensemble"]
+    assert rows[2]["soft_tissue_bias_hu"] - rows[1]["soft_tissue_bias_hu"] == pytest.approx(3)
+    ndct, qdct = slices
+    assert rows[2]["full_range"]["psnr"] == pytest.approx(
+        psnr(ndimage.gaussian_filter(qdct, (0, 1, 1)) + 3, ndct, -np.inf, np.inf), abs=1e-3)
