@@ -15,7 +15,7 @@ from flax.linen.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-_optimization_barrier: Callable[[Array], Array] = jax.lax.optimization_barrier
+from dfgan_jax.support.jax_functions import optimization_barrier
 
 _MAX_PATCH = 32
 """Largest number of values per patch for which patches are copied into one matrix product."""
@@ -197,7 +197,7 @@ def _over_space_to_depth(x: jax.Array, kernel: jax.Array, *, block: int) -> jax.
     size, _, _, features = kernel.shape
     reach = -(-(size // 2) // block)
     # Without the barrier, XLA computes `x` in the order of the blocks, which is slow.
-    x = _optimization_barrier(x)
+    x = optimization_barrier(x)
     blocks = x.reshape(n, h // block, block, w // block, block, c)
     blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // block, w // block, -1)
     # place[d, s, t, i]: weight i multiplies pixel s of the block d − reach away for output pixel t.

@@ -19,6 +19,7 @@ from dfgan_jax.models.architecture import (
     supervised,
 )
 from dfgan_jax.models.convolution import Conv
+from dfgan_jax.models.depthwise import DepthwiseConv
 from dfgan_jax.models.initializers import uniform_fan
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.checks import check_above_zero
@@ -67,31 +68,6 @@ def blocks_of(options: NAFNetOptions) -> tuple[tuple[int, ...], int, tuple[int, 
     numbers = tuple(map(int, options.blocks.split(",")))
     half = len(numbers) // 2
     return numbers[:half], numbers[half], numbers[half + 1:]
-
-
-class DepthwiseConv(nn.Module):
-    """3×3 convolution of each channel by itself, with zeros around the image, and with bias.
-
-    It is computed as a sum of nine shifted images: XLA's CPU code for the gradients of grouped
-    convolutions is slower by an order of magnitude.
-
-    Attributes:
-      dtype: dtype of the computation.
-    """
-
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Maps (N, H, W, C) to the same shape."""
-        height, width, channels = x.shape[1:]
-        kernel = self.param("kernel", uniform_fan(9), (3, 3, 1, channels), jnp.float32)
-        bias = self.param("bias", uniform_fan(9), (channels,), jnp.float32)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifted: list[Array] = [x[:, i:i + height, j:j + width] * kernel[i, j, 0]
-                                for i in range(3) for j in range(3)]
-        return sum(shifted, start=bias)
 
 
 def simple_gate(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import jax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 configure: Callable[[str, object], None] = jax.config.update
 block_until_ready: Callable[[PyTree], PyTree] = jax.block_until_ready
+optimization_barrier: Callable[[Array], Array] = jax.lax.optimization_barrier
 pmean: Callable[[PyTree, str], PyTree] = jax.lax.pmean
 shape_struct: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
