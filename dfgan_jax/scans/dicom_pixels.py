@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import struct
+from typing import Final
 
 import numpy as np
 from jaxtyping import Integer, Num
@@ -35,6 +36,11 @@ _JPEG_2000_SIGNED = 0x80
 _JPEG_SIZE_MARKERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 """Start of a frame, in any process of JPEG and in JPEG-LS."""
 
+_EXPLICIT_HEAD: Final = 12
+"""Bytes of an element before its value where its header names its kind, which comes after 4."""
+
+_PIXEL_KINDS: Final = (b"OW", b"OB")
+
 _PIXEL_DATA = struct.pack("<2H", 0x7FE0, 0x0010)
 
 _WORD_BYTES = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
@@ -64,6 +70,8 @@ class NativePixels:
             content = file.read(self.head + size)
         if len(content) < self.head + size or not content.startswith(_PIXEL_DATA):
             return None
+        if self.head == _EXPLICIT_HEAD and content[4:6] not in _PIXEL_KINDS:
+            return None
         length, = struct.unpack_from("<L", content, self.head - 4)
         return self.words(content[self.head:]) if length == size + size % 2 else None
 
@@ -90,7 +98,7 @@ def native_pixels(path: pathlib.Path, dataset: Dataset, position: int | None
     try:
         _check_bits(path, dataset)
         return NativePixels(
-            position=position, head=8 if dataset.original_encoding[0] else 12,
+            position=position, head=8 if dataset.original_encoding[0] else _EXPLICIT_HEAD,
             shape=(int(dataset.Rows), int(dataset.Columns)), storage=storage_of(path, dataset))
     except Exception:  # a broken element can raise anything, and `decode` names it
         return None

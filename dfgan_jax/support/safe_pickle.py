@@ -22,10 +22,11 @@ _MAX_OPCODES = 2_000_000
 _MAX_ARGUMENTS = 16
 _MAX_KEY_LENGTH = 1000
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
 def printable(text: object, *, limit: int = 300) -> str:
-    """Text from a file, made safe for one line of a terminal."""
-    line = " ".join(str(text).split())
+    """Text from a file, made safe for one line of a terminal, without addresses of objects."""
+    line = _ADDRESS.sub("", " ".join(str(text).split()))
     line = line if len(line) <= limit else f"{line[:limit]}…"
     return "".join(c if c.isprintable() else "?" for c in line)
 

@@ -409,6 +409,15 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read_header(tmp_path / "pipe.dcm")
 
 
+def test_pixels_of_an_unknown_kind_are_refused_wherever_they_are_read(tmp_path):
+    path = write(tmp_path / "a.dcm", syntax=uid.ExplicitVRLittleEndian)
+    content = path.read_bytes()
+    assert content.count(b"\xe0\x7f\x10\x00OW") == 1
+    path.write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00O\xe3"))
+    with pytest.raises(InputError, match=r"a\.dcm: broken"):
+        read_slice(path)
+
+
 @pytest.mark.parametrize("syntax", [
     uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian, uid.RLELossless, uid.JPEGLosslessSV1])
