@@ -179,9 +179,9 @@ class Denoiser:
         Args:
           qdct_hu: (H, W) or (N, H, W), HU, or the given unit.
           batch_size: slices per batch; the last is filled up. By default `slices_per_batch`.
-          padded_size: height and width that the slices are padded to, as `self.padded_size`
-            returns them, so that slices of several sizes share a compiled program; by default
-            that of their own size.
+          padded_size: height and width that the slices are padded to, so that slices of several
+            sizes share a compiled program: a size that `self.padded_size` keeps. By default
+            the `self.padded_size` of their own.
           out: float32 of the same shape, for the result: with memory-mapped arrays, only one
             batch is in memory.
           progress: advanced by each slice.
@@ -193,8 +193,9 @@ class Denoiser:
           The same shape, float32, in the same unit.
 
         Raises:
-          InputError: the shape is neither (H, W) nor (N, H, W), or looks like (H, W, N); a slice
-            or the model's output is not finite; or values cannot be of the unit.
+          InputError: the shape is neither (H, W) nor (N, H, W), or looks like (H, W, N); slices
+            cannot be padded to `padded_size`; a slice or the model's output is not finite; or
+            values cannot be of the unit.
         """
         qdct_hu = np.asarray(qdct_hu)
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
@@ -212,6 +213,10 @@ class Denoiser:
                 raise InputError(f"{error}: unit={error.value or None!r} takes them") from error
         batch_size = batch_size or self.slices_per_batch(slices.shape[1:], count=len(slices))
         size = padded_size or self.padded_size(slices.shape[1:])
+        if self.padded_size(size) != size or any(
+                padded < own for padded, own in zip(size, slices.shape[1:], strict=True)):
+            raise InputError(f"padded_size is {size}; expected at least {slices.shape[1:]}, and a "
+                             "size that the generator takes")
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):

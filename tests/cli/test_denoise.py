@@ -132,7 +132,7 @@ def test_of_pairs_the_quarter_dose_is_denoised(tmp_path, weights, monkeypatch):
 
 @pytest.mark.parametrize("name", ["in.nii", "in.nii.gz"])
 @pytest.mark.parametrize(("dtype", "slope", "intercept"), [
-    (np.int16, None, None), (np.uint16, 0.5, -1000), (np.float32, 2, 10)])
+    (np.int16, None, None), (np.uint16, 0.5, -1000), (np.float32, 2, -510)])
 def test_volumes_keep_their_type_scale_and_place(tmp_path, weights, monkeypatch, name, dtype,
                                                  slope, intercept):
     monkeypatch.setattr(denoiser, "MAX_BATCH_PIXELS_ON_CPU", 2 * 20 * 33)

@@ -64,6 +64,9 @@ def test_slices_of_other_sizes_share_a_program_by_reflection(unet):
     padded = np.pad(odd, [(0, 0), (0, 35), (0, 51)], mode="symmetric")
     np.testing.assert_array_equal(denoiser(odd, padded_size=(64, 96)),
                                   denoiser(padded)[:, :29, :45])
+    for size in ((16, 96), (64, 97)):
+        with pytest.raises(InputError, match=rf"padded_size is \({size[0]}, {size[1]}\); expected"):
+            denoiser(odd, padded_size=size)
 
 
 @pytest.mark.parametrize(("architecture", "shapes"), [
