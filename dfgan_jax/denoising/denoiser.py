@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ from dfgan_jax.scans import axes, hounsfield, units
 from dfgan_jax.scans.unit_names import UNITS, Unit
 from dfgan_jax.support.digests import named_arrays_digest
 from dfgan_jax.support.errors import DoubtfulInput, InputError
-from dfgan_jax.support.jax_functions import shape_struct
+from dfgan_jax.support.jax_functions import costs_of, shape_struct
 from dfgan_jax.support.progress import Progress
 from dfgan_jax.support.types import JsonObject
 
@@ -277,10 +276,7 @@ class Denoiser:
         """
         views = len(_VIEWS) if self.self_ensemble else 1
         hu = shape_struct((1, *self.padded_size(size)), np.float32)
-        costs: Mapping[str, float] | None = jax.jit(self._function).lower(
-            self._variables, hu).cost_analysis()
-        assert costs is not None  # CPUs, GPUs and TPUs have them
-        return views * costs["flops"]
+        return views * costs_of(jax.jit(self._function).lower(self._variables, hu))["flops"]
 
     def padded_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """The least height and width that the generator takes slices of a size in."""

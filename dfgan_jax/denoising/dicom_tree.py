@@ -5,6 +5,7 @@ OUTPUT.incomplete until it is complete; the same command resumes from this folde
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -321,9 +322,7 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
 
     written = there | saturated.keys()
     return {
-        "input": str(source), "model": derivation.model,
-        "weights_sha256": derivation.weights_sha256, "version": derivation.version,
-        "strength": derivation.strength, "self_ensemble": derivation.self_ensemble,
+        "input": str(source), **dataclasses.asdict(derivation),
         "trained_on": checks.domain and checks.domain.as_json(),
         "slices": len(written), "saturated_pixels": sum(saturated.values()),
         "written_before": len(there),

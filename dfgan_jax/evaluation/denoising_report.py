@@ -1,5 +1,6 @@
 """The report of `--mode=denoise`: slices of the input and of the output."""
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Sequence
@@ -89,10 +90,7 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
               "outside_training": denoised_series.warnings(scans, denoiser.domain)}
     write_denoising_report(
         report, names=before.names, before=before.hu, after=after.hu, summary={
-            "input": str(source), "model": derivation.model,
-            "weights_sha256": derivation.weights_sha256, "version": derivation.version,
-            "strength": derivation.strength, "self_ensemble": derivation.self_ensemble,
-            "series": [series],
+            "input": str(source), **dataclasses.asdict(derivation), "series": [series],
             "trained_on": denoiser.domain and denoiser.domain.as_json()})
     print(f"Report: {report}", flush=True)
 

@@ -42,7 +42,7 @@ def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"]) -> Speed | None:
     if jax.process_count() > 1 or (denoiser is None and row.table.kind != "baseline"):
         return None
     count = 1 if denoiser is None else denoiser.slices_per_batch(qdct.shape[1:], count=len(qdct))
-    chosen = qdct[evenly_spaced(len(qdct), most=min(count, len(qdct)))]
+    chosen = qdct[evenly_spaced(len(qdct), most=count)]
     times: list[float] = []
     while len(times) < _MOST_CALLS and sum(times) < _SECONDS:
         start = time.perf_counter()

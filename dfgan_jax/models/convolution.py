@@ -110,7 +110,7 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"],
     if stride == 1 and features == 1 and channels >= _MANY:
         return _sum_of_shifts(x, kernel, padding=padding)
     if stride == 2 and size % 2 == x.shape[1] % 2 == x.shape[2] % 2 == 0:
-        return _convolve(*_halved(_pad(x, padding), kernel), stride=1, padding=0)
+        return _convolve(*_halved(pad(x, padding), kernel), stride=1, padding=0)
     return _convolve(x, kernel, stride=stride, padding=padding)
 
 
@@ -133,7 +133,7 @@ def _halved(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
             kernel.reshape(size // 2, size // 2, 4 * c, features))
 
 
-def _taps(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
+def taps_of(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
     """Returns the pixels that each of a kernel's k² weights multiplies: (N, H', W', C) each."""
     n, h, w, c = x.shape
     return [jax.lax.slice(x, (0, i, j, 0), (n, h - size + i + 1, w - size + j + 1, c),
@@ -141,15 +141,16 @@ def _taps(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
             for i in range(size) for j in range(size)]
 
 
-def _pad(x: jax.Array, padding: int) -> jax.Array:
+def pad(x: jax.Array, padding: int) -> jax.Array:
+    """Adds zeros on each side of images, (N, H, W, C)."""
     return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
 
 def _over_planes(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
     """Sums shifted planes, one of each channel; few channels fill no vector of a processor."""
     size, _, channels, features = kernel.shape
-    n, h, w = _pad(x, padding).shape[:3]
-    planes = [_pad(x[..., channel, None], padding)[..., 0] for channel in range(channels)]
+    n, h, w = pad(x, padding).shape[:3]
+    planes = [pad(x[..., channel, None], padding)[..., 0] for channel in range(channels)]
     taps = [(jax.lax.slice(plane, (0, i, j), (n, h - size + i + 1, w - size + j + 1)),
              kernel[i, j, channel])
             for channel, plane in enumerate(planes) for i in range(size) for j in range(size)]
@@ -170,7 +171,7 @@ def _over_patches(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int)
 
     As rows, they would be copied along the last axis of few channels, which is slow.
     """
-    taps = _taps(_pad(x, padding), size=len(kernel), stride=stride)
+    taps = taps_of(pad(x, padding), size=len(kernel), stride=stride)
     n, h, w, _ = taps[0].shape
     columns = jnp.stack([jnp.moveaxis(tap, -1, 0) for tap in taps]).reshape(-1, n * h * w)
     weights = kernel.reshape(len(columns), -1)
@@ -183,7 +184,7 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Arra
     weights = kernel.reshape(size * size, channels).T
     products = jnp.matmul(x, weights,
                           preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
-    taps = _taps(_pad(products, padding), size=size, stride=1)
+    taps = taps_of(pad(products, padding), size=size, stride=1)
     shifted = [tap[..., k:k + 1] for k, tap in enumerate(taps)]
     return functools.reduce(jnp.add, shifted).astype(x.dtype)
 

@@ -19,7 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.jax_functions import block_until_ready, configure, shape_struct
+from dfgan_jax.support.jax_functions import block_until_ready, configure, costs_of, shape_struct
 
 MIN_REPETITIONS = 3
 
@@ -162,7 +162,7 @@ def count_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
     # The program never runs, so that its machine code need not be fast.
     compiled = jax.jit(
         function, compiler_options={"xla_backend_optimization_level": 0}).lower(*shapes).compile()
-    return _costs(compiled)["flops"]
+    return costs_of(compiled)["flops"]
 
 
 def count_bytes(compiled: jax.stages.Compiled) -> float:
@@ -176,14 +176,7 @@ def count_bytes(compiled: jax.stages.Compiled) -> float:
     Args:
       compiled: from `jax.jit(…).lower(…).compile()`.
     """
-    return _costs(compiled)["bytes accessed"] + _library_bytes(compiled.as_text() or "")
-
-
-def _costs(compiled: jax.stages.Compiled) -> Mapping[str, float]:
-    """XLA's costs of a program; name → number."""
-    costs: Mapping[str, float] | None = compiled.cost_analysis()
-    assert costs is not None  # CPUs, GPUs and TPUs have them
-    return costs
+    return costs_of(compiled)["bytes accessed"] + _library_bytes(compiled.as_text() or "")
 
 
 _INSTRUCTION = re.compile(r"^ *(?:ROOT )?%?(\S+) = (.*?) ([a-z][a-z0-9-]*)\(([^)]*)\)", re.M)

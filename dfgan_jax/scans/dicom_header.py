@@ -173,11 +173,11 @@ def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> list[
         if uid.CTImageStorage.startswith(kind) or not uid.UID(kind).is_valid:
             raise InputError(f"{path}: broken: its SOP class is {printable(kind)}")
         raise NotACTSlice(f"{path}: {uid.UID(kind).name}, not CT Image Storage")
-    for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
-        if keyword in dataset and not has_pixels:
-            raise InputError(f"{path}: broken: its pixels are {keyword}; expected PixelData, of "
-                             "whole numbers, in CT Image Storage")
     if not has_pixels:  # a truncated file may lack the elements below, too
+        for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
+            if keyword in dataset:
+                raise InputError(f"{path}: broken: its pixels are {keyword}; expected PixelData, "
+                                 "of whole numbers, in CT Image Storage")
         raise InputError(f"{path}: broken: it has no pixels")
     image_type = [str(value).upper() for value in dataset.get("ImageType") or ()]
     if "LOCALIZER" in image_type:

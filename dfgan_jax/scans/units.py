@@ -93,7 +93,7 @@ def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
         is_small = (is_small and low >= _LOWEST and high <= _HIGHEST_METAL
                     and int((one > _HIGHEST).sum()) <= _METAL_SHARE * one.size)
         lowest, highest = min(lowest, low), max(highest, high)
-        if not (is_small or (low >= 0 and lowest >= 0)):
+        if not (is_small or lowest >= 0):
             return
         pixels += one.size
         tissue += int(((one >= _STORED_TISSUE[0]) & (one <= _STORED_TISSUE[1])).sum())
