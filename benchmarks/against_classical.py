@@ -1,14 +1,14 @@
 """Checkpoints against classical denoisers that are tuned on the scored slices.
 
     python -m benchmarks.against_classical --pairs=L192.npy [--pairs=…] [--checkpoint=A,B] \
-        [--methods=gaussian,nlm,tv] [--self_ensemble] [--by=kernel,thickness_mm] \
-        [--json=against_classical.json]
+        [--methods=gaussian,nlm,tv] [--self_ensemble] [--dose_fraction=0.5] \
+        [--by=kernel,thickness_mm] [--json=against_classical.json]
 
 The evaluation of `main.py` tunes classical denoisers on validation slices, as a test must. Here
 they have an advantage that no user has: for each file of pairs, and for each protocol, the
 parameters with the highest mean PSNR on at most four of its own slices. A better checkpoint is
 better than these methods with any tuning. The checkpoints are not tuned; --self_ensemble adds a
-row of each as a self-ensemble.
+row of each as a self-ensemble, --dose_fraction rows with the strength for a known dose.
 
 For each file, native size, two tables: PSNR [dB] and SSIM under full_range and redcnn; the mean
 error in soft tissue [HU] and the anatomy in the removed map [HU, root mean square in the body] of
@@ -30,6 +30,7 @@ from absl import app, flags
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.denoising.strength import strength_for_dose
 from dfgan_jax.evaluation import baselines, physics
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
 from dfgan_jax.scans import hounsfield
@@ -44,6 +45,8 @@ _CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Names, workdirs or files of w
 _METHODS = flags.DEFINE_list("methods", ["gaussian", "nlm", "tv"], "Classical denoisers, or none.")
 _SELF_ENSEMBLE = flags.DEFINE_bool("self_ensemble", False, "Also as self-ensembles.",
                                    allow_override=True)
+_DOSE_FRACTION = flags.DEFINE_float("dose_fraction", None, "Also with the strength for this dose.",
+                                     allow_override=True)
 _BY = flags.DEFINE_list("by", [], "Columns of the manifest that tables of slices are split by.")
 _JSON = flags.DEFINE_string("json", None, "File to write.", allow_override=True)
 
@@ -86,8 +89,9 @@ def _groups(path: str, count: int, columns: list[str]) -> dict[str, list[int]]:
 
 
 def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str], *,
-            self_ensemble: bool = False) -> list[dict[str, Any]]:
-    """The rows of one file of pairs, with `self_ensemble` two for each checkpoint."""
+            self_ensemble: bool = False, dose_fraction: float | None = None
+            ) -> list[dict[str, Any]]:
+    """The rows of one file of pairs: of each checkpoint one, and one for each option."""
     pairs = read_pairs(path)
     qdct, ndct = (np.concatenate([hounsfield.mu_to_hu(np.asarray(getattr(block, dose)))
                                   for block in pairs.blocks()]) for dose in ("qdct", "ndct"))
@@ -117,10 +121,15 @@ def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str]
                     name, qdct, ndct, protocol)
                 bar.advance(1)
             add(baselines.BASELINES[name].name, images, {"parameters": parameters})
-    for checkpoint, is_ensemble in itertools.product(
-            checkpoints, [False, True] if self_ensemble else [False]):
-        denoiser = Denoiser.load(checkpoint, self_ensemble=is_ensemble)
-        name = f"{checkpoint}, self-ensemble" if is_ensemble else checkpoint
+    settings: dict[str, dict[str, Any]] = {"": {}}
+    if self_ensemble:
+        settings[", self-ensemble"] = {"self_ensemble": True}
+    if dose_fraction is not None:
+        strength = strength_for_dose(dose_fraction)
+        settings[f", strength {strength:.3g}"] = {"strength": strength}
+    for checkpoint, (setting, options) in itertools.product(checkpoints, settings.items()):
+        denoiser = Denoiser.load(checkpoint, **options)
+        name = f"{checkpoint}{setting}"
         itself = physics.measure_slices(denoiser(ndct), ndct, ndct, pixel_spacing_mm=None)
         assert itself.structure is not None
         add(name, dict.fromkeys((FULL_RANGE.name, _REDCNN.name), denoiser(qdct)), {
@@ -166,7 +175,8 @@ def main(argv: list[str]) -> None:
     try:
         for path in _PAIRS.value:
             results[path] = measure(path, _CHECKPOINT.value, _METHODS.value, _BY.value,
-                                    self_ensemble=_SELF_ENSEMBLE.value)
+                                    self_ensemble=_SELF_ENSEMBLE.value,
+                                    dose_fraction=_DOSE_FRACTION.value)
             print(f"\n{path}\n{as_text(results[path])}", flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -15,6 +15,7 @@ from dfgan_jax import pretrained
 from dfgan_jax.cli import command_line
 from dfgan_jax.cli.help_text import DFGAN_JAX, Command
 from dfgan_jax.cli.patterns import paths_of
+from dfgan_jax.denoising.strength import strength_for_dose
 from dfgan_jax.devices import tpu_chips
 from dfgan_jax.devices.huge_pages import use_huge_pages
 from dfgan_jax.support.errors import DivergenceError, InputError, ProcessError
@@ -95,7 +96,7 @@ def _start(mode: str, *, command: Command) -> None:
                 only = functools.partial(_only, command=command, mode=mode)
                 run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
                     source=pathlib.Path(only("input", given.input)),
-                    output=pathlib.Path(given.output), strength=given.strength,
+                    output=pathlib.Path(given.output), strength=_strength(),
                     self_ensemble=given.self_ensemble,
                     report=None if given.report is None else pathlib.Path(given.report),
                     unit=given.input_unit, axes=given.axes, workers=given.workers)
@@ -121,6 +122,22 @@ def _start(mode: str, *, command: Command) -> None:
         run(given.config, workdir=_workdir("_benchmark"), checkpoint_path=(
             _only("checkpoint", given.checkpoint, command=command, mode=mode)
             if given.checkpoint else None))
+
+
+def _strength() -> float:
+    """The strength of --strength, or for --dose_fraction."""
+    given = flags.FLAGS
+    if not given["dose_fraction"].present:
+        return float(given.strength)
+    if given["strength"].present:
+        raise InputError("--dose_fraction gives the strength, and --strength is given, too; "
+                         "expected one of them")
+    try:
+        dose_fraction = float(given.dose_fraction)
+    except ValueError:
+        raise InputError(f"--dose_fraction is {given.dose_fraction!r}; expected a number, such as "
+                         "0.5") from None
+    return strength_for_dose(dose_fraction)
 
 
 def _of_simulation(name: str, *, field: str | None = None) -> object:

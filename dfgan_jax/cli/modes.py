@@ -118,6 +118,9 @@ MODES: dict[str, Mode] = {
                 "a workdir, the folder of a checkpoint, a file of weights (.pth, .pt, .pth.tar, "
                 ".safetensors), or the name of pretrained weights; attn_dfgan by default",
             "strength=NUMBER": "input + strength · (denoised − input), 0 to 1.5; 1 by default",
+            "dose_fraction=SHARE": "dose of the scan over the dose that the result is to look "
+                                   "like, in place of the strength: above a quarter, less is "
+                                   "removed, such as two thirds at 0.5",
             "self_ensemble": "averages the results of a slice's eight flips and quarter turns, in "
                              "eight times the time",
             "report=FILE": "HTML file to write: slices before and after, their difference, noise "

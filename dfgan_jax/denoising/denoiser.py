@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from dfgan_jax import pretrained
 from dfgan_jax.data.domain import Domain
+from dfgan_jax.denoising.strength import check_strength
 from dfgan_jax.devices import agreement
 from dfgan_jax.devices.backend import has_accelerator
 from dfgan_jax.devices.inference import Inference
@@ -32,9 +33,6 @@ MAX_BATCH_PIXELS = 16 * 512 ** 2
 
 MAX_BATCH_PIXELS_ON_CPU = 2 * 512 ** 2
 """A larger batch is no faster there, and the first slice of a series would be written later."""
-
-MAX_STRENGTH = 1.5
-"""A larger strength would exaggerate the difference map with its errors."""
 
 
 class _View(NamedTuple):
@@ -57,7 +55,7 @@ class Denoiser:
       meta: the metadata of the checkpoint: `config`, `step`, `epoch`.
       path: of the checkpoint.
       strength: the result is input + strength · (denoised − input): 0 returns the input, 1, the
-        default, the model's result; at most `MAX_STRENGTH`.
+        default, the model's result; at most 1.5. See `strength_for_dose`.
       self_ensemble: each slice is denoised in its eight flips and quarter turns, and the results
         are averaged (Lim et al., "Enhanced deep residual networks for single image
         super-resolution", CVPR Workshops 2017, section 3.4), in eight times the time.
@@ -78,9 +76,7 @@ class Denoiser:
     def __init__(self, generator: Generator, variables: PyTree, *,
                  meta: JsonObject | None = None, path: str | os.PathLike[str] | None = None,
                  strength: float = 1.0, self_ensemble: bool = False):
-        if not 0 <= strength <= MAX_STRENGTH:
-            raise InputError(f"strength is {strength}; expected 0 to {MAX_STRENGTH}")
-        self.strength, self.self_ensemble = strength, self_ensemble
+        self.strength, self.self_ensemble = check_strength(strength), self_ensemble
         self.meta: JsonObject = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)

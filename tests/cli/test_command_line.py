@@ -198,7 +198,7 @@ def test_help_of_a_mode_shows_what_it_takes_and_nothing_else(capsys, arguments):
         r"--report=denoised\.html\n", text, re.DOTALL).groups()
     assert re.findall("--[a-z_.]+", needed) == ["--input", "--output"]
     assert re.findall("^  (--[a-z_.]+)", optional, re.MULTILINE) == [
-        "--checkpoint", "--strength", "--self_ensemble", "--report", "--workers",
+        "--checkpoint", "--strength", "--dose_fraction", "--self_ensemble", "--report", "--workers",
         "--input_unit", "--axes", "--coordinator", "--num_processes", "--process_id",
         "--join_timeout"]
 

@@ -271,6 +271,24 @@ def test_strength_is_taken_from_the_command_line(tmp_path, weights):
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), halfway, atol=1e-2)
 
 
+def test_a_known_dose_gives_the_strength(tmp_path, weights):
+    array = hu((2, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "in.npy", array)
+    options = ["--mode=denoise", f"--checkpoint={weights}", f"--input={tmp_path / 'in.npy'}",
+               f"--output={tmp_path / 'out.npy'}"]
+    for wrong, message in [
+            (["--dose_fraction=0.1..0.5"], "--dose_fraction is '0.1..0.5'; expected a number"),
+            (["--dose_fraction=0.5", "--strength=1"], "expected one of them")]:
+        refused = command.run(*options, *wrong)
+        assert refused.returncode == 1
+        assert message in refused.stderr
+    assert not (tmp_path / "out.npy").exists()
+    done = command.run(*options, "--dose_fraction=0.5")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"),
+                               Denoiser.load(weights, strength=2 / 3)(array), atol=1e-2)
+
+
 def test_a_self_ensemble_is_taken_from_the_command_line(tmp_path, weights):
     array = hu((2, 16, 16)).astype(np.float32)
     np.save(tmp_path / "in.npy", array)
