@@ -86,8 +86,8 @@ def _origin(options: RunOptions, data: Mapping[str, Pairs]) -> JsonObject:
     """The metadata of every checkpoint, besides step and epoch."""
     origin: JsonObject = {"config": options.as_json(), "data": check_same_in_all(data)}
     if agreement.is_main():
-        domain = training_domain.measure(options.sources, data["train"])
-        origin["trained_on"] = None if domain is None else domain.as_json()
+        measured = training_domain.measure(options.sources, data["train"])
+        origin["trained_on"] = measured and measured.as_json()
     return origin
 
 
@@ -96,11 +96,10 @@ def _first_state(options: RunOptions, training: Training) -> TrainState:
     if not agreement.is_main():
         return training.state_shapes()
     state = training.initial_state(options.seed)
-    path = options.initial_checkpoint
-    if not path:
+    if not options.initial_checkpoint:
         return state
     with prefixed("config."):
-        return start_from(path, state, options.generator)
+        return start_from(options.initial_checkpoint, state, options.generator)
 
 
 def _announcement(options: RunOptions, workdir: pathlib.Path, data: Mapping[str, Pairs],

@@ -36,8 +36,8 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
         root = next(root for root in roots if header.path.is_relative_to(root))
         below = header.path.relative_to(root).parts
         if len(below) < 2:
-            raise InputError(f"{header.path}: lies right in {root}; --patients=folder takes the "
-                             "name of a folder below it")
+            raise InputError(f"{header.path}: lies right in {root}; expected a folder below it, "
+                             "whose name is the patient's")
         return below[0]
 
     if choice == "folder":

@@ -85,8 +85,7 @@ def report_for_gpus(planned: Planned, topology: str) -> JsonObject:
       InputError: `topology` is not a number, or XLA has fewer devices here.
     """
     if not topology.isdecimal() or int(topology) < 1:
-        raise InputError(f"--topology is {topology!r}; expected a number of GPUs with "
-                         "--platform=cuda")
+        raise InputError(f"the topology is {topology!r}; expected a number of GPUs")
     devices = _stand_ins(int(topology))
     batch = planned.batch_among(len(devices))
     operations: dict[str, dict[str, int]] = {}
@@ -116,8 +115,8 @@ def _stand_ins(count: int) -> list[jax.Device]:
         configure("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
-        raise InputError(f"--topology is {count}: expected at most {len(devices)}, the devices "
-                         "that XLA_FLAGS gives")
+        raise InputError(f"the topology is {count} GPUs; expected at most {len(devices)}, the "
+                         "devices that XLA_FLAGS gives")
     return devices[:count]
 
 
@@ -207,19 +206,19 @@ def _advice(planned: Planned, batch: Batch, programs: Sequence[Program], *,
         among = f"{batch.devices} chips" + (
             f" in {planned.accumulate} parts" if planned.accumulate > 1 else "")
         advice.append(f"a batch of {batch.configured} does not divide among {among}: give "
-                      f"--config.batch_size={batch.size}")
+                      f"config.batch_size={batch.size}")
     if fits:
         return advice
     if largest:
-        advice.append(f"--config.batch_size={largest * batch.devices}: fits")
+        advice.append(f"config.batch_size={largest * batch.devices}: fits")
     remat = [each for each in programs if each.step == "train with remat"]
-    advice += [f"--config.remat=True: {'fits' if each.fits else 'does not fit either'}, "
+    advice += [f"config.remat=True: {'fits' if each.fits else 'does not fit either'}, "
                f"{each.total:.2f} GiB, for about a third more time" for each in remat]
     if not remat and not planned.remat:
-        advice.append("--config.remat=True: less memory for a third more time; not compiled")
+        advice.append("config.remat=True: less memory for a third more time; not compiled")
     if batch.per_device > planned.accumulate:
-        advice.append("more chips, or --config.accumulate=2 or more: smaller parts of a batch, "
+        advice.append("more chips, or config.accumulate=2 or more: smaller parts of a batch, "
                       "each normalised by itself; not compiled")
     if planned.dtype == "float32":
-        advice.append("--config.dtype=bfloat16: about half the activations; not compiled")
+        advice.append("config.dtype=bfloat16: about half the activations; not compiled")
     return advice

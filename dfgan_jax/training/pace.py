@@ -70,5 +70,5 @@ class Pace:
     def _tell_long_run(self, seconds: float) -> None:
         if seconds > _LONG_RUN_S:
             self._bar.message(f"No accelerator found: at this pace training takes about "
-                              f"{format_duration(seconds)}. The variant :demo, as in "
-                              "--config=configs/attn.py:demo, takes minutes. Going on.")
+                              f"{format_duration(seconds)}. The variant :demo of a configuration "
+                              "takes minutes. Going on.")

@@ -90,7 +90,7 @@ class Run:
         if latest is None:
             return state
         check_fingerprints(read_meta(latest)["data"], self.data, self.origin["data"],
-                           "this run was started with; choose another --workdir")
+                           "this run was started with; choose another workdir")
         state = restore_state(latest, state)
         print(f"Going on from step {int(state.step)}", flush=True)
         return state

@@ -100,8 +100,8 @@ def test_what_does_not_fit_says_what_does(config, slice_of_16, tmp_path, capsys)
     assert report["memory_per_chip_gib"] == 19.0
     assert report["largest_batch"] == 160
     assert report["all_reduces"] is None
-    assert report["advice"][:2] == ["--config.batch_size=160: fits",
-                                    "--config.remat=True: fits, 13.00 GiB, for about a third "
+    assert report["advice"][:2] == ["config.batch_size=160: fits",
+                                    "config.remat=True: fits, 13.00 GiB, for about a third "
                                     "more time"]
     assert "19.00 of 16.00 GiB a chip: does NOT fit" in capsys.readouterr().out
 
