@@ -87,7 +87,7 @@ def test_a_batch_that_does_not_divide(config, slice_of_16, tmp_path, capsys, bat
     assert report["images_per_chip"] == compiled // 16
     printed = capsys.readouterr().out
     assert f"{batch_size} does NOT divide: the rest is for {compiled}" in printed
-    assert f"--config.batch_size={compiled}" in printed
+    assert f"give config.batch_size={compiled}" in printed
 
 
 def test_what_does_not_fit_says_what_does(config, slice_of_16, tmp_path, capsys):
