@@ -24,6 +24,7 @@ from dfgan_jax.scans import dicom, hounsfield, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_output import DicomOutput
+from dfgan_jax.scans.other_formats import refuse_other_format
 from dfgan_jax.scans.scan import read_hu_array, square_pitch
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import InputError
@@ -90,6 +91,8 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         refuse_for(source, "a volume, whose header names its axes", axes=axes)
         kind, suffixes = functools.partial(denoise_nifti, unit=unit), nifti.SUFFIXES
     else:
+        if source.is_file():
+            refuse_other_format(source)
         refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit, axes=axes)
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")

@@ -20,6 +20,7 @@ from dfgan_jax.scans import nifti, scan
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.hounsfield import cut_and_rounded_like
+from dfgan_jax.scans.other_formats import refuse_other_format
 from dfgan_jax.scans.scan import ScanSlice
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.simulation.kernel_change import change_kernel
@@ -145,6 +146,8 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
                     source, pixel_spacing_mm=pixel_spacing_mm, scratch=scratch, unit=unit,
                     axes=axes))]
                 continue
+            if source.is_file():
+                refuse_other_format(source)
             refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit,
                        axes=axes)
             files = DicomFolder(source)
