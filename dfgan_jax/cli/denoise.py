@@ -25,7 +25,8 @@ from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_output import DicomOutput
 from dfgan_jax.scans.other_formats import refuse_other_format
-from dfgan_jax.scans.scan import read_hu_array, square_pitch
+from dfgan_jax.scans.pixel_pitch import square_pitch
+from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, release_pages, written_whole

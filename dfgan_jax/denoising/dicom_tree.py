@@ -34,7 +34,7 @@ from dfgan_jax.scans import dicom, dicom_folder
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
-from dfgan_jax.scans.scan import square_pitch
+from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.support.errors import InputError, ProcessError
 from dfgan_jax.support.files import remove_leftovers, written_whole
 from dfgan_jax.support.progress import Progress, progress

@@ -19,7 +19,8 @@ from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
-from dfgan_jax.scans.scan import read_hu_array, square_pitch
+from dfgan_jax.scans.pixel_pitch import square_pitch
+from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.types import JsonObject

@@ -22,6 +22,7 @@ from dfgan_jax.scans.dicom_frames import frame_dataset, frame_headers, frame_nam
 from dfgan_jax.scans.dicom_header import SliceHeader, completed, header_of
 from dfgan_jax.scans.dicom_pixels import decode, native_pixels, replace_pixels
 from dfgan_jax.scans.dicom_storage import Pixels, storage_of, to_hu, to_stored
+from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 
@@ -202,6 +203,10 @@ def series_notes(slices: list[SliceHeader]) -> list[str]:
     counts = collections.Counter(note for header in slices for note in header.notes)
     notes = [note if count == len(slices) else f"{note} ({_slices(count)})"
              for note, count in counts.items()]
+    unmeasured = sum(square_pitch(header.pixel_spacing_mm) is None for header in slices)
+    if unmeasured:
+        notes.append(f"{_slices(unmeasured)} without the size of square pixels, so that noise and "
+                     "kernel cannot be measured")
     if len({header.instance for header in slices}) < len(slices):
         notes.append("the same instance occurs in several files")
     locations = [header.location_mm for header in slices]

@@ -15,6 +15,7 @@ from dfgan_jax.scans import dicom, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
+from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import DoubtfulInput, InputError
 from dfgan_jax.support.misplaced import content_of_failed_download
@@ -145,17 +146,6 @@ def _read(stored: np.ndarray, slope: float, intercept: float, unit: Unit, index:
         raise InputError(f"{name} has a NaN or an infinity")
     outside = hu < LOWEST_HU
     return np.where(outside, np.float32(OUTSIDE_HU), hu), outside
-
-
-def square_pitch(spacing_mm: tuple[float, ...] | None) -> float | None:
-    """The pixel pitch of square pixels; None for other pixels, and for an unknown spacing.
-
-    Args:
-      spacing_mm: between rows, between columns; None if unknown.
-    """
-    if spacing_mm is None or abs(spacing_mm[0] - spacing_mm[1]) > 1e-3 * spacing_mm[0]:
-        return None
-    return spacing_mm[0]
 
 
 def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float | None) -> float:

@@ -41,7 +41,7 @@ def ct_slice(*, stored=None, bits=12, signed=False, slope=1, intercept=-1024, pa
         "ImagePositionPatient": list(position), "ImageOrientationPatient": list(orientation),
         "FrameOfReferenceUID": "1.2.826.0.1.3680043.8.498.8", "PositionReferenceIndicator": "",
         "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": stored.shape[0], "Columns": stored.shape[1], "PixelSpacing": [0.7, 0.8],
+        "Rows": stored.shape[0], "Columns": stored.shape[1], "PixelSpacing": [0.7, 0.7],
         "BitsAllocated": allocated, "BitsStored": bits, "HighBit": bits - 1,
         "PixelRepresentation": int(signed), "PixelPaddingValue": padding,
         "PixelPaddingRangeLimit": padding_limit, "RescaleIntercept": intercept,

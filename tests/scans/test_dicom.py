@@ -553,7 +553,7 @@ def test_files_are_found_in_all_folders(tmp_path):
 def test_headers_say_what_stands_there(tmp_path):
     header = read_header(write(
         tmp_path / "a.dcm", position=(1, 2, 3.5), KVP=None, AcquisitionDate="20200102",
-        AcquisitionTime="1234", ConvolutionKernel=["Br40d", "3"]))
+        AcquisitionTime="1234", ConvolutionKernel=["Br40d", "3"], PixelSpacing=[0.7, 0.8]))
     assert header == SliceHeader(
         path=tmp_path / "a.dcm", rows=16, columns=20, sop_uid=f"{SERIES}.1", series_uid=SERIES,
         study_uid="1.2.826.0.1.3680043.8.498.9",
@@ -628,6 +628,15 @@ def test_slices_of_another_orientation_are_noted_and_leave_no_gap(tmp_path):
                               "orientation": (1, 0.0005 * i, 0, 0, 1, 0)} for i in range(4)},
         view={"position": (-200, 150, -40), "orientation": (1, 0, 0, 0, 0, -1), "instance": 9}))
     assert dicom.series_notes(series) == ["1 slice of another orientation"]
+
+
+@pytest.mark.parametrize("spacing", [None, [0.7, 0.8], [0, 0], [-0.7, -0.7]])
+def test_pixels_of_no_known_square_size_are_noted(tmp_path, spacing):
+    headers = [read_header(write(tmp_path / f"{index}.dcm", instance=index,
+                                 position=(0, 0, index), PixelSpacing=given))
+               for index, given in enumerate([[0.7, 0.7], spacing])]
+    assert dicom.series_notes(headers) == [
+        "1 slice without the size of square pixels, so that noise and kernel cannot be measured"]
 
 
 def test_an_instance_in_several_files_is_noted(tmp_path):
