@@ -56,10 +56,11 @@ def test_tissues_have_their_means_and_noise():
 
 
 def test_the_page_says_what_was_done_and_needs_nothing_else(tmp_path):
-    page = write(tmp_path / "r.html", trained_on=KNOWN.as_json(), strength=0.7,
+    page = write(tmp_path / "r.html", trained_on=KNOWN.as_json(), strength=2 / 3,
                  self_ensemble=True)
     assert "<span>self-ensemble</span>" in page
-    assert "strength 0.7" in page
+    assert "strength 0.667<" in page
+    assert "<code>0.667</code>" in page
     assert "noise in soft tissue, from 21.4 HU" in page
     assert "Abdomen &lt;3 mm&gt;" in page
     assert "simulated low doses, noise of 10 to 30 HU" in page
