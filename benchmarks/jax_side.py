@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ from dfgan_jax.porting.torch_layout import Layout
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
-from dfgan_jax.training.state import Networks, Optimizers, create_state
+from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
 
 # The weights of the published code, as in configs/attn.py:published.
 WEIGHTS = LossOptions(image=1.0, difference=1.0, gradient_image=1.0, gradient_difference=1.0,
@@ -66,23 +67,36 @@ def _generator_variables(side: Side) -> dict[str, Any]:
     return _variables(torch_layout.generator_layout(attention=True, width=side.width))
 
 
-def _training(side: Side) -> Run:
+def training_step(side: Side) -> tuple[Callable[..., Any], TrainState, dict[str, np.ndarray]]:
+    """The pure training step of a side, with its state and a batch."""
     networks = Networks(UNet(width=side.width, attention=True, dtype=side.dtype),
                         PatchDiscriminator(width=side.discriminator_width, dtype=side.dtype),
                         "joint")
     optimizers = Optimizers(optax.adam(GENERATOR_LEARNING_RATE),
                             optax.adam(DISCRIMINATOR_LEARNING_RATE))
-    devices = Parallelism("auto", global_batch_size=side.batch, devices=jax.devices()[:1])
-    update = devices.train(functools.partial(steps.train_step, networks=networks,
-                                             optimizers=optimizers, loss=WEIGHTS))
     state = jax.jit(functools.partial(create_state, networks=networks, optimizers=optimizers))(
         jax.random.key(0))
     discriminator = _variables(torch_layout.discriminator_layout(width=side.discriminator_width))
-    state = devices.place(dataclasses.replace(
+    state = dataclasses.replace(
         state, generator=jax.tree.map(jnp.asarray, _generator_variables(side)),
-        discriminators={"joint": jax.tree.map(jnp.asarray, discriminator)}))
+        discriminators={"joint": jax.tree.map(jnp.asarray, discriminator)})
     ndct, qdct = training_batch(side.batch, side.size)
-    batch = {"ndct": ndct[..., None], "qdct": qdct[..., None]}
+    return (functools.partial(steps.train_step, networks=networks, optimizers=optimizers,
+                              loss=WEIGHTS),
+            state, {"ndct": ndct[..., None], "qdct": qdct[..., None]})
+
+
+def inference_step(side: Side) -> tuple[Callable[..., Any], dict[str, Any], np.ndarray]:
+    """The pure inference of a side, with its variables and normalised slices."""
+    generator = UNet(width=side.width, attention=True, dtype=side.dtype)
+    return (functools.partial(generator.apply, train=False), _generator_variables(side),
+            hounsfield.normalise(slices_hu(side.batch, side.size))[..., None])
+
+
+def _training(side: Side) -> Run:
+    step_function, state, batch = training_step(side)
+    devices = Parallelism("auto", global_batch_size=side.batch, devices=jax.devices()[:1])
+    update, state = devices.train(step_function), devices.place(state)
 
     def step():
         nonlocal state
@@ -97,15 +111,15 @@ def _training(side: Side) -> Run:
 
 
 def _inference(side: Side) -> Run:
-    generator = UNet(width=side.width, attention=True, dtype=side.dtype)
-    hu = slices_hu(side.batch, side.size)
     if side.task == "inference":
-        denoiser = Denoiser(generator, _generator_variables(side))
+        hu = slices_hu(side.batch, side.size)
+        denoiser = Denoiser(UNet(width=side.width, attention=True, dtype=side.dtype),
+                            _generator_variables(side))
         return Run(lambda: denoiser(hu, batch_size=side.batch), lambda denoised: denoised,
                    lambda denoised: {"denoised": denoised[:COMPARED_SLICES]})
-    variables, qdct = jax.device_put((_generator_variables(side),
-                                      hounsfield.normalise(hu)[..., None]))
-    apply = inference(functools.partial(generator.apply, train=False), dtype=side.dtype)
+    function, *arguments = inference_step(side)
+    variables, qdct = jax.device_put(tuple(arguments))
+    apply = inference(function, dtype=side.dtype)
     return Run(lambda: apply(variables, qdct), jax.block_until_ready,
                lambda denoised: {"denoised": np.asarray(denoised[:COMPARED_SLICES, ..., 0],
                                                         np.float32)})
