@@ -39,7 +39,8 @@ from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
 
-_PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.")
+_PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.",
+                                  allow_override=True)
 _CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Names, workdirs or files of weights.",
                                 allow_override=True)
 _METHODS = flags.DEFINE_list("methods", ["gaussian", "nlm", "tv"], "Classical denoisers, or none.")

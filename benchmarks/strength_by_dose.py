@@ -29,7 +29,8 @@ from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 
-_PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.")
+_PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.",
+                                  allow_override=True)
 _CHECKPOINT = flags.DEFINE_list("checkpoint", [pretrained.DEFAULT],
                                 "Names, workdirs or files of weights.", allow_override=True)
 _EVERY = flags.DEFINE_integer("every", 1, "Take every so many-th slice.", lower_bound=1)

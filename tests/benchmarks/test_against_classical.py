@@ -65,7 +65,7 @@ def test_groups_without_a_manifest_are_refused(path):
 
 
 def test_a_self_ensemble_is_a_row_of_its_own(path, slices, monkeypatch):
-    monkeypatch.setattr(against_classical.Denoiser, "load", lambda name, self_ensemble: (
+    monkeypatch.setattr(against_classical.Denoiser, "load", lambda name, self_ensemble=False: (
         lambda hu: ndimage.gaussian_filter(hu, (0, 1, 1)) + 3 * self_ensemble))
     rows = against_classical.measure(path, ["net"], [], [], self_ensemble=True)
     assert [row["row"] for row in rows] == ["QDCT", "net", "net, self-ensemble"]
@@ -73,3 +73,14 @@ def test_a_self_ensemble_is_a_row_of_its_own(path, slices, monkeypatch):
     ndct, qdct = slices
     assert rows[2]["full_range"]["psnr"] == pytest.approx(
         psnr(ndimage.gaussian_filter(qdct, (0, 1, 1)) + 3, ndct, -np.inf, np.inf), abs=1e-3)
+
+
+def test_a_known_dose_is_a_row_with_its_strength(path, slices, monkeypatch):
+    """A model that takes all noise away, and the whole of it at two thirds."""
+    ndct, qdct = slices
+    monkeypatch.setattr(against_classical.Denoiser, "load", lambda name, strength=1.0: (
+        lambda hu: hu + strength * (ndct - hu)))
+    rows = against_classical.measure(path, ["net"], [], [], dose_fraction=0.5)
+    assert [row["row"] for row in rows] == ["QDCT", "net", "net, strength 0.667"]
+    assert rows[2]["full_range"]["psnr"] == pytest.approx(
+        psnr(ndct + (qdct - ndct) / 3, ndct, -np.inf, np.inf), abs=1e-3)
