@@ -27,13 +27,12 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.pairs_hu import read_hu
 from dfgan_jax.data.dataset import read_manifest
-from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.strength import strength_for_dose
 from dfgan_jax.evaluation import baselines, physics
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
-from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
@@ -93,9 +92,7 @@ def measure(path: str, checkpoints: list[str], methods: list[str], by: list[str]
             self_ensemble: bool = False, dose_fraction: float | None = None
             ) -> list[dict[str, Any]]:
     """The rows of one file of pairs: of each checkpoint one, and one for each option."""
-    pairs = read_pairs(path)
-    qdct, ndct = (np.concatenate([hounsfield.mu_to_hu(np.asarray(getattr(block, dose)))
-                                  for block in pairs.blocks()]) for dose in ("qdct", "ndct"))
+    qdct, ndct = read_hu(path)
     groups = _groups(path, len(qdct), by)
     rows = []
 

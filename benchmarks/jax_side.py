@@ -63,13 +63,17 @@ def _variables(layout: Layout) -> dict[str, Any]:
     return variables
 
 
+def _generator(side: Side) -> UNet:
+    return UNet(width=side.width, attention=True, dtype=side.dtype)
+
+
 def _generator_variables(side: Side) -> dict[str, Any]:
     return _variables(torch_layout.generator_layout(attention=True, width=side.width))
 
 
 def training_step(side: Side) -> tuple[Callable[..., Any], TrainState, dict[str, np.ndarray]]:
     """The pure training step of a side, with its state and a batch."""
-    networks = Networks(UNet(width=side.width, attention=True, dtype=side.dtype),
+    networks = Networks(_generator(side),
                         PatchDiscriminator(width=side.discriminator_width, dtype=side.dtype),
                         "joint")
     optimizers = Optimizers(optax.adam(GENERATOR_LEARNING_RATE),
@@ -88,8 +92,7 @@ def training_step(side: Side) -> tuple[Callable[..., Any], TrainState, dict[str,
 
 def inference_step(side: Side) -> tuple[Callable[..., Any], dict[str, Any], np.ndarray]:
     """The pure inference of a side, with its variables and normalised slices."""
-    generator = UNet(width=side.width, attention=True, dtype=side.dtype)
-    return (functools.partial(generator.apply, train=False), _generator_variables(side),
+    return (functools.partial(_generator(side).apply, train=False), _generator_variables(side),
             hounsfield.normalise(slices_hu(side.batch, side.size))[..., None])
 
 
@@ -113,8 +116,7 @@ def _training(side: Side) -> Run:
 def _inference(side: Side) -> Run:
     if side.task == "inference":
         hu = slices_hu(side.batch, side.size)
-        denoiser = Denoiser(UNet(width=side.width, attention=True, dtype=side.dtype),
-                            _generator_variables(side))
+        denoiser = Denoiser(_generator(side), _generator_variables(side))
         return Run(lambda: denoiser(hu, batch_size=side.batch), lambda denoised: denoised,
                    lambda denoised: {"denoised": denoised[:COMPARED_SLICES]})
     function, *arguments = inference_step(side)

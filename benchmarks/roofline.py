@@ -125,7 +125,7 @@ def measure(side: Side, *, seconds: float) -> dict[str, Any]:
         compiled: Callable[..., Any] = parallel.unshared
     else:
         function, *arguments = jax_side.inference_step(side)
-        compiled = jax.jit
+        compiled = functools.partial(parallel.inference, dtype=side.dtype)
     kernels = kernels_of(function, *arguments)
     peak = max(matmul_peak(size, "float32", seconds=seconds)["flops_per_s"]
                for size in _MATMUL_SIZES)

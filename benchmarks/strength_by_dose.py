@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.pairs_hu import read_hu
 from dfgan_jax import pretrained
 from dfgan_jax.data.dataset import read_manifest
-from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.strength import MAX_STRENGTH, strength_for_dose
-from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
@@ -78,16 +77,14 @@ def measure(paths: list[str], checkpoint: str, *, every: int) -> list[dict[str, 
     """The rows of `by_dose` over the slices of all files."""
     denoiser, doses, means = Denoiser.load(checkpoint), [], []
     for path in paths:
-        pairs = read_pairs(path)
-        rows = read_manifest(pathlib.Path(path), len(pairs))
+        qdct, ndct = read_hu(path)
+        rows = read_manifest(pathlib.Path(path), len(qdct))
         if rows is None or not all(row.get("dose_fraction") for row in rows):
             raise InputError(f"{path}: has no manifest with the dose of each slice")
-        chosen = range(0, len(pairs), every)
+        chosen = range(0, len(qdct), every)
         with progress(f"denoising {path}", total=len(chosen), unit="slices") as bar:
             for index in chosen:
-                qdct, ndct = (hounsfield.mu_to_hu(np.asarray(dose[index], np.float32))
-                              for dose in (pairs.qdct, pairs.ndct))
-                means.append(products(qdct, ndct, denoiser(qdct)))
+                means.append(products(qdct[index], ndct[index], denoiser(qdct[index])))
                 doses.append(float(rows[index]["dose_fraction"]))
                 bar.advance(1)
     return by_dose(np.array(doses), np.array(means))

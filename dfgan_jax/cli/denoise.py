@@ -92,8 +92,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         refuse_for(source, "a volume, whose header names its axes", axes=axes)
         kind, suffixes = functools.partial(denoise_nifti, unit=unit), nifti.SUFFIXES
     else:
-        if source.is_file():
-            refuse_other_format(source)
+        refuse_other_format(source)
         refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit, axes=axes)
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")

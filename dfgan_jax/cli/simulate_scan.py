@@ -146,8 +146,7 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
                     source, pixel_spacing_mm=pixel_spacing_mm, scratch=scratch, unit=unit,
                     axes=axes))]
                 continue
-            if source.is_file():
-                refuse_other_format(source)
+            refuse_other_format(source)
             refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit,
                        axes=axes)
             files = DicomFolder(source)

@@ -55,7 +55,7 @@ class Denoiser:
       meta: the metadata of the checkpoint: `config`, `step`, `epoch`.
       path: of the checkpoint.
       strength: the result is input + strength · (denoised − input): 0 returns the input, 1, the
-        default, the model's result; at most 1.5. See `strength_for_dose`.
+        default, the model's result; at most `strength.MAX_STRENGTH`.
       self_ensemble: each slice is denoised in its eight flips and quarter turns, and the results
         are averaged (Lim et al., "Enhanced deep residual networks for single image
         super-resolution", CVPR Workshops 2017, section 3.4), in eight times the time.

@@ -33,14 +33,14 @@ def refuse_other_format(path: pathlib.Path) -> None:
     """Refuses a file that has the suffix of a format that is not read, and is not DICOM.
 
     Args:
-      path: of a file that exists; neither `.npy` nor NIfTI.
+      path: of a file or folder that exists; a file is neither `.npy` nor NIfTI.
 
     Raises:
       InputError: it is of another format, which the message names.
       OSError: it cannot be read.
     """
     known = _FORMATS.get(path.suffix.lower())
-    if known is None:
+    if known is None or not path.is_file():
         return
     with path.open("rb") as file:
         is_dicom = file.read(132).endswith(b"DICM")

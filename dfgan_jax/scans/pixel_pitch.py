@@ -7,8 +7,7 @@ def square_pitch(spacing_mm: tuple[float, ...] | None) -> float | None:
     Args:
       spacing_mm: between rows, between columns; None if unknown.
     """
-    if spacing_mm is None or spacing_mm[0] <= 0:
+    if spacing_mm is None:
         return None
-    if abs(spacing_mm[0] - spacing_mm[1]) > 1e-3 * spacing_mm[0]:
-        return None
-    return spacing_mm[0]
+    rows, columns = spacing_mm
+    return rows if rows > 0 and abs(rows - columns) <= 1e-3 * rows else None

@@ -35,6 +35,25 @@ def test_groups_have_the_best_strength_and_the_rules():
     assert high["rule_strength"] == pytest.approx((0.69 + 0.66) / 2 / 0.75)
 
 
+def test_slices_are_measured_at_the_doses_of_the_manifest(tmp_path, monkeypatch):
+    """A model that takes all noise away; at both doses the whole difference map is best."""
+    random = np.random.default_rng(0)
+    ndct = random.normal(0, 100, (3, 16, 16))
+    qdct = ndct + random.normal(0, 40, ndct.shape)
+    write_pairs(tmp_path / "pairs.npy", Pairs(*(hu_to_mu(hu).astype(np.float32)
+                                                for hu in (ndct, qdct))))
+    (tmp_path / "pairs.manifest.csv").write_text(
+        "split,index,patient,dose_fraction\n,0,a,0.1\n,1,a,0.2\n,2,b,0.5\n")
+    clean = iter(ndct[::2])
+    monkeypatch.setattr(strength_by_dose.Denoiser, "load", lambda name: lambda hu: next(clean))
+    rows = strength_by_dose.measure([str(tmp_path / "pairs.npy")], "net", every=2)
+    assert [(row["slices"], row["mean_dose_fraction"]) for row in rows] == [(1, 0.1), (1, 0.5)]
+    assert [row["best_strength"] for row in rows] == [1.0, 1.0]
+    assert rows[1]["rule_strength"] == pytest.approx(2 / 3)
+    text = strength_by_dose.as_text(rows)
+    assert "0.45 to 0.55        1          1.000" in text
+
+
 def test_pairs_without_doses_are_refused(tmp_path):
     hu = np.zeros((1, 16, 16))
     write_pairs(tmp_path / "pairs.npy", Pairs(*[hu_to_mu(hu).astype(np.float32)] * 2))

@@ -25,6 +25,12 @@ def test_names_of_dicom_files_are_taken(tmp_path, name):
     refuse_other_format(path)
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "scan.raw"
+    folder.mkdir()
+    refuse_other_format(folder)
+
+
 def test_a_dicom_file_may_have_any_name(tmp_path):
     path = tmp_path / "slice.img"
     path.write_bytes(bytes(128) + b"DICM" + bytes(100))

@@ -77,9 +77,3 @@ def test_files_without_an_array_of_numbers_are_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.npy: "):
         scan.read_hu_array(path)
-
-
-@pytest.mark.parametrize(("spacing_mm", "pitch"), [
-    ((0.7, 0.7), 0.7), ((0.703125, 0.7031), 0.703125), ((0.7, 0.8), None), (None, None)])
-def test_square_pixels_have_one_pitch(spacing_mm, pitch):
-    assert scan.square_pitch(spacing_mm) == pitch
