@@ -179,8 +179,9 @@ def _refuse_unused(values: flags.FlagValues, *, mode: str, command: Command) -> 
         for name in modes.names(MODES[mode].with_input):
             if values[name].present:
                 raise InputError(f"{spelled} takes --{name} only with --input=SCAN")
-    for name in ("input", *_DOSES):
-        if "" in (values[name].value or []):
+    for name in ("checkpoint", "input", *_DOSES):
+        # An empty list of checkpoints has no element, not an empty one.
+        if values[name].present and "" in (values[name].value or [""]):
             raise InputError(f"--{name} is empty; expected a path")
     both = [f"--{name}" for name in _DOSES if values[name].present]
     if values["input"].present and both:

@@ -46,6 +46,7 @@ def in_the_checkout(monkeypatch):
      "--mode=pair needs --ndct=DIR[,DIR…], or --input=DIR of a tree with both doses"),
     ("--mode=pair --input=a", "--mode=pair needs --output=PATH"),
     ("--mode=pair --input= --output=c", "--input is empty; expected a path"),
+    ("--mode=denoise --input=a --output=b --checkpoint=", "--checkpoint is empty; expected a path"),
     ("--mode=pair --input=a --output=c --dose_fraction=0.1",
      "--mode=pair takes no --dose_fraction"),
     ("--mode=pair --ndct=a --qdct=b --output=c --print_config",
