@@ -410,7 +410,7 @@ def test_what_contradicts_the_recipes_data_and_weights_is_told(recipe, tmp_path,
 
 
 def test_worse_epochs_do_not_replace_the_weights_that_a_run_started_from(recipe, tmp_path):
-    done = started_from(recipe, tmp_path, "--config.epochs=1",
+    done = started_from(recipe, tmp_path, "--config.epochs=1", "--config.discriminators=none",
                         "--config.optimizer.generator_learning_rate=1")
     assert done.returncode == 0, done.stderr
     assert "No epoch was better than the initial checkpoint: evaluating that" in done.stdout
@@ -421,7 +421,7 @@ def test_worse_epochs_do_not_replace_the_weights_that_a_run_started_from(recipe,
 
 
 def test_a_run_starts_from_the_average_of_another(recipe, tmp_path):
-    done = started_from(recipe, tmp_path, "--config.epochs=1",
+    done = started_from(recipe, tmp_path, "--config.epochs=1", "--config.discriminators=none",
                         "--config.optimizer.generator_learning_rate=1e-30")
     assert done.returncode == 0, done.stderr
     there = load_weights([recipe[1] / "run"]).weights.generator["params"]

@@ -20,17 +20,17 @@ from dfgan_jax.devices import agreement, processes
 from dfgan_jax.devices.launchers import Place
 from dfgan_jax.devices.parallel import Parallelism
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
-from dfgan_jax.models.unet import UNet
 from dfgan_jax.training import input_pipeline, steps
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers
 from tests.training.initial import drawn_state
+from tests.training.small_generator import SmallGenerator
 
 STEPS = 20
 HALF = 10
 BATCH = 8
 ODD = np.array([-0.0, 1e-45, np.nan], np.float32)  # which sums with 0 may change
-NETWORKS = Networks(UNet(width=2), PatchDiscriminator(width=2), "pair")
+NETWORKS = Networks(SmallGenerator(), PatchDiscriminator(width=2), "pair")
 # SGD, since Adam would hide a gradient of the wrong scale.
 OPTIMIZERS = Optimizers(optax.sgd(0.01), optax.sgd(0.01))
 

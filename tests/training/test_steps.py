@@ -19,6 +19,7 @@ from tests.reference import load
 from tests.reference.fill import image
 from tests.training.initial import drawn_state
 from tests.training.recording import recording
+from tests.training.small_generator import SmallGenerator
 
 PUBLISHED_CODE = LossOptions(gradient_image=1.0, gradient_difference=1.0)
 
@@ -95,7 +96,7 @@ def assert_gradients_agree(gradients, prefix, reference, layout):
 
 
 def small(discriminators):
-    networks = Networks(UNet(width=2), PatchDiscriminator(width=2), discriminators)
+    networks = Networks(SmallGenerator(), PatchDiscriminator(width=2), discriminators)
     optimizers = Optimizers(optax.sgd(0.01), optax.sgd(0.02))
     rng = np.random.default_rng(0)
     batch = {name: rng.normal(0.5, 1, (2, 32, 32, 1)).astype(np.float32)
@@ -175,7 +176,7 @@ def test_evaluation_losses_are_per_image_and_leave_the_state_alone():
 
 
 def test_scores_are_compared_in_float32_whatever_the_networks_compute_in():
-    networks = Networks(UNet(width=2, dtype="bfloat16"),
+    networks = Networks(SmallGenerator(dtype="bfloat16"),
                         PatchDiscriminator(width=2, dtype="bfloat16"), "pair")
     _, optimizers, state, batch = small("pair")
     _, metrics = jax.eval_shape(functools.partial(
@@ -212,7 +213,7 @@ def test_initial_state_is_a_function_of_the_key():
     assert not np.array_equal(first, second)
 
 
-SMALL = Networks(UNet(width=2), PatchDiscriminator(width=2), "joint")
+SMALL = Networks(SmallGenerator(), PatchDiscriminator(width=2), "joint")
 # SGD, since Adam would hide a gradient of the wrong scale.
 SGD = Optimizers(optax.sgd(0.01), optax.inject_hyperparams(optax.sgd)(learning_rate=0.02))
 
