@@ -4,6 +4,7 @@ Source: the slides of DFGAN (2023-11-27) and its published PyTorch code.
 
   python main.py --config=configs/attn.py             the recipe (docs/recipe.md), paper scale
   python main.py --config=configs/attn.py:demo        minutes on two CPU cores
+  python main.py --config=configs/attn.py:native      on slices of your own, at their native size
   python main.py --config=configs/attn.py:open        the pretrained weights (docs/weights.md)
   python main.py --config=configs/attn.py:slides      the training of the slides
   python main.py --config=configs/attn.py:published   joint discriminator, gradient loss, quirks

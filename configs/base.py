@@ -6,7 +6,7 @@ Any field can be changed on the command line: `--config.batch_size=32`.
 
 import ml_collections
 
-VARIANTS = ("demo", "open", "slides", "published")
+VARIANTS = ("demo", "native", "open", "slides", "published")
 """Of the GANs: `demo`: the recipe, small; `open`: the training of the pretrained weights
 (docs/weights.md); `slides`: the training of the slides; `published`: that of the published code.
 Without a variant: the recipe at paper scale."""
@@ -62,8 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.simulation.dose_fraction = 0.25
 
     config.generator = ml_collections.ConfigDict()
-    # One of ARCHITECTURES in dfgan_jax/models/generators.py. Each has a width; the fields below it,
-    # but for the last, are the U-Net's, and keep their published values with other architectures.
+    # unet, redcnn, cnn10 or nafnet. Each has a width; blocks is NAFNet's, all other fields of this
+    # group are the U-Net's, and those of another architecture keep their published values.
     config.generator.architecture = "unet"
     # Channels of the first stage or layer.
     config.generator.width = 32
@@ -121,8 +121,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.gradient_penalty = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
-    # Optimizer of the generator: adam, or muon for its kernels between features and Adam for the
-    # rest. The discriminators take Adam.
+    # Optimizer of the generator: adam, or muon for its kernels between features and NAdam for
+    # the rest. The discriminators take Adam.
     config.optimizer.algorithm = "adam"
     # Learning rate of the generator.
     config.optimizer.generator_learning_rate = 2e-4
@@ -229,13 +229,15 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str, *, run_name: 
         config.discriminator.width = 16
         config.optimizer.generator_learning_rate = 5e-3
         config.optimizer.discriminator_learning_rate = 1e-4
-    if variant == "open":
-        apply_open(config)
+    if variant in ("native", "open"):
+        apply_native(config)
         config.generator.width = 16
         # Batches mix doses, so that their statistics fit none of their slices (docs/recipe.md).
         config.generator.normalization = "none"
         config.discriminator.width = 16
         config.optimizer.discriminator_learning_rate = 2e-5
+    if variant == "open":
+        take_open_pairs(config)
     if variant == "published":
         config.discriminators = "joint"
         config.loss.gradient_image = 1.0
@@ -274,14 +276,14 @@ def supervised_config(architecture: str, *, title: str, variant: str) -> ml_coll
     Args:
       architecture: of the generator; also the name of the run.
       title: of the network, in messages.
-      variant: the text after the colon: empty, demo or open.
+      variant: the text after the colon: empty, demo, native or open.
 
     Raises:
       ValueError: there is no such variant.
     """
-    if variant not in ("", "demo", "open"):
-        raise ValueError(f"no variant {variant!r} of {title}: there are demo and open, or none for "
-                         "the paper scale")
+    if variant not in ("", "demo", "native", "open"):
+        raise ValueError(f"no variant {variant!r} of {title}: there are demo, native and open, or "
+                         "none for the paper scale")
     config = get_config()
     config.name = f"{architecture}_{variant}" if variant else architecture
     config.generator.architecture = architecture
@@ -293,8 +295,10 @@ def supervised_config(architecture: str, *, title: str, variant: str) -> ml_coll
     config.optimizer.average_decay = 0.999
     if variant == "demo":
         apply_demo(config)
+    if variant in ("native", "open"):
+        apply_native(config)
     if variant == "open":
-        apply_open(config)
+        take_open_pairs(config)
     return config
 
 
@@ -316,17 +320,8 @@ def apply_demo(config: ml_collections.ConfigDict) -> None:
     config.evaluation.checkpoints = "attn_dfgan"
 
 
-def apply_open(config: ml_collections.ConfigDict) -> None:
-    """The pairs and the length of the training of the pretrained weights.
-
-    docs/weights.md has the commands that make the pairs from openly licensed scans.
-    """
-    files = {"native": 0.29, "native_2": 0.29, "refiltered": 0.18, "sharp": 0.18,
-             "phantoms": 0.06}
-    config.data.train = ",".join(f"open_pairs/{name}/train.npy" for name in files)
-    config.data.train_shares = ",".join(map(str, files.values()))
-    config.data.valid = "open_pairs/valid.npy"
-    config.data.test = "open_pairs/test.npy"
+def apply_native(config: ml_collections.ConfigDict) -> None:
+    """The training of the pretrained weights, on crops of slices at their native size."""
     config.data.size = 0
     config.data.crop = 128
     config.batch_size = 4
@@ -335,3 +330,13 @@ def apply_open(config: ml_collections.ConfigDict) -> None:
     # 0.6 dB over Adam for AttnDFGAN on test scans (three seeds), 0 for RED-CNN (docs/recipe.md).
     config.optimizer.algorithm = "muon"
     config.optimizer.generator_learning_rate = 2e-3
+
+
+def take_open_pairs(config: ml_collections.ConfigDict) -> None:
+    """The pairs of the pretrained weights; docs/weights.md has the commands that make them."""
+    files = {"native": 0.29, "native_2": 0.29, "refiltered": 0.18, "sharp": 0.18,
+             "phantoms": 0.06}
+    config.data.train = ",".join(f"open_pairs/{name}/train.npy" for name in files)
+    config.data.train_shares = ",".join(map(str, files.values()))
+    config.data.valid = "open_pairs/valid.npy"
+    config.data.test = "open_pairs/test.npy"

@@ -5,6 +5,7 @@ Sources: Chen et al., "Low-dose CT via convolutional neural network", Biomedical
 
   python main.py --config=configs/cnn10.py         paper scale
   python main.py --config=configs/cnn10.py:demo    minutes on two CPU cores
+  python main.py --config=configs/cnn10.py:native  on slices of your own, at their native size
   python main.py --config=configs/cnn10.py:open    on the pairs of docs/weights.md
 
 The network is the published one in all variants, since it is small: it has half the

@@ -4,6 +4,7 @@ Source: the slides of DFGAN (2023-11-27) and its published PyTorch code.
 
   python main.py --config=configs/dfgan.py             the recipe (docs/recipe.md), paper scale
   python main.py --config=configs/dfgan.py:demo        minutes on two CPU cores
+  python main.py --config=configs/dfgan.py:native      on slices of your own, at their native size
   python main.py --config=configs/dfgan.py:open        the pretrained weights (docs/weights.md)
   python main.py --config=configs/dfgan.py:slides      the training of the slides
   python main.py --config=configs/dfgan.py:published   joint discriminator, gradient loss, quirks

@@ -5,6 +5,7 @@ published code (github.com/megvii-research/NAFNet), as it denoises photographs (
 
   python main.py --config=configs/nafnet.py         paper scale
   python main.py --config=configs/nafnet.py:demo    minutes on two CPU cores
+  python main.py --config=configs/nafnet.py:native  on slices of your own, at their native size
   python main.py --config=configs/nafnet.py:open    on the pairs of docs/weights.md
 
 At paper scale the network and its learning rate are the published ones; it is trained as the others
@@ -23,7 +24,7 @@ from configs import base
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = base.supervised_config("nafnet", title="NAFNet", variant=variant)
-    if variant != "open":
+    if variant not in ("native", "open"):
         # As published; not tuned for CT.
         config.optimizer.generator_learning_rate = 1e-3
     if variant:

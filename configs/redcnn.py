@@ -5,6 +5,7 @@ network", IEEE TMI 36(12), 2017.
 
   python main.py --config=configs/redcnn.py         paper scale
   python main.py --config=configs/redcnn.py:demo    minutes on two CPU cores
+  python main.py --config=configs/redcnn.py:native  on slices of your own, at their native size
   python main.py --config=configs/redcnn.py:open    beside the pretrained weights (docs/weights.md)
 
 The network, its initial weights and Adam's first learning rate are the paper's. It is trained by
@@ -26,7 +27,7 @@ from configs import base
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = base.supervised_config("redcnn", title="RED-CNN", variant=variant)
     if variant:
-        # In the variant open: as many multiplications as the U-Net of width 16 with attention.
+        # In native and open: as many multiplications as the U-Net of width 16 with attention.
         config.generator.width = 16
     else:
         config.generator.width = 96

@@ -71,8 +71,8 @@ _FORMAT = {
     "axes=nhw|hwn":
         "axes of an .npy of an array: (N, H, W), the default, refused where it looks like the "
         "other; or (H, W, N). --mode=denoise writes the same axes"}
-_KINDS = (".npy of HU, (H, W) or (N, H, W), or of pairs in the published format; or .nii or "
-          ".nii.gz")
+_ARRAYS = ".npy of HU, (H, W) or (N, H, W)"
+_VOLUMES = ".nii or .nii.gz"
 
 MODES: dict[str, Mode] = {
     "train": Mode(
@@ -111,7 +111,8 @@ MODES: dict[str, Mode] = {
         example=("--checkpoint=runs/mine --input=quarter_dose/ --output=denoised/ "
                  "--report=denoised.html"),
         needed={
-            "input=PATH": f"scan to denoise: a folder of DICOM files, or one; {_KINDS}",
+            "input=PATH": f"scan to denoise: a folder of DICOM files, or one; {_ARRAYS}, or of "
+                          f"pairs in the published format; or {_VOLUMES}",
             "output=PATH": "file or folder to write, of the input's kind"},
         optional={
             "checkpoint=PATH":
@@ -158,7 +159,7 @@ MODES: dict[str, Mode] = {
                            "scans, the .npy to write, or with --split a folder"},
         optional={
             "input=PATH": "a full-dose scan: a folder of DICOM files, or one; "
-                          f"{_KINDS}; again for more",
+                          f"{_ARRAYS}; or {_VOLUMES}; again for more",
             "config=FILE[:VARIANT]":
                 "configuration, such as configs/attn.py or attn; needed without --input; with it, "
                 "simulation.dose_fraction and simulation.seed replace the defaults of the flags",

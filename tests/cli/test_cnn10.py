@@ -19,7 +19,7 @@ from tests.cli import command
 from tests.cli.untrained import untrained
 
 
-@pytest.mark.parametrize("variant", ["", "demo", "open"])
+@pytest.mark.parametrize("variant", ["", "demo", "native", "open"])
 def test_it_is_trained_without_an_adversary(variant):
     config = cnn10.get_config(variant)
     networks = RunOptions.of(config).networks
@@ -31,7 +31,7 @@ def test_it_is_trained_without_an_adversary(variant):
 
 
 def test_there_is_no_published_variant():
-    with pytest.raises(ValueError, match="no variant 'published' of CNN-10: there are demo and"):
+    with pytest.raises(ValueError, match="no variant 'published' of CNN-10: there are demo, n"):
         cnn10.get_config("published")
 
 

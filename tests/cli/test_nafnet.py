@@ -11,6 +11,7 @@ from dfgan_jax.support.errors import InputError
 
 @pytest.mark.parametrize(("variant", "options"), [
     ("", {}), ("demo", {"width": 16, "blocks": "1,1,2,2,2,1,1,1,1"}),
+    ("native", {"width": 16, "blocks": "1,1,2,2,2,1,1,1,1"}),
     ("open", {"width": 16, "blocks": "1,1,2,2,2,1,1,1,1"})])
 def test_it_is_trained_without_an_adversary(variant, options):
     config = nafnet.get_config(variant)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from configs import attn, dfgan, redcnn
+from configs import attn, base, cnn10, dfgan, nafnet, redcnn
 from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
@@ -77,7 +77,7 @@ def test_statistics_can_be_frozen_where_the_generator_has_some(changes):
 
 
 @pytest.mark.parametrize("module", [attn, dfgan])
-@pytest.mark.parametrize("variant", ["", "demo", "open", "slides", "published"])
+@pytest.mark.parametrize("variant", ["", *base.VARIANTS])
 def test_every_variant_is_usable(module, variant):
     config = module.get_config(variant)
     RunOptions.of(config)
@@ -100,6 +100,18 @@ def test_the_pretrained_models_are_trained_alike():
         assert config.optimizer.generator_learning_rate == 2e-3
 
 
+@pytest.mark.parametrize("module", [attn, cnn10, dfgan, nafnet, redcnn])
+def test_the_native_variant_is_the_open_one_without_its_pairs(module):
+    native, opened = (RunOptions.of(module.get_config(each)).as_json() for each in
+                      ("native", "open"))
+    assert native["name"] == f"{opened['name'].removesuffix('_open')}_native"
+    for each in (native, opened):
+        del each["name"]
+        for name in ("train", "train_shares", "valid", "test"):
+            assert bool(each["data"].pop(name)) == (each is opened)
+    assert native == opened
+
+
 def test_red_cnn_takes_none_of_the_unets_options():
     config = redcnn.get_config()
     config.generator.output = "difference"
@@ -107,7 +119,7 @@ def test_red_cnn_takes_none_of_the_unets_options():
         RunOptions.of(config)
 
 
-@pytest.mark.parametrize("variant", ["", "demo", "open"])
+@pytest.mark.parametrize("variant", ["", "demo", "native", "open"])
 def test_red_cnn_is_trained_without_an_adversary(variant):
     config = redcnn.get_config(variant)
     RunOptions.of(config)
@@ -119,12 +131,12 @@ def test_red_cnn_is_trained_without_an_adversary(variant):
 
 
 def test_red_cnn_has_no_published_variant():
-    with pytest.raises(ValueError, match="no variant 'published' of RED-CNN: there are demo and"):
+    with pytest.raises(ValueError, match="no variant 'published' of RED-CNN: there are demo, n"):
         redcnn.get_config("published")
 
 
 def test_unknown_variant_lists_what_there_is():
-    with pytest.raises(ValueError, match="no variant 'tiny': there are demo, open, slides, pub"):
+    with pytest.raises(ValueError, match="no variant 'tiny': there are demo, native, open, "):
         importlib.import_module("configs.attn").get_config("tiny")
 
 
@@ -192,7 +204,7 @@ def test_an_unknown_field_is_named():
         RunOptions.of(config)
 
 
-@pytest.mark.parametrize("variant", ["", "demo", "open", "slides", "published"])
+@pytest.mark.parametrize("variant", ["", *base.VARIANTS])
 def test_what_checkpoints_keep_is_the_configuration(variant):
     config = attn.get_config(variant)
     options = RunOptions.of(config)
