@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dfgan_jax.scans.dicom_file import numbers_of, text_of
+from dfgan_jax.scans.dicom_file import numbers_of, text_of, values_of
 
 _UID_NAMESPACE = uuid.UUID("5f0c7f0e-3a52-5c8e-9d1c-6d0f1b7a2c41")
 
@@ -64,8 +64,8 @@ def mark_as_derived(dataset: Dataset, derivation: Derivation) -> None:
     source_uid = str(dataset.SOPInstanceUID)
     dataset.SOPClassUID = uid.CTImageStorage
     _renew(dataset, derivation)
-    image_type = [str(value) for value in dataset.get("ImageType") or ()]
-    dataset.ImageType = ["DERIVED", "SECONDARY", *(image_type[2:] or ["AXIAL"])]
+    dataset.ImageType = ["DERIVED", "SECONDARY",
+                         *(values_of(dataset, "ImageType")[2:] or ["AXIAL"])]
     text = derivation.description
     former = text_of(dataset, "DerivationDescription")[:1024 - len(text) - 2]
     dataset.DerivationDescription = f"{former}; {text}" if former else text
@@ -115,7 +115,7 @@ def mark_frames_as_derived(dataset: Dataset, derivation: Derivation) -> None:
 
 def _derived_type(dataset: Dataset, keyword: str) -> list[str]:
     """The type of a derived enhanced image or frame; its second value is PRIMARY in any case."""
-    former = [str(value) for value in dataset.get(keyword) or ()]
+    former = values_of(dataset, keyword)
     return ["DERIVED", "PRIMARY", *(former[2:] or ["VOLUME"]), *(["NONE"] * (len(former) < 4))]
 
 

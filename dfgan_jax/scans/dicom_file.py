@@ -28,6 +28,9 @@ _MAX_INFLATED_BYTES = 2**28
 _APPLE_DOUBLE = b"\x00\x05\x16\x07"
 """Start of the files in which macOS keeps a file's attributes beside it, named `._NAME`."""
 
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+"""Of the first element of an image without the preamble, in both byte orders."""
+
 _SUFFIXES = (".dcm", ".ima", ".dicom", ".dic")
 """Suffixes of DICOM files."""
 
@@ -68,6 +71,10 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> Parsed:
         file.close()
         raise NotACTSlice(f"{path}: not a DICOM file")
     has_preamble = start[128:132] == b"DICM"
+    is_named = path.suffix.lower() in _SUFFIXES
+    if not (has_preamble or is_named or start.startswith(_FIRST_GROUPS)):
+        file.close()  # pydicom would take its bytes for lengths, and read gigabytes
+        raise NotACTSlice(f"{path}: not a DICOM file")
     try:
         with file:
             file.seek(0)
@@ -81,11 +88,11 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> Parsed:
     except InputError:
         raise
     except Exception as error:  # a broken file can raise anything
-        if has_preamble or path.suffix.lower() in _SUFFIXES:
+        if has_preamble or is_named:
             raise broken(path, error) from error
         raise NotACTSlice(f"{path}: not a DICOM file") from error
     if not named:
-        if has_preamble or path.suffix.lower() in _SUFFIXES:
+        if has_preamble or is_named:
             raise InputError(f"{path}: broken: it names no SOP class")
         raise NotACTSlice(f"{path}: not a DICOM file")
     return Parsed(dataset, has_pixels, position)
@@ -123,6 +130,12 @@ def text_of(dataset: Dataset, keyword: str) -> str:
     if isinstance(value, pydicom.multival.MultiValue):
         return "\\".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def values_of(dataset: Dataset, keyword: str) -> list[str]:
+    """The texts of an element's values; none of a missing, empty or unreadable element."""
+    text = text_of(dataset, keyword)
+    return text.split("\\") if text else []
 
 
 def numbers_of(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:

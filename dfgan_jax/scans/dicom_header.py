@@ -179,8 +179,7 @@ def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> list[
                 raise InputError(f"{path}: broken: its pixels are {keyword}; expected PixelData, "
                                  "of whole numbers, in CT Image Storage")
         raise InputError(f"{path}: broken: it has no pixels")
-    image_type = [str(value).upper() for value in dataset.get("ImageType") or ()]
-    if "LOCALIZER" in image_type:
+    if "LOCALIZER" in text_of(dataset, "ImageType").upper().split("\\"):
         raise NotACTSlice(f"{path}: localizer")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise NotACTSlice(f"{path}: several frames")

@@ -269,6 +269,13 @@ def test_a_slice_is_marked_as_derived(tmp_path):
     assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109103"
 
 
+def test_an_image_type_of_one_value_is_one_word(tmp_path):
+    written, _ = rewrite(write(tmp_path / "a.dcm", ImageType="ORIGINAL"))
+    assert list(written.dataset.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+    with pytest.raises(NotACTSlice, match="localizer"):
+        read_header(write(tmp_path / "b.dcm", ImageType="LOCALIZER"))
+
+
 def test_an_image_derived_before_keeps_its_history(tmp_path):
     equipment = Dataset()
     equipment.Manufacturer = "Former"
@@ -401,6 +408,15 @@ def test_files_of_other_kinds_are_told_from_broken_ones(tmp_path, name, content,
         read_header(tmp_path / "nowhere")
     with pytest.raises(InputError, match="Is a directory"):
         read_header(tmp_path)
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x1f\x8b\x08\0", b"\0\0\0 ftypmp42"])
+def test_other_files_are_not_parsed(tmp_path, monkeypatch, start):
+    """Lengths in them may be gigabytes."""
+    monkeypatch.setattr(pydicom, "dcmread", lambda *arguments, **options: pytest.fail("parsed"))
+    (tmp_path / "other").write_bytes(start + bytes(200))
+    with pytest.raises(NotACTSlice, match="other: not a DICOM file"):
+        read_header(tmp_path / "other")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
