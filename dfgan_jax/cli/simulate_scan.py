@@ -286,8 +286,8 @@ def _entry(patient: str, each: ScanSlice, measurement: _Measurement, *, seed: in
     return Entry(
         patient=patient, ndct_digest=digest, qdct_digest=digest, source=each.name,
         shape=each.shape, read=read,
-        manifest={**header, "ndct_file": each.name, "ndct_pixels_sha256": digest,
-                  "dose_fraction": dose_fraction, "seed": seed,
+        manifest={**header, "pixel_spacing_mm": each.pixel_spacing_mm, "ndct_file": each.name,
+                  "ndct_pixels_sha256": digest, "dose_fraction": dose_fraction, "seed": seed,
                   "photons_per_ray": f"{noise.photons_per_ray:.5g}",
                   "noise_kernel": kernel, "scan_kernel": noise.kernel,
                   "ndct_noise_std_hu": f"{noise.noise_std_hu:.4g}",

@@ -7,8 +7,9 @@ import collections
 import contextlib
 import csv
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import check_writable, refuse_existing, written_whole
 from dfgan_jax.support.progress import progress
+from dfgan_jax.support.safe_pickle import printable
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.wording import counted
 
@@ -247,7 +249,8 @@ def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None
       Column → text for each slice, in order; None without a manifest.
 
     Raises:
-      InputError: the manifest does not have one row for each slice, with its patient.
+      InputError: the manifest does not have one row for each slice, with its patient; or a pixel
+        pitch, dose or thickness is impossible.
     """
     for manifest, split in ((path.with_suffix(".manifest.csv"), ""),
                             (path.parent / "manifest.csv", path.stem)):
@@ -271,8 +274,25 @@ def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None
             raise InputError(f"{manifest}: {counted(len(rows), 'row')} for the "
                              f"{counted(count, 'slice')} of {path}; expected one for each, with "
                              "its index, from 0, and a patient")
+        for row in in_order:
+            _check_numbers(manifest, row)
         return in_order
     return None
+
+
+def _check_numbers(manifest: pathlib.Path, row: Mapping[str, str]) -> None:
+    """Refuses texts and impossible values in the columns that are read as numbers."""
+    for column in ("pixel_spacing_mm", "dose_fraction", "thickness_mm"):
+        if not (text := row.get(column)):
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        # Some DICOM files have a thickness of 0 or below.
+        if not (math.isfinite(value) and (value > 0 or column == "thickness_mm")):
+            raise InputError(f"{manifest}: {column} of index {row['index']} is {printable(text)}; "
+                             "expected a number above 0, or nothing")
 
 
 def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:

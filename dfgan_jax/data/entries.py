@@ -11,6 +11,7 @@ from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.pairing import is_placeholder
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
+from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.wording import counted
@@ -51,12 +52,11 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
 
 
 def slice_columns(header: SliceHeader) -> dict[str, object]:
-    """The columns of a slice in a manifest."""
-    spacing = header.pixel_spacing_mm
+    """The columns of a slice in a manifest; the pixel pitch of square pixels alone."""
     return {"patient_id": header.patient_id, "series_uid": header.series_uid,
             "instance_number": header.instance_number, "location_mm": header.location_mm,
             "kernel": header.kernel, "thickness_mm": header.thickness_mm,
-            "pixel_spacing_mm": None if spacing is None else spacing[0]}
+            "pixel_spacing_mm": square_pitch(header.pixel_spacing_mm)}
 
 
 def check_not_blank(name: str, hu: Num[np.ndarray, "h w"]) -> None:

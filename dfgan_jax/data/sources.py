@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from dfgan_jax.data.aliasing import Size, aliasing_notes
+from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.options import DataOptions, SimulationOptions
 from dfgan_jax.data.overlap import check_no_overlap
 from dfgan_jax.data.pairs import Pairs, joined
@@ -56,10 +57,13 @@ class Sources:
           Split → pairs in normalised HU.
 
         Raises:
-          InputError: a file cannot be used, the cache cannot be written, a slice is in two
-            splits, or the size does not fit the training of the networks.
+          InputError: a file or its manifest cannot be used, the cache cannot be written, a slice is
+            in two splits, or the size does not fit the training of the networks.
         """
         preprocessed = {split: self._preprocessed(split) for split in splits}
+        for split, files in preprocessed.items():
+            for path, file in zip(self.data.files(split), files.values(), strict=False):
+                read_manifest(pathlib.Path(path), len(file.pairs))  # an error now, not at the end
         _check_no_slice_twice(preprocessed)
         pairs = {split: joined([each.pairs for each in files.values()])
                  for split, files in preprocessed.items()}

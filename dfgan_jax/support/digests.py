@@ -21,8 +21,8 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def text_digest(text: str) -> str:
-    """The digest of a text in UTF-8."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The digest of a text in UTF-8; bytes of file names that are none count as they are."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def json_digest(value: object) -> str:

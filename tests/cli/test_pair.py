@@ -148,6 +148,15 @@ def test_several_kernels_are_pointed_out(tmp_path, capsys):
     assert "several kernels: B30f, D45f" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("spacing", "recorded"), [
+    ([0.7, 0.7], "0.7"), ([0, 0], ""), ([0.8, 0.4], "")])
+def test_the_pitch_of_square_pixels_alone_is_recorded(tmp_path, spacing, recorded):
+    full, quarter = write_trees(tmp_path, count=1, PixelSpacing=spacing)
+    run(full, quarter, tmp_path / "pairs.npy")
+    (row,) = rows(tmp_path / "pairs.manifest.csv")
+    assert row["pixel_spacing_mm"] == recorded
+
+
 def test_training_loads_what_the_command_line_paired(tmp_path):
     full, quarter = write_trees(tmp_path, patients=("P1", "P2", "P3"))
     done = command.run("--mode=pair", f"--ndct={full}", f"--qdct={quarter}",

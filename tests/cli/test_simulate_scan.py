@@ -63,6 +63,7 @@ def test_a_scan_gives_pairs_of_its_own_dose_and_a_lower_one(tmp_path, array):
     rows = manifest(tmp_path / "pairs.manifest.csv")
     assert [row["ndct_file"] for row in rows] == [f"{array}: slice {index}" for index in (0, 1)]
     assert {row["measured_in"] for row in rows} == {"slice"}
+    assert {float(row["pixel_spacing_mm"]) for row in rows} == {SPACING_MM}
     assert all(0.5e6 < float(row["photons_per_ray"]) < 2e6 for row in rows)
 
 

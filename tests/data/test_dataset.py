@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -202,6 +203,22 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path, content, message):
     (tmp_path / "x.manifest.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_patients(tmp_path / "x.npy", 1)
+
+
+@pytest.mark.parametrize(("column", "text", "fits"), [
+    ("pixel_spacing_mm", "0.7", True), ("pixel_spacing_mm", "", True),
+    ("pixel_spacing_mm", "0,7", False), ("pixel_spacing_mm", "0.0", False),
+    ("dose_fraction", "nan", False), ("thickness_mm", "thin", False), ("thickness_mm", "0", True)])
+def test_numbers_of_a_manifest_are_checked(tmp_path, column, text, fits):
+    (tmp_path / "x.manifest.csv").write_text(f'index,patient,{column}\n0,a,"{text}"\n')
+    with (contextlib.nullcontext() if fits else pytest.raises(InputError, match=(
+            rf"x\.manifest\.csv: {column} of index 0 is '?{text}'?; expected a number"))):
+        assert read_patients(tmp_path / "x.npy", 1) == ["a"]
+
+
+def test_names_that_are_no_text_are_split(tmp_path):
+    assert set(dataset.split_patients(["M\udcfcller", "b", "c"], (0.4, 0.3, 0.3)).values()) == {
+        "train", "valid", "test"}
 
 
 def test_a_manifest_written_by_a_spreadsheet_is_read(tmp_path):

@@ -58,7 +58,7 @@ def write_denoising_report(path: pathlib.Path, *, summary: JsonObject, names: Se
         worst=[(each, line) for each in summary["series"] for line in each["outside_training"]],
         viewer={**viewer.embed(shown, model=AFTER), "total": len(names), "left_out": []})
     with written_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def tissue_table(before: Float[np.ndarray, "n h w"], after: Float[np.ndarray, "n h w"]) -> Table:

@@ -41,6 +41,10 @@ def write(path, *all_series, trained_on=None, strength=1.0, self_ensemble=False)
     return path.read_text(encoding="utf-8")
 
 
+def test_names_that_are_no_text_are_written_escaped(tmp_path):
+    assert "M\\udcfcller" in write(tmp_path / "r.html", series(description="M\udcfcller"))
+
+
 def test_tissues_have_their_means_and_noise():
     table = tissue_table(*scan(4))
     rows = {row[0].text: [cell.key for cell in row[1:]] for row in table.rows}
