@@ -56,8 +56,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     steps = compile_steps(training, data, sampling=options.sampling, most=options.log_every_steps,
                           batch_statistics=options.validation.statistics == "batch",
                           devices=devices, resident=resident)
-    state = _first_state(options, training)
-    print(_announcement(options, workdir, data, state, devices, resident=resident), flush=True)
+    shapes = training.state_shapes()
+    print(_announcement(options, workdir, data, shapes, devices, resident=resident), flush=True)
 
     with contextlib.ExitStack() as stack:
         if agreement.is_main():
@@ -66,7 +66,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         stopped_by = Run(workdir=workdir, options=options.loop, data=data, origin=origin,
                          steps=steps, devices=devices,
                          starts_trained=bool(options.initial_checkpoint)).train(
-            state, claim=functools.partial(claim_workdir, workdir, options))
+            functools.partial(_first_state, options, training), shapes=shapes,
+            claim=functools.partial(claim_workdir, workdir, options))
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)
         compare(options, workdir=workdir, data=data, further=further,
@@ -92,9 +93,7 @@ def _origin(options: RunOptions, data: Mapping[str, Pairs]) -> JsonObject:
 
 
 def _first_state(options: RunOptions, training: Training) -> TrainState:
-    """The state of a new run; its shapes outside process 0, which broadcasts the state later."""
-    if not agreement.is_main():
-        return training.state_shapes()
+    """The state of a new run."""
     state = training.initial_state(options.seed)
     if not options.initial_checkpoint:
         return state

@@ -75,22 +75,28 @@ def compile_steps(training: Training, data: Mapping[str, Pairs], *, sampling: Sa
       devices: the devices that share a batch.
       resident: whether pairs stay on the devices.
     """
-    valid: PyTree = input_pipeline.batch_of(data["valid"])
+    take_valid: Callable[[slice], PyTree] = functools.partial(input_pipeline.batch_of,
+                                                              data["valid"])
     if resident:
-        valid = devices.place(valid)
+        placed = devices.place(take_valid(slice(None)))
+        take_valid = functools.partial(_part, placed)
     devices.connect()
     scoring = training.validation_step
     batch_size = sampling.global_batch_size
     if resident:
         advance, waited_s = _advance_resident(training, data["train"], sampling, devices, most)
-        score = _score_resident(scoring, valid, batch_size, devices)
+        score = _score_resident(scoring, placed, batch_size, devices)
     else:
         advance, waited_s = _advance_streaming(training, data["train"], sampling, devices)
         score = _score_streaming(scoring, data["valid"], batch_size, devices)
     return CompiledSteps(advance=advance, waited_s=waited_s, validate=Validation(
-        score=score, pairs=valid, batch_size=batch_size,
+        score=score, take=take_valid, count=len(data["valid"]), batch_size=batch_size,
         batch_statistics=(parallel.unshared(training.batch_statistics_step)
                           if batch_statistics else None)))
+
+
+def _part(placed: PyTree, part: slice) -> PyTree:
+    return {name: images[part] for name, images in placed.items()}
 
 
 def _advance_streaming(training: Training, pairs: Pairs, sampling: Sampling,

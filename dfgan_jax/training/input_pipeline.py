@@ -72,8 +72,8 @@ class Views(NamedTuple):
 def batch_of(pairs: Pairs, index: slice | Int[np.ndarray, " n"] = slice(None)) -> HostBatch:
     """Some pairs, or all of them, as a batch.
 
-    A slice gives views. An array of indices gives copies; copies of mapped pairs are read from
-    the file in the threads that read ahead.
+    A slice of the pairs of one file gives views. All else gives copies; copies of mapped pairs are
+    read from the file in the threads that read ahead.
     """
     return {"ndct": pairs.ndct[index][..., None], "qdct": pairs.qdct[index][..., None]}
 

@@ -47,11 +47,13 @@ class Run:
     devices: parallel.Parallelism
     starts_trained: bool = False
 
-    def train(self, state: TrainState, *, claim: Callable[[], None]) -> int | None:
+    def train(self, first_state: Callable[[], TrainState], *, shapes: TrainState,
+              claim: Callable[[], None]) -> int | None:
         """Trains from the latest sound checkpoint, or from a new state if there is none.
 
         Args:
-          state: of a new run; outside process 0 its shapes suffice.
+          first_state: makes the state of a new run; process 0 alone calls it.
+          shapes: of a state.
           claim: marks the workdir as this run's, once the run is known to be able to continue.
 
         Returns:
@@ -63,12 +65,12 @@ class Run:
         """
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(StopRequest(self.devices.greatest))
-            kept = writer = None
+            kept, writer, state = None, None, shapes
             if agreement.is_main():
                 for line in set_aside_damaged(self.workdir):
                     print(line, file=sys.stderr, flush=True)
                 kept = stack.enter_context(Checkpoints(self.workdir))
-                state = self._resumed(kept, state)
+                state = self._resumed(kept, shapes) or first_state()
                 claim()
                 writer = stack.enter_context(MetricsWriter(self.workdir, step=int(state.step)))
             stopped_by = self._loop(kept, writer, stop, state)
@@ -84,14 +86,14 @@ class Run:
         elif read_meta(best)["step"] == 0:
             print("No epoch was better than the initial checkpoint: evaluating that", flush=True)
 
-    def _resumed(self, kept: Checkpoints, state: TrainState) -> TrainState:
-        """The state of the latest checkpoint; without a checkpoint, the given state."""
+    def _resumed(self, kept: Checkpoints, shapes: TrainState) -> TrainState | None:
+        """The state of the latest checkpoint; None without a checkpoint."""
         latest = kept.latest()
         if latest is None:
-            return state
+            return None
         check_fingerprints(read_meta(latest)["data"], self.data, self.origin["data"],
                            "this run was started with; choose another workdir")
-        state = restore_state(latest, state)
+        state = restore_state(latest, shapes)
         print(f"Going on from step {int(state.step)}", flush=True)
         return state
 

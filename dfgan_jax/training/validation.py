@@ -1,12 +1,11 @@
 """Scores of the validation split, and the choice of the best checkpoint by them."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
 
 from dfgan_jax.evaluation.metrics import all_metrics
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
@@ -67,13 +66,15 @@ class Validation:
       score: state → metrics of each validation slice, (slices,).
       batch_statistics: (state, batch) → (state, metrics), normalised by each batch's statistics;
         None to normalise by the running statistics.
-      pairs: `ndct` and `qdct` of the validation split, (slices, H, W, 1), normalised HU.
+      take: part of the validation split → its batch, for `batch_statistics`.
+      count: of the validation slices.
       batch_size: of `batch_statistics`.
     """
 
     score: Score
     batch_statistics: Callable[..., tuple[TrainState, steps.Metrics]] | None
-    pairs: Mapping[str, Float[Array | np.ndarray, "slices h w 1"]]
+    take: Callable[[slice], steps.Batch]
+    count: int
     batch_size: int
 
     def __call__(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
@@ -89,7 +90,6 @@ class Validation:
             scores |= {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
         return state, scores
 
-    def _batches(self) -> Iterator[Mapping[str, Array | np.ndarray]]:
-        for start in range(0, len(self.pairs["ndct"]), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield {name: images[part] for name, images in self.pairs.items()}
+    def _batches(self) -> Iterator[steps.Batch]:
+        for start in range(0, self.count, self.batch_size):
+            yield self.take(slice(start, start + self.batch_size))

@@ -272,6 +272,22 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpo
     assert read_meta(workdir / "checkpoints" / str(STEPS + 1))["step"] == STEPS + 1
 
 
+def test_a_run_goes_on_without_the_weights_that_it_started_from(finished, tmp_path):
+    options, trained, _ = finished
+    shutil.copytree(trained, tmp_path / "former")
+    command_line = [*options, "--config.epochs=1",
+                    f"--config.initial_checkpoint={tmp_path / 'former'}",
+                    f"--workdir={tmp_path / 'run'}"]
+    first = command.run(*command_line)
+    assert first.returncode == 0, first.stderr
+    assert "Starting from" in first.stdout
+    shutil.rmtree(tmp_path / "former")
+    again = command.run(*command_line)
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step" in again.stdout
+    assert "Starting from" not in again.stdout
+
+
 def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
     options, workdir, _ = finished
     before = (workdir / "config.json").read_bytes()
