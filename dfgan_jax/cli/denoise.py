@@ -29,7 +29,12 @@ from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import refuse_existing, release_pages, written_whole
+from dfgan_jax.support.files import (
+    check_writable,
+    refuse_existing,
+    release_pages,
+    written_whole,
+)
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.wording import counted
 
@@ -61,6 +66,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
     refuse_existing(output)
     if report is not None:
         refuse_existing(report)
+        check_writable(report.parent)
         if report.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"--report is {report}; expected a name that ends in .html")
     if described := pretrained.describe(checkpoint_path):
@@ -127,7 +133,9 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
                            output=output, workers=workers)
     print(f"Wrote {output}: {counted(summary['slices'], 'slice')} in "
           f"{len(summary['series'])} series by {summary['model']}; "
-          f"{_beyond(summary['saturated_pixels'])}")
+          f"{_beyond(summary['saturated_pixels'])}"
+          + (f" in the slices written now, not before ({summary['written_before']})"
+             if summary["written_before"] else ""))
     for series in summary["series"]:
         for note in series["notes"]:
             print(f"Series {series['source_series_uid']}: {note}")
@@ -157,9 +165,11 @@ def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.nd
 
 def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
     slices, = dicom.group_by_series(dicom.read_headers(source))
+    measured = [dicom.read_pixels(slices[index]).hu
+                for index in denoised_series.measured_slices(len(slices))]
+    units.check_hu(measured, name=str(source))
     if (pitch := square_pitch(slices[0].pixel_spacing_mm)) is not None:
-        _warn(source, denoiser, ((dicom.read_pixels(slices[index]).hu, pitch)
-                                 for index in denoised_series.measured_slices(len(slices))))
+        _warn(source, denoiser, ((hu, pitch) for hu in measured))
     for note in dicom.series_notes(slices):
         print(f"{source}: {note}")
     size = slices[0].rows, slices[0].columns
@@ -168,7 +178,8 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
           _bar(len(slices)) as bar):
         for start in range(0, len(slices), step):
             read = [dicom.read_slice_of(header) for header in slices[start:start + step]]
-            denoised = denoiser(np.stack([each.hu for each in read]), batch_size=step, progress=bar)
+            denoised = denoiser(np.stack([each.hu for each in read]), batch_size=step,
+                                progress=bar, unit=None)
             saturated += sum(out.write(each, hu) for each, hu in zip(read, denoised, strict=True))
     return f"{counted(len(slices), 'slice')} of {size[0]}×{size[1]}; {_beyond(saturated)}"
 
@@ -202,7 +213,7 @@ def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
         volume = nifti.open_nifti(source, scratch=pathlib.Path(scratch))
         _check_finite(source, volume.stored)
         if unit is None:
-            units.check_hu(map(volume.hu, volume.stored), name=str(source))
+            units.check_hu(volume.slices(), name=str(source))
 
         def to_hu(stored: np.ndarray) -> np.ndarray:
             return units.to_hu(volume.hu(stored), unit or "hu", name=f"{source}:")

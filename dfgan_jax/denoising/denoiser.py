@@ -181,22 +181,22 @@ class Denoiser:
             batch is in memory.
           progress: advanced by each slice.
           unit: of the slices and of the result: `hu`; `mu`, linear attenuation [1/mm]; `redcnn`,
-            (HU + 1024) / 4096; `dfgan`, (HU + 500) / 500; `stored`, HU + 1024. None: HU that are
-            not checked.
+            (HU + 1024) / 4096; `dfgan`, (HU + 500) / 500; `stored`, HU + 1024. None: HU, whose
+            values and axes are not checked.
 
         Returns:
           The same shape, float32, in the same unit.
 
         Raises:
-          InputError: the shape is neither (H, W) nor (N, H, W), or looks like (H, W, N); slices
-            cannot be padded to `padded_size`; a slice or the model's output is not finite; or
-            values cannot be of the unit.
+          InputError: the shape is neither (H, W) nor (N, H, W); slices cannot be padded to
+            `padded_size`; a slice or the model's output is not finite; or, with a unit, the shape
+            looks like (H, W, N), or values cannot be of the unit.
         """
         qdct_hu = np.asarray(qdct_hu)
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (H, W) or (N, H, W)")
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
-        if qdct_hu.ndim == 3 and axes.look_like_hwn(qdct_hu.shape):
+        if unit is not None and qdct_hu.ndim == 3 and axes.look_like_hwn(qdct_hu.shape):
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (N, H, W), and it looks "
                              "like (H, W, N): np.moveaxis(qdct_hu, -1, 0) exchanges the axes")
         if unit is not None and unit not in UNITS:

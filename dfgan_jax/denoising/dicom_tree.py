@@ -30,12 +30,12 @@ from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.slice_files import OpenSlice, SliceFiles
 from dfgan_jax.devices import agreement
 from dfgan_jax.devices.backend import has_accelerator
-from dfgan_jax.scans import dicom, dicom_folder
+from dfgan_jax.scans import dicom, dicom_folder, units
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.pixel_pitch import square_pitch
-from dfgan_jax.support.errors import InputError, ProcessError
+from dfgan_jax.support.errors import DoubtfulInput, InputError, ProcessError
 from dfgan_jax.support.files import remove_leftovers, written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.threads import call_ahead
@@ -140,8 +140,13 @@ def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivati
                       if header.name not in there])
     saturated: dict[str, int] = {}
     checks = _Checks(series, denoiser=denoiser)
+    for of_series, why in checks.doubtful():
+        for header in of_series:
+            files.refuse(header.path, InputError(f"{header.path}: its series {why}"))
     if agreement.is_main():
         checks.warn()
+        checks.add_written({header.name: header for header in files.headers
+                            if header.name in there}, targets)
     # Programs of the whole folder: the pixels of a slice do not depend on the slices left.
     batches = list(in_batches(missing, programs(files.headers, denoiser)))
     processes = workers.for_files(sum(header.frame is None for header in missing))
@@ -199,15 +204,25 @@ class _Checks:
         self.domain = denoiser.domain
         self._series = series
         self._scans: dict[str, ScanProperties] = {}
+        self._doubts: dict[str, str] = {}
         self.changes: dict[str, list[float | None]] = {}
         chosen = [each for slices in series for each in _some_of(slices)]
-        calls = (functools.partial(_scan_properties, header, pitch) for header, pitch in chosen)
+        calls = (functools.partial(_look_at, header, pitch) for header, pitch in chosen)
         with (progress("measuring noise", total=len(chosen), unit="slices") as bar,
               contextlib.closing(call_ahead(calls)) as results):
             for (header, _), result in zip(chosen, results, strict=True):
                 with contextlib.suppress(InputError):  # reported when it is denoised
-                    self._scans[header.name] = result()
+                    scan, self._doubts[header.name] = result()
+                    if scan is not None:
+                        self._scans[header.name] = scan
                 bar.advance()
+
+    def doubtful(self) -> Iterator[tuple[list[SliceHeader], str]]:
+        """Each series none of whose measured slices can be in HU, and the reason."""
+        for slices in self._series:
+            doubts = self._of(slices, self._doubts)
+            if doubts and all(doubts):
+                yield slices, doubts[0]
 
     def warn(self) -> None:
         """Prints a warning for each series outside the scans that the model was trained on."""
@@ -226,6 +241,19 @@ class _Checks:
             self.changes[name] = list(denoised_series.measure_change(
                 hu, denoised, pixel_spacing_mm=self._scans[name].pixel_spacing_mm))
 
+    def add_written(self, headers: dict[str, SliceHeader],
+                    targets: dict[pathlib.Path, pathlib.Path]) -> None:
+        """Compares the measured ones of the slices that an earlier run wrote.
+
+        Args:
+          headers: of these slices, by name.
+          targets: path of each source → the path of the denoised file.
+        """
+        for name in headers.keys() & self._scans.keys():
+            header = headers[name]
+            written = dicom.read_headers(targets[header.path])[header.instance[1]]
+            self.add(name, dicom.read_pixels(header).hu, dicom.read_pixels(written).hu)
+
     def describe(self, slices: list[SliceHeader]) -> JsonObject:
         """The measurements of a series, for `summary.json`."""
         changes = [Change(*values) for values in self._of(slices, self.changes)]
@@ -237,16 +265,24 @@ class _Checks:
         return [found[header.name] for header in slices if header.name in found]
 
 
-def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float]]:
-    """The measured slices of a series with their pixel pitch; slices without pitch are skipped."""
-    known = [(header, pitch) for header in slices
-             if (pitch := square_pitch(header.pixel_spacing_mm)) is not None]
+def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float | None]]:
+    """The measured slices of a series with their pixel pitch, if any slice has one."""
+    pitches = [(header, square_pitch(header.pixel_spacing_mm)) for header in slices]
+    known = [each for each in pitches if each[1] is not None] or pitches
     return [known[index] for index in denoised_series.measured_slices(len(known))]
 
 
-def _scan_properties(header: SliceHeader, pixel_spacing_mm: float) -> ScanProperties:
+def _look_at(header: SliceHeader, pixel_spacing_mm: float | None
+             ) -> tuple[ScanProperties | None, str]:
+    """The properties of a slice, if its pitch is known; and the reason if it cannot be in HU."""
     hu, outside = dicom.read_pixels(header)
-    return domain.measure(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside)
+    try:
+        units.check_hu([hu], name="")
+    except DoubtfulInput as error:
+        return None, str(error).removeprefix(": ")
+    if pixel_spacing_mm is None:
+        return None, ""
+    return domain.measure(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside), ""
 
 
 def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
@@ -300,7 +336,8 @@ def _denoise(batches: list[Batch], *, denoiser: Denoiser, slices: SliceFiles,
                              if not files.is_refused(each.path)]) if following else []
         whole = list(settled((each, each.hu) for each in reading))
         before = np.stack([hu for _, hu in whole]) if whole else np.empty((0, 0, 0), np.float32)
-        after = denoiser(before, **batch.program._asdict()) if batch and whole else before
+        after = (denoiser(before, unit=None, **batch.program._asdict()) if batch and whole
+                 else before)
         settle(writing)
         writing = [(each, each.write(hu).result)
                    for (each, _), hu in zip(whole, after, strict=True)]

@@ -109,6 +109,7 @@ def _read(path: pathlib.Path, *, scratch: pathlib.Path, unit: Unit, axes: Axes) 
         chosen = evenly_spaced(len(array), most=MOST_SLICES)
         return _Slices(units.to_hu(array[chosen], unit), _numbered(chosen), len(array), None)
     if nifti.is_nifti(path):
+        scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch, prefix=".report-") as unpacked:
             volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
             chosen = evenly_spaced(len(volume.stored), most=MOST_SLICES)

@@ -111,7 +111,7 @@ def _read(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndarray, "n
         return slices
     with tempfile.TemporaryDirectory() as scratch:
         volume = nifti.open_nifti(path, scratch=pathlib.Path(scratch))
-        units.check_hu(map(volume.hu, volume.stored), name=str(path))
+        units.check_hu(volume.slices(), name=str(path))
         return volume.hu(volume.stored)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import gzip
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import nibabel
@@ -58,6 +59,11 @@ class NiftiVolume:
         hu: np.ndarray = (np.asarray(stored, np.float32) * np.float32(self.slope)
                           + np.float32(self.intercept))
         return hu
+
+    def slices(self) -> Iterator[Num[np.ndarray, "h w"]]:
+        """The slices in HU, one by one; values without a scale keep their type."""
+        return iter(self.stored) if (self.slope, self.intercept) == (1.0, 0.0) else map(
+            self.hu, self.stored)
 
 
 def is_nifti(path: pathlib.Path) -> bool:

@@ -314,6 +314,30 @@ def test_a_report_shows_what_was_read_and_what_was_written(tmp_path, weights, ca
         name, 1)
 
 
+@pytest.mark.parametrize("name", ["in.npy", "in.nii"])
+def test_the_folder_of_a_report_is_made(tmp_path, weights, name):
+    KINDS[name](tmp_path / name)
+    denoise.run(checkpoint_path=str(weights), source=tmp_path / name,
+                output=tmp_path / f"out_{name}", report=tmp_path / "new" / "r.html")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["r.html"]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, weights):
+    make_array(tmp_path / "in.npy")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: is no folder"):
+        denoise.run(checkpoint_path=str(weights), source=tmp_path / "in.npy",
+                    output=tmp_path / "out.npy", report=tmp_path / "file" / "r.html")
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_a_volume_of_8_bits_is_a_picture(tmp_path, weights):
+    picture = np.arange(3 * 20 * 33, dtype=np.uint8).reshape(33, 20, 3)
+    nibabel.save(nibabel.Nifti1Image(picture, np.eye(4)), tmp_path / "in.nii")
+    with pytest.raises(InputError, match=r"in\.nii: .*they look like a picture of a window"):
+        run(tmp_path, weights, "in.nii")
+
+
 def test_of_a_folder_the_largest_series_is_reported(tmp_path, weights):
     for series, count in (("1.2.3", 2), ("1.2.4", 35)):
         for i in range(1, count + 1):

@@ -152,6 +152,11 @@ def test_axes_that_look_exchanged_are_refused(unet):
         Denoiser(*unet)(np.zeros((64, 80, 3)))
 
 
+def test_wide_slices_of_known_axes_are_denoised_in_any_batch(unet):
+    """Those of a coronal reformat, in a batch that looks like (H, W, N)."""
+    assert Denoiser(*unet)(np.zeros((17, 16, 64)), unit=None).shape == (17, 16, 64)
+
+
 def test_several_devices_give_the_bits_of_one(unet):
     generator, variables = unet
     hu = np.random.default_rng(2).normal(0, 300, (8, 32, 48)).astype(np.float32)

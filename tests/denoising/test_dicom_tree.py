@@ -31,11 +31,13 @@ class FakeDenoiser(denoiser.Denoiser):
         self.domain = domain
         self.shapes = []
         self.programs = set()
+        self.units = set()
 
     def __call__(self, qdct_hu, *, batch_size=None, padded_size=None, out=None, progress=None,
                  unit="hu"):
         self.shapes.append(qdct_hu.shape)
         self.programs.add((batch_size, padded_size))
+        self.units.add(unit)
         return qdct_hu + 5
 
 
@@ -287,6 +289,34 @@ def test_series_unlike_those_of_training_are_told(tmp_path, capsys):
     assert usual["pixel_spacing_mm"] == 0.8
     assert usual["kernel_lp_cm"] == pytest.approx(3.5, rel=0.15)
     assert summary["trained_on"] == KNOWN.as_json()
+
+
+@pytest.mark.parametrize("spacing", [[0.8, 0.8], None])
+def test_a_series_that_is_not_in_hu_is_broken_and_the_others_are_written(tmp_path, spacing):
+    for name, intercept, series in (("hu", -1024, SERIES), ("stored", 0, SECOND_SERIES)):
+        for i in range(1, 4):
+            write(tmp_path / "in" / name / f"{i}.dcm", instance=i, position=(0, 0, 3 * i),
+                  stored=stored(20, seed=i), series=series, intercept=intercept,
+                  PixelSpacing=spacing)
+    denoiser = FakeDenoiser()
+    summary = run(tmp_path, denoiser=denoiser)
+    assert denoiser.units == {None}  # a batch alone is not checked: it may be of few slices
+    assert set(summary["broken"]) == {f"stored/{i}.dcm" for i in (1, 2, 3)}
+    assert summary["broken"]["stored/2.dcm"].startswith("its series has values from ")
+    assert "they look like HU + 1024" in summary["broken"]["stored/2.dcm"]
+    assert files(tmp_path / "out") == ["hu/1.dcm", "hu/2.dcm", "hu/3.dcm", "summary.json"]
+
+
+def test_slices_written_before_are_measured_in_their_files(tmp_path, monkeypatch):
+    for i in range(1, 4):
+        write(tmp_path / "in" / f"{i}.dcm", instance=i, position=(0, 0, 3 * i),
+              stored=stored(20, seed=i), PixelSpacing=[0.8, 0.8])
+    (expected,) = run(tmp_path)["series"]
+    (tmp_path / "out").rename(tmp_path / "out.incomplete")
+    summary = run(tmp_path)
+    assert summary["written_before"] == 3
+    assert summary["series"] == [expected]
+    assert expected["soft_tissue_shift_hu"] == 5
 
 
 def test_slices_without_a_pixel_pitch_are_not_measured(tmp_path):
