@@ -18,7 +18,7 @@ class Unread(SliceStack):
 
 def test_streamed_validation_slices_are_not_read_in_advance():
     """They may be larger than memory."""
-    slices = [np.zeros((3, 32, 32), np.float32)] * 2
+    slices = [np.zeros((4, 32, 32), np.float32)] * 2
     config = cnn10.get_config("demo")
     compile_steps(
         RunOptions.of(config).training(total_steps=1),
