@@ -21,7 +21,6 @@ from typing import Final, NamedTuple
 
 import pydicom
 from absl import app, flags
-from pydicom.errors import InvalidDicomError
 
 from dfgan_jax.scans import dicom_folder
 from dfgan_jax.support.digests import array_digest
@@ -91,7 +90,7 @@ def files_of_series(folder: pathlib.Path, series_uids: set[str]) -> dict[pathlib
     with progress(f"looking through {folder}", total=len(paths), unit="files") as bar:
         for path in paths:
             bar.advance()
-            with contextlib.suppress(InvalidDicomError):  # licences and tables lie beside slices
+            with contextlib.suppress(Exception):  # other or broken files, without a listed slice
                 header = pydicom.dcmread(path, stop_before_pixels=True,
                                          specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
                 if header.get("SeriesInstanceUID") in series_uids:
