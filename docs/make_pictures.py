@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dfgan_jax import Denoiser
+from dfgan_jax import Denoiser, pretrained
 from dfgan_jax.evaluation.report import pictures
 from dfgan_jax.scans import windows
 from dfgan_jax.scans.tissues import windows_of
@@ -50,7 +50,7 @@ def sheet(ndct: np.ndarray, qdct: np.ndarray, window: windows.Window) -> Image.I
     made = Image.fromarray(np.concatenate(
         [np.concatenate(tiles[:2], axis=1), np.concatenate(tiles[2:], axis=1)]))
     pen, font = ImageDraw.Draw(made), ImageFont.truetype(FONT, size=20)
-    words = ("quarter dose (QDCT)", "denoised by attn_dfgan", "normal dose (NDCT)",
+    words = ("quarter dose (QDCT)", f"denoised by {pretrained.DEFAULT}", "normal dose (NDCT)",
              f"denoised − QDCT, ±{DIFFERENCE_HU:g} HU")
     for place, text in enumerate(words):
         pen.text((12 + place % 2 * SIZE, 8 + place // 2 * SIZE), text, font=font,
