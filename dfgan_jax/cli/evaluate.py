@@ -54,5 +54,5 @@ def _split(checkpoints: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             given[match[1]] = match[2]
     if not paths:
         raise InputError("--checkpoint has only models of your own; expected a checkpoint to "
-                         "compare them with, such as attn_dfgan")
+                         "compare them with, such as dfgan")
     return given, paths

@@ -338,6 +338,14 @@ def test_a_volume_of_8_bits_is_a_picture(tmp_path, weights):
         run(tmp_path, weights, "in.nii")
 
 
+def test_a_dicom_file_that_is_not_in_hu_is_refused_without_a_flag_that_would_be(tmp_path, weights):
+    stored = np.random.default_rng(0).normal(1064, 20, (16, 20)).round().astype(int)
+    dicom_files.write(tmp_path / "in.dcm", stored=stored, intercept=0)
+    with pytest.raises(InputError, match=r"in\.dcm: .*they look like HU \+ 1024") as caught:
+        run(tmp_path, weights, "in.dcm")
+    assert "--input_unit" not in str(caught.value)
+
+
 def test_of_a_folder_the_largest_series_is_reported(tmp_path, weights):
     for series, count in (("1.2.3", 2), ("1.2.4", 35)):
         for i in range(1, count + 1):
