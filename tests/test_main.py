@@ -12,7 +12,7 @@ from tests.cli import command
     (["--config=configs/attn.py", "--config.batchsize=3"],
      "no field 'batchsize' (did you mean 'batch_size'?); there are"),
     (["--config=configs/attn.py:tiny"],
-     "no variant 'tiny': there are demo, open, slides, published"),
+     "no variant 'tiny': there are demo, native, open, slides, published"),
     (["--config=configs/absent.py"], "absent.py"),
     (["--config=configs/attn.py", "--config.batch_size=many"], "many"),
     (["--config=configs/attn.py", "--mode=evaluate"], "needs --checkpoint"),
