@@ -7,8 +7,9 @@ Any field can be changed on the command line: `--config.batch_size=32`.
 import ml_collections
 
 VARIANTS = ("demo", "native", "open", "slides", "published")
-"""Of the GANs: `demo`: the recipe, small; `open`: the training of the pretrained weights
-(docs/weights.md); `slides`: the training of the slides; `published`: that of the published code.
+"""Of the GANs: `demo`: the recipe, small; `native`: the training of the pretrained weights, on
+pairs that a run names; `open`: the same, on their own pairs (docs/weights.md); `slides`: the
+training of the slides; `published`: that of the published code.
 Without a variant: the recipe at paper scale."""
 
 

@@ -28,7 +28,7 @@ from dfgan_jax.scans.other_formats import refuse_other_format
 from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.scans.unit_names import Unit
-from dfgan_jax.support.errors import DoubtfulInput, InputError
+from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import (
     check_writable,
     refuse_existing,
@@ -167,10 +167,8 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
     slices, = dicom.group_by_series(dicom.read_headers(source))
     measured = [dicom.read_pixels(slices[index]).hu
                 for index in denoised_series.measured_slices(len(slices))]
-    try:
-        units.check_hu(measured, name=str(source))
-    except DoubtfulInput as error:
-        raise InputError(str(error)) from error  # no flag gives the unit of DICOM
+    if (found := units.doubt(measured)) is not None:
+        raise InputError(f"{source}: {found.reason}")
     if (pitch := square_pitch(slices[0].pixel_spacing_mm)) is not None:
         _warn(source, denoiser, ((hu, pitch) for hu in measured))
     for note in dicom.series_notes(slices):

@@ -35,7 +35,7 @@ from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.pixel_pitch import square_pitch
-from dfgan_jax.support.errors import DoubtfulInput, InputError, ProcessError
+from dfgan_jax.support.errors import InputError, ProcessError
 from dfgan_jax.support.files import remove_leftovers, written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.threads import call_ahead
@@ -276,10 +276,8 @@ def _look_at(header: SliceHeader, pixel_spacing_mm: float | None
              ) -> tuple[ScanProperties | None, str]:
     """The properties of a slice, if its pitch is known; and the reason if it cannot be in HU."""
     hu, outside = dicom.read_pixels(header)
-    try:
-        units.check_hu([hu], name="")
-    except DoubtfulInput as error:
-        return None, str(error).removeprefix(": ")
+    if (found := units.doubt([hu])) is not None:
+        return None, found.reason
     if pixel_spacing_mm is None:
         return None, ""
     return domain.measure(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside), ""

@@ -10,7 +10,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from dfgan_jax.scans.dicom_file import NotACTSlice, broken, numbers_of, text_of
+from dfgan_jax.scans.dicom_file import NotACTSlice, broken, numbers_of, text_of, values_of
 from dfgan_jax.scans.dicom_overlays import overlay_notes
 from dfgan_jax.scans.dicom_pixels import NativePixels
 from dfgan_jax.support.errors import InputError
@@ -179,7 +179,7 @@ def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> list[
                 raise InputError(f"{path}: broken: its pixels are {keyword}; expected PixelData, "
                                  "of whole numbers, in CT Image Storage")
         raise InputError(f"{path}: broken: it has no pixels")
-    if "LOCALIZER" in text_of(dataset, "ImageType").upper().split("\\"):
+    if "LOCALIZER" in map(str.upper, values_of(dataset, "ImageType")):
         raise NotACTSlice(f"{path}: localizer")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise NotACTSlice(f"{path}: several frames")

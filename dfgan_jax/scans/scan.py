@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float32, Num
@@ -80,14 +80,13 @@ def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pa
             volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
             stored, given = volume.stored, volume.pixel_spacing_mm
             slope, intercept = volume.slope, volume.intercept
+            slices: Iterable[np.ndarray] = volume.slices()
         else:
             stored = read_hu_array(path, axes=axes)
-            stored = stored.reshape(-1, *stored.shape[-2:])
+            slices = stored = stored.reshape(-1, *stored.shape[-2:])
         spacing = _spacing(path, given, pixel_spacing_mm)
         if unit is None:
-            is_scaled = (slope, intercept) != (1.0, 0.0)
-            units.check_hu((_scaled(one, slope, intercept) for one in stored) if is_scaled
-                           else stored, name=str(path))
+            units.check_hu(slices, name=str(path))
         read = functools.partial(_read, stored, slope, intercept, unit or "hu")
         yield [ScanSlice(name=f"{path}: slice {index}", series=str(path), shape=stored.shape[1:],
                          pixel_spacing_mm=spacing, header=None,

@@ -6,7 +6,7 @@ of DFGAN's networks, and `HU + 1024`, the stored values of most DICOM files befo
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Num
@@ -72,11 +72,20 @@ def from_hu(hu: Num[np.ndarray, "*shape"], unit: Unit) -> Num[np.ndarray, "*shap
     return values
 
 
-def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
-    """Refuses slices that cannot be in HU, by their range over all of them.
+class Doubt(NamedTuple):
+    """The reason why slices cannot be in HU.
 
-    The reading ends at the first slice that can be. Whole numbers in a small range are taken as
-    HU, and so are slices of one value: air, or padding. Numbers of 8 bits have no room for air.
+    Attributes:
+      reason: their range and what they look like, in words.
+      unit: that they look like; empty if like none.
+    """
+
+    reason: str
+    unit: Unit | Literal[""]
+
+
+def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
+    """Refuses slices that `doubt` finds not to be in HU.
 
     Args:
       slices: (H, W) each.
@@ -84,6 +93,19 @@ def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
 
     Raises:
       DoubtfulInput: they look like another unit, which its `value` names; empty if like none.
+    """
+    if (found := doubt(slices)) is not None:
+        raise DoubtfulInput(f"{name}: {found.reason}", argument="unit", value=found.unit)
+
+
+def doubt(slices: Iterable[Num[np.ndarray, "h w"]]) -> Doubt | None:
+    """The reason why slices cannot be in HU, by their range over all of them; None if they can be.
+
+    The reading ends at the first slice that can be. Whole numbers in a small range are taken as
+    HU, and so are slices of one value: air, or padding. Numbers of 8 bits have no room for air.
+
+    Args:
+      slices: (H, W) each.
     """
     lowest, highest, most = np.inf, -np.inf, -np.inf
     is_small = is_whole = is_picture = True
@@ -94,7 +116,7 @@ def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
                     and int((one > _HIGHEST).sum()) <= _METAL_SHARE * one.size)
         lowest, highest = min(lowest, low), max(highest, high)
         if not (is_small or lowest >= 0):
-            return
+            return None
         pixels += one.size
         tissue += int(((one >= _STORED_TISSUE[0]) & (one <= _STORED_TISSUE[1])).sum())
         is_picture = is_picture and one.dtype == np.uint8
@@ -102,11 +124,11 @@ def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
             is_whole = is_whole and np.array_equal(one, np.rint(one))
             most = max(most, float(np.percentile(one, 100 * (1 - _METAL_SHARE))))
     if not lowest < highest:
-        return
+        return None
     unit: Unit | None
     if is_small:
         if is_whole:
-            return
+            return None
         unit = _like(lowest, most)
         like = f"; they look like {NAMES[unit]}" if unit else ""
     elif is_picture:
@@ -115,10 +137,9 @@ def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
         unit = "stored"
         like = f"; they look like {NAMES[unit]}"
     else:
-        return
-    raise DoubtfulInput(f"{name}: has values from {lowest:.4g} to {highest:.4g}, which cannot be "
-                        f"HU, where air is -1000 and water 0{like}", argument="unit",
-                        value=unit or "")
+        return None
+    return Doubt(f"has values from {lowest:.4g} to {highest:.4g}, which cannot be HU, where air is "
+                 f"-1000 and water 0{like}", unit or "")
 
 
 def _like(lowest: float, most: float) -> Unit | None:

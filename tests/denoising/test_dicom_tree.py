@@ -307,7 +307,7 @@ def test_a_series_that_is_not_in_hu_is_broken_and_the_others_are_written(tmp_pat
     assert files(tmp_path / "out") == ["hu/1.dcm", "hu/2.dcm", "hu/3.dcm", "summary.json"]
 
 
-def test_slices_written_before_are_measured_in_their_files(tmp_path, monkeypatch):
+def test_slices_written_before_are_measured_in_their_files(tmp_path):
     for i in range(1, 4):
         write(tmp_path / "in" / f"{i}.dcm", instance=i, position=(0, 0, 3 * i),
               stored=stored(20, seed=i), PixelSpacing=[0.8, 0.8])
