@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
     """A run that nothing disturbed: its options, workdir and output.
 
     It trains a network that compiles fast, without discriminators: each start compiles or traces
-    it again. The runs of `recipe` and `published` are GANs with batch normalisation.
+    it again. The run of `recipe` is a GAN, that of `published` one with the U-Net.
     """
     folder = tmp_path_factory.mktemp("finished")
     options = [*command.TINY, *command.make_pairs(folder), f"--config.epochs={EPOCHS}",
@@ -348,6 +348,8 @@ def test_starts_from_a_file_of_weights(published):
     (["--config.initial_checkpoint=absent"], "absent: no such file or folder, nor pretrained"),
     (["--config.generator.attention=True", "--config.initial_checkpoint={given}"],
      "gan.pth: its generator has width 2 and no attention, which is not that of the config"),
+    (["--config.generator.output=difference", "--config.initial_checkpoint={given}"],
+     "config.generator.output is 'difference'; expected 'image', as in the training of initial_"),
     (["--checkpoint={given}"], "give --config.initial_checkpoint=PATH"),
 ])
 def test_weights_that_training_cannot_start_from_are_told(tmp_path, options, message):
@@ -360,13 +362,13 @@ def test_weights_that_training_cannot_start_from_are_told(tmp_path, options, mes
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-RECIPE = ["--config=configs/attn.py", *command.TINY[1:], "--config.data.crop=32",
-          "--config.epochs=2", "--config.evaluation.protocols=redcnn"]
+RECIPE = ["--config=configs/cnn10.py", "--config.discriminators=pair", *command.TINY[1:],
+          "--config.data.crop=32", "--config.epochs=2", "--config.evaluation.protocols=redcnn"]
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A run of the recipe on crops of two files, which nothing disturbed."""
+    """A GAN trained by the recipe on crops of two files, which nothing disturbed."""
     folder = tmp_path_factory.mktemp("recipe")
     first = command.make_pairs(folder / "first", size=64)
     second = command.make_pairs(folder / "second", size=48, train=4, seed=1)
@@ -410,8 +412,6 @@ def started_from(recipe, folder, *options):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--config.generator.output=image"],
-     "config.generator.output is 'image'; expected 'difference', as in the training of initial_"),
     (["--config.data.crop=80"], "data.crop is 80, larger than slices of data.train (64×64)"),
     (["--config.optimizer.warm_up_steps=12"],
      "warm_up_steps is 12; expected fewer than the 12 updates"),
