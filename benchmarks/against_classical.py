@@ -6,8 +6,8 @@
 
 The evaluation of `main.py` tunes classical denoisers on validation slices, as a test must. Here
 they have an advantage that no user has: for each file of pairs, and for each protocol, the
-parameters with the highest mean PSNR on at most four of its own slices. A better checkpoint is
-better than these methods with any tuning. The checkpoints are not tuned; --self_ensemble adds a
+parameters with the highest mean PSNR that a search finds on at most four of its own slices. The
+checkpoints are not tuned; --self_ensemble adds a
 row of each as a self-ensemble, --dose_fraction rows with the strength for a known dose.
 
 For each file, native size, two tables: PSNR [dB] and SSIM under full_range and redcnn; the mean
