@@ -23,18 +23,20 @@ def compare(options: RunOptions, *, workdir: pathlib.Path, denoisers: Sequence[D
       options: the options of the run; `evaluation` selects the measurements.
       workdir: folder to write into.
       denoisers: loaded from checkpoints, a row each, at least one. The report shows the training
-        curves if there is only one.
+        curves if all are of one checkpoint.
       data: pairs in normalised HU: `test`, and for baselines `valid`.
-      further: models of further rows, after the others.
+      further: models of further rows, after the others; those that are compared are left out.
       given: a user's own models, name → source; see `evaluation.given`.
 
     Raises:
       InputError: the manifest of the test slices is wrong, or a row cannot be made.
     """
     comparison = Comparison(options.evaluation, sources=options.sources, data=data)
+    compared = {each.weights_sha256 for each in denoisers}
+    further = [each for each in further if each.weights_sha256 not in compared]
     comparison.measure([model_of(denoiser) for denoiser in (*denoisers, *further)], given=given)
-    comparison.write(workdir, history=(
-        read_history(denoisers[0].home) if len(denoisers) == 1 else []))
+    comparison.write(workdir, config=options.as_json(), history=(
+        read_history(denoisers[0].home) if len(compared) == 1 else []))
 
 
 def model_of(denoiser: Denoiser) -> Model:

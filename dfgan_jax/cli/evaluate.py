@@ -13,11 +13,20 @@ from dfgan_jax.data.sources import check_same_in_all
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import agreement
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import check_writable
 
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
-        checkpoint_paths: Sequence[str]) -> None:
+        checkpoint_paths: Sequence[str], strength: float = 1.0, self_ensemble: bool = False
+        ) -> None:
     """Scores checkpoints on the test split and writes the report into `workdir`.
+
+    Args:
+      config: brings the data and the measurements.
+      workdir: folder to write into.
+      checkpoint_paths: of models, or NAME=SOURCE of a user's own.
+      strength: other than 1: of a further row of each checkpoint.
+      self_ensemble: a further row of each checkpoint, as a self-ensemble.
 
     Raises:
       InputError: a checkpoint or the data cannot be used.
@@ -26,9 +35,14 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     if (workdir / CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
+    check_writable(workdir)
     options.check_same_in_all(checkpoint_paths)
     given, paths = _split(checkpoint_paths)
-    denoisers = [Denoiser.load_in_all(path) for path in paths]
+    denoisers: list[Denoiser] = []
+    for path in paths:
+        loaded = Denoiser.load_in_all(path)
+        denoisers += [loaded, *([loaded.with_settings(strength=strength)] if strength != 1 else []),
+                      *([loaded.with_settings(self_ensemble=True)] if self_ensemble else [])]
     further = further_models(options.evaluation.checkpoints)
     data = agreement.main_first(lambda: options.sources.load(options.evaluation.splits))
     check_same_in_all(data)

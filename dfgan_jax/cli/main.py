@@ -91,7 +91,8 @@ def _start(mode: str, *, command: Command) -> None:
                 run(given.config, workdir=_workdir())
             elif mode == "evaluate":
                 run(given.config, workdir=_workdir("_evaluation"),
-                    checkpoint_paths=given.checkpoint)
+                    checkpoint_paths=given.checkpoint, strength=_strength(),
+                    self_ensemble=given.self_ensemble)
             else:
                 only = functools.partial(_only, command=command, mode=mode)
                 run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),

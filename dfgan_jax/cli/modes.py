@@ -101,6 +101,10 @@ MODES: dict[str, Mode] = {
                 "model of your own is NAME=denoised.npy (or NIfTI, or a folder of DICOM files) or "
                 "NAME=module:callable"},
         optional={
+            "strength=NUMBER": "a further row of each checkpoint, with this strength",
+            "dose_fraction=SHARE": "a further row of each checkpoint, with the strength for scans "
+                                   "of this dose",
+            "self_ensemble": "a further row of each checkpoint, as a self-ensemble",
             "workdir=DIR": "folder to write into; runs/NAME_evaluation by default",
             **_FIELDS, **_PROCESSES}),
     "denoise": Mode(

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -252,22 +253,23 @@ def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None
       InputError: the manifest does not have one row for each slice, with its patient; or a pixel
         pitch, dose or thickness is impossible.
     """
-    for manifest, split in ((path.with_suffix(".manifest.csv"), ""),
+    for manifest, split in ((path.with_suffix(".manifest.csv"), None),
                             (path.parent / "manifest.csv", path.stem)):
         if not manifest.is_file():
             continue
         try:
             with manifest.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
-                rows = [row for row in reader if (row.get("split") or "") == split]
+                rows = [row for row in reader
+                        if split is None or (row.get("split") or "") == split]
         except UnicodeDecodeError as error:
             raise InputError(f"{manifest}: not in UTF-8 ({error})") from error
         missing = {"index", "patient"} - set(reader.fieldnames or ())
         if missing:
             raise InputError(f"{manifest}: has the columns {', '.join(reader.fieldnames or ())}, "
                              "separated by commas; expected index and patient among them")
-        if not rows:
-            continue
+        if not rows and split is not None:
+            continue  # the manifest of other files in the folder
         row_of = {row.get("index"): row for row in rows}
         in_order = [row_of.get(str(index), {}) for index in range(count)]
         if len(rows) != count or not all(row.get("patient") for row in in_order):
@@ -280,19 +282,27 @@ def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None
     return None
 
 
+_BOUNDS: Final = {"pixel_spacing_mm": (0.0, math.inf), "dose_fraction": (0.0, 1.0),
+                  # Some DICOM files have a thickness of 0 or below.
+                  "thickness_mm": (-math.inf, math.inf), "location_mm": (-math.inf, math.inf)}
+"""Column of a manifest that is read as a number → its bounds, which are not among its values."""
+
+
 def _check_numbers(manifest: pathlib.Path, row: Mapping[str, str]) -> None:
     """Refuses texts and impossible values in the columns that are read as numbers."""
-    for column in ("pixel_spacing_mm", "dose_fraction", "thickness_mm"):
+    for column, (lowest, highest) in _BOUNDS.items():
         if not (text := row.get(column)):
             continue
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        # Some DICOM files have a thickness of 0 or below.
-        if not (math.isfinite(value) and (value > 0 or column == "thickness_mm")):
+        if not lowest < value < highest:
+            limits = [f"{word} {bound:g}" for word, bound in (("above", lowest), ("below", highest))
+                      if math.isfinite(bound)]
             raise InputError(f"{manifest}: {column} of index {row['index']} is {printable(text)}; "
-                             "expected a number above 0, or nothing")
+                             f"expected {' '.join(['a number', ' and '.join(limits)]).strip()}, "
+                             "or nothing")
 
 
 def _write_manifest(path: pathlib.Path, parts: dict[str, list[Entry]]) -> None:

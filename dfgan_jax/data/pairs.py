@@ -97,6 +97,12 @@ class Pairs:
         shape: tuple[int, ...] = self.ndct[row].shape
         return shape
 
+    def sha256(self) -> str:
+        """SHA-256 of the shape and of all pixels of both doses, in hexadecimal digits."""
+        return text_digest(" ".join(array_digest(self.ndct[index], self.qdct[index],
+                                                 heading=str(self.size_of(index)))
+                                    for index in range(len(self))))
+
     def fingerprint(self) -> str:
         """Digest of the pairs' shape and of every eighth pixel of every eighth row."""
         if len(self.parts) > 1:

@@ -67,7 +67,10 @@ def _slices(sources: Sources, pairs: Pairs
         rows = read_manifest(path, len(part))
         if rows is None:
             continue
-        scale = read_pairs(path).ndct.shape[2] / part.sizes[0][1]  # of the resize
+        native, (height, width) = read_pairs(path).ndct.shape, part.sizes[0]
+        if native[1] * width != native[2] * height:
+            continue  # the resize scales rows and columns differently
+        scale = native[2] / width
         for index, row in enumerate(rows):
             # A manifest written by hand may lack the column.
             if row.get("pixel_spacing_mm"):

@@ -80,6 +80,7 @@ class Denoiser:
         self.meta: JsonObject = meta or {}
         self.path = None if path is None else pathlib.Path(path)
         self._variables = jax.device_put(variables)
+        self._generator = generator
         self._architecture = architecture_of(generator)
         self._function = functools.partial(_between_hu, generator=generator, strength=strength)
         self._apply = Inference(self._function, self._variables, dtype=generator.dtype)
@@ -134,6 +135,15 @@ class Denoiser:
         read = read_weights([path])
         return cls(_generator(path, read.meta), read.weights.generator_variables, meta=read.meta,
                    path=path, **options)
+
+    def with_settings(self, *, strength: float = 1.0, self_ensemble: bool = False) -> "Denoiser":
+        """The same model with another strength, or as a self-ensemble; see `Denoiser`.
+
+        Raises:
+          InputError: the strength is out of range.
+        """
+        return Denoiser(self._generator, self._variables, meta=self.meta, path=self.path,
+                        strength=strength, self_ensemble=self_ensemble)
 
     @property
     def domain(self) -> Domain | None:

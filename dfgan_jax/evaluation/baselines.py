@@ -16,6 +16,7 @@ MAX_TUNING_SLICES = 4
 """Validation slices for the tuning of parameters, evenly spaced."""
 
 _MAX_TRIALS = 40
+_LEAST_ERROR_HU2 = 1e-6
 
 Parameters = dict[str, float]
 
@@ -121,9 +122,10 @@ def tune(baseline: Baseline, qdct: Float[np.ndarray, "n h w"], ndct: Float[np.nd
 
     def loss(logarithms: np.ndarray) -> float:
         parameters = dict(zip(start, np.exp(logarithms), strict=True))
-        # The mean PSNR up to a constant and a negative factor.
-        return float(np.mean([np.log(np.mean(np.square(
-            baseline.denoise(image, **parameters) - reference, dtype=np.float64)))
+        # The mean PSNR up to a constant and a negative factor. A slice that every parameter
+        # restores, as a blank one, must not make the sum infinite.
+        return float(np.mean([np.log(max(_LEAST_ERROR_HU2, np.mean(np.square(
+            baseline.denoise(image, **parameters) - reference, dtype=np.float64))))
             for image, reference in zip(qdct, ndct, strict=True)]))
 
     centre = np.log(list(start.values()))

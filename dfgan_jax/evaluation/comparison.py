@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -19,14 +20,14 @@ from dfgan_jax.evaluation import baselines, metrics, tables
 from dfgan_jax.evaluation.given import given_row
 from dfgan_jax.evaluation.matched_scan import configured_scan, matched_scan
 from dfgan_jax.evaluation.options import EvaluationOptions
-from dfgan_jax.evaluation.protocols import FULL_RANGE, Protocol, Scores
+from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol, Scores
 from dfgan_jax.evaluation.provenance import provenance
 from dfgan_jax.evaluation.report.examples import Example
 from dfgan_jax.evaluation.report.page import write_report
 from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
 from dfgan_jax.evaluation.row_physics import RowPhysics
 from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, model_rows
-from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes
+from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes, resize_notes
 from dfgan_jax.evaluation.speed import Speed, measure_speed
 from dfgan_jax.evaluation.statistics import Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
@@ -68,7 +69,7 @@ class Comparison:
         self._manifest = _read_manifests(sources.data.test, test.counts)
         self._facts = SliceFacts.of_files(sources.data.test, self._manifest, test.sizes)
         self._pitch = self._pixel_pitch()
-        self._pitch_notes: list[str] = []
+        self._model_notes: list[str] = []
         self._sample = Sample(self._patients(), len(test))
         self._size = tables.size_of(self._ndct.shape)
         self._physics = self._build_physics() if options.physics else None
@@ -94,8 +95,13 @@ class Comparison:
         """
         rows = model_rows(models)
         self._models = dict(zip(rows, models, strict=True))
-        self._pitch_notes = pitch_notes(
+        self._model_notes = pitch_notes(
             {name: model.denoiser.domain for name, model in self._models.items()}, self._pitch)
+        resizes = resize_notes({name: model.denoiser.meta["config"].get("data", {}).get("size", -1)
+                                for name, model in self._models.items()}, self._facts.sizes)
+        for note in resizes if agreement.is_main() else []:
+            print(f"warning: {note}", file=sys.stderr, flush=True)
+        self._model_notes += resizes
         for name, source in given.items():
             label, row = given_row(name, source, shape=self._qdct.shape, manifest=self._manifest)
             rows[label] = row
@@ -109,16 +115,18 @@ class Comparison:
         # In the tables, models are last.
         self._rows = {name: row for name, row in self._rows.items() if name not in rows} | rows
 
-    def write(self, workdir: pathlib.Path, *, history: Sequence[JsonObject]) -> None:
+    def write(self, workdir: pathlib.Path, *, config: JsonObject, history: Sequence[JsonObject]
+              ) -> None:
         """Writes `results.json`, `slices.csv`, `patients.csv` and `report.html`; prints the tables.
 
         Args:
           workdir: folder to write into.
+          config: of the command that evaluates.
           history: rows of `metrics.jsonl` for the report; empty for several models.
         """
         if not agreement.is_main():
             return
-        results = self.results()
+        results = self.results(config)
         workdir.mkdir(parents=True, exist_ok=True)
         with written_whole(workdir / "results.json") as temporary:
             temporary.write_text(json.dumps(finite_or_null(results), indent=2, allow_nan=False)
@@ -127,6 +135,7 @@ class Comparison:
                             (tables.write_patients_csv, "patients.csv")):
             write(workdir / name, self._scores, self._options.tables, self._sample,
                   size=self._size)
+        print(tables.as_text(results), flush=True)
         report = write_report(
             workdir, results=results, examples=self._examples, history=list(history),
             overview=self._overview,
@@ -135,11 +144,11 @@ class Comparison:
                           {name: self._viewed[name] for name in (REFERENCE_ROW, *self._rows)},
                           self._pitch),
             pictures=None if self._physics is None else self._physics.pictures)
-        print(tables.as_text(results))
         print(f"Report: {report}", flush=True)
 
-    def results(self) -> JsonObject:
-        """The content of `results.json`, with infinite PSNRs as they are."""
+    def results(self, config: JsonObject) -> JsonObject:
+        """The content of `results.json`, with infinite PSNRs as they are; for `config` see `write`.
+        """
         sample, rows = self._sample, {name: row.table for name, row in self._rows.items()}
         physics = {} if self._physics is None else self._physics.results
         verdict = judge(
@@ -162,7 +171,8 @@ class Comparison:
                       if name in self._speeds},
             **provenance({name: model.denoiser for name, model in self._models.items()},
                          {split: self._sources.describe(split)
-                          for split in self._options.splits}),
+                          for split in self._options.splits},
+                         self._data, evaluation_config=config),
             "slices": sample.count,
         }
 
@@ -218,13 +228,19 @@ class Comparison:
         return "simulated dose" if is_simulated else "scans"
 
     def _recorded_pitch(self) -> float | None:
-        """The pixel pitch of the scored slices [mm], after the resize, by their manifest; None if
-        it has none, or if pitches differ by more than `PITCH_SPREAD`."""
+        """The pixel pitch of the scored slices [mm], after the resize, by their manifest.
+
+        None if it has none, if pitches differ by more than `PITCH_SPREAD`, or if the resize
+        changes proportions.
+        """
         if self._manifest is None:
             return None
         native = [row.get("pixel_spacing_mm") for row in self._manifest]
         if not all(native):
             return None
+        if any(height * scored[1] != width * scored[0]
+               for (height, width), scored in self._facts.sizes):
+            return None  # rows and columns are scaled differently
         columns = np.repeat([width for (_, width), _ in self._facts.sizes],
                             self._data["test"].counts)
         pitches = np.asarray(native, float) * columns / self._ndct.shape[2]
@@ -244,12 +260,13 @@ class Comparison:
     def _notes_on_data(self) -> list[str]:
         """Sentences on the slices for a reader of the tables."""
         notes = []
-        test = self._data["test"]
-        equal = int((np.asarray(test.qdct) == np.asarray(test.ndct)).all((1, 2)).sum())
-        if equal:
-            notes.append(f"{equal} of {len(test)} slices equal their references: their PSNR is "
-                         "infinite, and rows with such slices have no mean.")
-        notes += [*self._facts.notes(), *self._pitch_notes]
+        for name, scores in self._scores.items():
+            if equal := int(np.isinf(scores[INPUT_ROW]["psnr"]).sum()):
+                where = "" if PROTOCOLS[name].window_hu is None else " within the window"
+                notes.append(f"{name}: {equal} of {counted(self._sample.count, 'slice')} of "
+                             f"{INPUT_ROW} equal their references{where}: their PSNR is infinite, "
+                             "and rows with such slices have no mean.")
+        notes += [*self._facts.notes(), *self._model_notes]
         if not self._sources.data.test:
             notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")
         if self._options.baselines:

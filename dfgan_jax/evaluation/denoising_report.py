@@ -1,5 +1,6 @@
 """The report of `--mode=denoise`: slices of the input and of the output."""
 
+import collections
 import dataclasses
 import pathlib
 import tempfile
@@ -38,8 +39,8 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
     """
     largest = max(dicom.group_by_series(DicomFolder(output).headers), key=len)
     sizes = [(header.rows, header.columns) for header in largest]
-    same = [header for header, size in zip(largest, sizes, strict=True)
-            if size == max(sizes, key=sizes.count)]
+    usual = collections.Counter(sizes).most_common(1)[0][0]
+    same = [header for header, size in zip(largest, sizes, strict=True) if size == usual]
     chosen = [same[index] for index in evenly_spaced(len(same), most=MOST_SLICES)]
     names = [_name(header) if header.location_mm is None else
              f"{header.location_mm:g} mm, {_name(header)}" for header in chosen]

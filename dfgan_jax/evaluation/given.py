@@ -134,8 +134,13 @@ def _read_folder(path: pathlib.Path, manifest: Manifest | None) -> Float[np.ndar
                              "slice for each test slice")
         places[place] = header
     images = []
+    indices: dict[tuple[str, float], int] = {}
     for index, row in enumerate(manifest):
         place = row.get("patient_id", ""), round(float(row["location_mm"]), 2)
+        if (other := indices.setdefault(place, index)) != index:
+            raise InputError(f"{path}: the test slices {other} and {index} are both of patient "
+                             f"{place[0]!r} at {place[1]:g} mm, so that files cannot be matched; "
+                             "give an .npy in the order of the test slices")
         if place not in places:
             raise InputError(f"{path}: has no slice of patient {place[0]!r} at {place[1]:g} mm, "
                              f"where test slice {index} is")

@@ -39,6 +39,7 @@ class Protocol:
         to their range.
       data_range: the same in words, with its unit.
       window_hu: images and references are clipped to it for PSNR and SSIM; None: not clipped.
+      zero_hu: subtracted before SSIM, whose luminance depends on the zero of the scale.
       error_window_hu: the same for RMSE and VIF.
       group_size: images scored together, in file order; None: each by itself. The mean over the
         data set is the unweighted mean over groups.
@@ -50,6 +51,7 @@ class Protocol:
     data_range_hu: float | Callable[[Float[np.ndarray, "n h w"]], float]
     data_range: str
     window_hu: Window | None = None
+    zero_hu: float = 0.0
     error_window_hu: Window | None = None
     group_size: int | None = None
     metrics: tuple[str, ...] = ("psnr", "ssim", "rmse_hu")
@@ -80,8 +82,9 @@ class Protocol:
             group, reference = images[start:start + step], ndct[start:start + step]
             data_range = np.float32(self.data_range_hu if isinstance(self.data_range_hu, float)
                                     else self.data_range_hu(group))
-            scores = metrics.all_metrics(_clipped(group, self.window_hu),
-                                         _clipped(reference, self.window_hu), data_range)
+            scores = metrics.all_metrics(_clipped(group, self.window_hu) - self.zero_hu,
+                                         _clipped(reference, self.window_hu) - self.zero_hu,
+                                         data_range)
             if self.error_window_hu != self.window_hu:
                 scores["rmse_hu"] = metrics.rmse_hu(_clipped(group, self.error_window_hu),
                                                     _clipped(reference, self.error_window_hu))
@@ -110,12 +113,12 @@ def _clipped(images: np.ndarray, window_hu: Window | None) -> np.ndarray:
     return images if window_hu is None else np.clip(images, *window_hu)
 
 
-def _windowed(name: str, window_hu: Window, description: str, *,
+def _windowed(name: str, window_hu: Window, description: str, *, zero_hu: float,
               error_window_hu: Window | None = None,
               metrics: tuple[str, ...] = Protocol.metrics) -> Protocol:
     """A protocol that clips to a window, with the window's width as its range."""
     return Protocol(name=name, description=description, data_range_hu=window_hu.width,
-                    data_range=f"{window_hu.width:g} HU", window_hu=window_hu,
+                    data_range=f"{window_hu.width:g} HU", window_hu=window_hu, zero_hu=zero_hu,
                     error_window_hu=error_window_hu or window_hu, metrics=metrics)
 
 
@@ -126,7 +129,7 @@ def _ldct_benchmark(anatomy: str, window_hu: Window) -> Protocol:
         f"{window_hu.width:g} HU); RMSE and VIF over −1024 to 1900 HU. Its own code takes a width "
         "one HU less (at most 0.11 dB), SSIM with a flat 7×7 window, and VIF with the two images "
         "exchanged, which is another number.",
-        error_window_hu=Window(-1024.0, 1900.0), metrics=METRICS)
+        zero_hu=window_hu.low, error_window_hu=Window(-1024.0, 1900.0), metrics=METRICS)
 
 
 FULL_RANGE = Protocol(
@@ -147,12 +150,15 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
     FULL_RANGE,
     PUBLISHED,
     _windowed("redcnn", windows.SOFT_TISSUE,
-              "The window in which RED-CNN, WGAN-VGG and CTformer score, on 512² slices."),
+              "The window in which RED-CNN, WGAN-VGG and CTformer score, on 512² slices.",
+              zero_hu=0.0),
     _ldct_benchmark("chest", windows.LUNG),
     _ldct_benchmark("abdomen", windows.ABDOMEN),
     _ldct_benchmark("neuro", windows.BRAIN),
-    _windowed("dugan", Window(-300.0, 300.0), "DU-GAN's window."),
-    _windowed("corediff", Window(-1000.0, 1000.0), "CoreDiff's window."),
+    _windowed("dugan", Window(-300.0, 300.0), "DU-GAN's window.", zero_hu=-300.0),
+    _windowed("corediff", Window(-1000.0, 1000.0),
+              "CoreDiff's window. Its own code takes as range the difference of the brightest and "
+              "the darkest pixel of each reference, at most 2000 HU.", zero_hu=-1000.0),
 )}
 """Name → protocol. Windows and ranges are from the projects' own test code: Eulig et al.,
 Medical Physics 2024 (ldct-benchmark); Chen et al., IEEE TMI 2017 (RED-CNN); Huang et al., IEEE

@@ -84,10 +84,12 @@ def model_rows(models: Sequence[Model]) -> dict[str, Row]:
     """A row for each model.
 
     Pretrained weights keep their name. Other models have the name of their kind, followed by
-    their folder if several are of this kind.
+    their folder if several are of this kind; then come a strength other than 1 and the
+    self-ensemble.
     """
     names = [pretrained.name_of(model.denoiser.home) for model in models]
-    own = [model.name for model, name in zip(models, names, strict=True) if name is None]
+    own = [name for name, _ in {(model.name, model.denoiser.home) for model, name in
+                                zip(models, names, strict=True) if name is None}]
     rows: dict[str, Row] = {}
     for model, name in zip(models, names, strict=True):
         if name is not None:
@@ -95,14 +97,22 @@ def model_rows(models: Sequence[Model]) -> dict[str, Row]:
         else:
             label = (model.name if own.count(model.name) == 1 else
                      f"{model.name} ({model.denoiser.home.name})")
+        setting = _setting(model.denoiser)
+        label += setting
         name, number = label, 2
         while name in rows:
             name, number = f"{label} ({number})", number + 1
-        run = None if model.shared is None else (model.name, model.shared)
+        run = None if model.shared is None else (model.name + setting, model.shared)
         rows[name] = Row(table=tables.Row(kind="model", run=run, seed=model.seed),
                          denoise=_in_all(functools.partial(_denoise, model.denoiser)),
                          denoiser=model.denoiser)
     return rows
+
+
+def _setting(denoiser: Denoiser) -> str:
+    """The settings of a denoiser that are not the default ones, after its name."""
+    return (f"{'' if denoiser.strength == 1 else f', strength {denoiser.strength:.3g}'}"
+            f"{', self-ensemble' if denoiser.self_ensemble else ''}")
 
 
 def _each_slice(denoise: Callable[[np.ndarray], np.ndarray], hu: np.ndarray, bar: Progress | None

@@ -56,6 +56,22 @@ class SliceFacts(NamedTuple):
         return aliasing_notes(self.sizes)
 
 
+def resize_notes(trained_sizes: Mapping[str, int], sizes: Sequence[tuple[Size, Size]]) -> list[str]:
+    """A sentence on each model of slices at their native size that is given resized ones.
+
+    Args:
+      trained_sizes: row → `data.size` of the model's training; 0 is the native size.
+      sizes: native and scored size of each file.
+    """
+    resized = [(native, scored) for native, scored in sizes if native != scored]
+    if not resized:
+        return []
+    (height, width), (scored_height, scored_width) = resized[0]
+    return [f"{name} was trained on slices at their native size; here they are resized from "
+            f"{height}×{width} to {scored_height}×{scored_width}, which --config.data.size=0 "
+            "prevents." for name, size in trained_sizes.items() if size == 0]
+
+
 def pitch_notes(domains: Mapping[str, Domain | None], pixel_spacing_mm: float | None) -> list[str]:
     """A sentence on each model that was trained on pixels of another pitch than that of the test.
 

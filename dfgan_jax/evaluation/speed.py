@@ -32,16 +32,20 @@ class Speed:
 def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"]) -> Speed | None:
     """Times a row that has denoised these slices before, so that its program is compiled.
 
-    A network denoises a batch, a classical denoiser the middle slice; the median of at most five
-    calls counts.
+    A network denoises a batch, a classical denoiser the middle slice, a user's own function all
+    slices, as before; the median of at most five calls counts.
 
     Returns:
-      None for a row that is neither, and for a run of several processes.
+      None for the input, for slices that were denoised elsewhere, and for a run of several
+      processes.
     """
     denoiser = row.denoiser
-    if jax.process_count() > 1 or (denoiser is None and row.table.kind != "baseline"):
+    if jax.process_count() > 1 or row.table.kind == "input" or not row.is_function:
         return None
-    count = 1 if denoiser is None else denoiser.slices_per_batch(qdct.shape[1:], count=len(qdct))
+    if denoiser is not None:
+        count = denoiser.slices_per_batch(qdct.shape[1:], count=len(qdct))
+    else:
+        count = 1 if row.table.kind == "baseline" else len(qdct)
     chosen = qdct[evenly_spaced(len(qdct), most=count)]
     times: list[float] = []
     while len(times) < _MOST_CALLS and sum(times) < _SECONDS:

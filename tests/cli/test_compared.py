@@ -9,11 +9,12 @@ from tests.cli.untrained import untrained
 
 
 @pytest.mark.parametrize(("own", "further", "steps"), [
-    (["a"], [], [7]), (["a"], ["b"], [7]), (["a", "b"], [], [])])
+    (["a"], [], [7]), (["a"], ["b"], [7]), (["a", "b"], [], []), (["a", "b"], ["b"], [])])
 def test_the_report_shows_the_training_of_one_whatever_stands_beside_it(
         tmp_path, monkeypatch, own, further, steps):
+    """A model that is compared is no further one: `b` beside `b` is one row."""
     for name, step in (("a", 7), ("b", 8)):
-        untrained(tmp_path / name, redcnn, discriminators="none")
+        untrained(tmp_path / name, redcnn, discriminators="none", seed=step)
         with MetricsWriter(tmp_path / name, step=0) as writer:
             writer.write("train", step=step, epoch=1, metrics={"loss": 0.0})
     measured = {}
@@ -25,11 +26,11 @@ def test_the_report_shows_the_training_of_one_whatever_stands_beside_it(
         def measure(self, models, *, given):
             measured["rows"] = [model.denoiser.home.name for model in models]
 
-        def write(self, workdir, *, history):
+        def write(self, workdir, *, config, history):
             measured["steps"] = [row["step"] for row in history]
 
     monkeypatch.setattr(compared, "Comparison", Recorded)
     load = [[Denoiser.load(tmp_path / name) for name in names] for names in (own, further)]
     compared.compare(RunOptions.of(redcnn.get_config()), workdir=tmp_path, denoisers=load[0],
                      further=load[1], data={})
-    assert measured == {"rows": own + further, "steps": steps}
+    assert measured == {"rows": list(dict.fromkeys(own + further)), "steps": steps}

@@ -1,11 +1,14 @@
 import ml_collections
 import pytest
 
-from configs import attn
+from configs import attn, redcnn
 from dfgan_jax.cli import evaluate
+from dfgan_jax.cli.compared import model_of
 from dfgan_jax.cli.identity import claim_workdir
 from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.evaluation.rows import model_rows
 from dfgan_jax.support.errors import InputError
+from tests.cli.untrained import untrained
 
 
 def test_a_missing_checkpoint_is_told_before_the_data_are_read(tmp_path):
@@ -21,6 +24,29 @@ def test_a_training_run_keeps_its_results(tmp_path):
     claim_workdir(tmp_path, RunOptions.of(config))
     with pytest.raises(InputError, match="belongs to a training run"):
         evaluate.run(config, workdir=tmp_path, checkpoint_paths=[str(tmp_path)])
+
+
+def test_a_workdir_that_cannot_be_written_is_told_before_anything_is_read(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=r"out: is no folder; choose another output"):
+        evaluate.run(attn.get_config(), workdir=tmp_path / "out",
+                     checkpoint_paths=[str(tmp_path / "absent")])
+
+
+def test_settings_are_further_rows_of_each_checkpoint(tmp_path, monkeypatch):
+    for name, seed in (("a", 1), ("b", 2)):
+        untrained(tmp_path / name, redcnn, discriminators="none", seed=seed)
+    config = redcnn.get_config()
+    config.evaluation.baselines, config.evaluation.physics = "", False
+    config.simulation.test_slices, config.data.size = 1, 64
+    config.data.cache_dir = str(tmp_path / "cache")
+    measured: list[str] = []
+    monkeypatch.setattr(evaluate, "compare", lambda options, *, denoisers, **others:
+                        measured.extend(model_rows([model_of(each) for each in denoisers])))
+    evaluate.run(config, workdir=tmp_path / "out", strength=2 / 3, self_ensemble=True,
+                 checkpoint_paths=[str(tmp_path / name) for name in "ab"])
+    assert measured == [f"RED-CNN ({name}){setting}" for name in "ab"
+                        for setting in ("", ", strength 0.667", ", self-ensemble")]
 
 
 @pytest.mark.parametrize(("checkpoints", "message"), [

@@ -189,7 +189,12 @@ def test_patients_without_a_manifest_are_not_known(tmp_path):
     assert read_patients(tmp_path / "train.npy", 1) == ["a"]
 
 
-@pytest.mark.parametrize("rows", ["0,a\n", "0,a\n2,b\n", "0,a\n1,\n", "0,a\n1,b\n2,c\n"])
+def test_the_manifest_of_a_renamed_file_of_a_split_is_read(tmp_path):
+    (tmp_path / "x.manifest.csv").write_text("split,index,patient\ntest,0,a\n")
+    assert read_patients(tmp_path / "x.npy", 1) == ["a"]
+
+
+@pytest.mark.parametrize("rows", ["", "0,a\n", "0,a\n2,b\n", "0,a\n1,\n", "0,a\n1,b\n2,c\n"])
 def test_a_manifest_of_other_slices_is_refused(tmp_path, rows):
     (tmp_path / "x.manifest.csv").write_text("index,patient\n" + rows)
     with pytest.raises(InputError, match=r"x\.manifest\.csv: \d rows? for the 2 slices"):
@@ -208,7 +213,9 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path, content, message):
 @pytest.mark.parametrize(("column", "text", "fits"), [
     ("pixel_spacing_mm", "0.7", True), ("pixel_spacing_mm", "", True),
     ("pixel_spacing_mm", "0,7", False), ("pixel_spacing_mm", "0.0", False),
-    ("dose_fraction", "nan", False), ("thickness_mm", "thin", False), ("thickness_mm", "0", True)])
+    ("dose_fraction", "nan", False), ("dose_fraction", "25", False), ("dose_fraction", "1", False),
+    ("dose_fraction", "0.25", True), ("thickness_mm", "thin", False), ("thickness_mm", "0", True),
+    ("location_mm", "n/a", False), ("location_mm", "-12.5", True)])
 def test_numbers_of_a_manifest_are_checked(tmp_path, column, text, fits):
     (tmp_path / "x.manifest.csv").write_text(f'index,patient,{column}\n0,a,"{text}"\n')
     with (contextlib.nullcontext() if fits else pytest.raises(InputError, match=(

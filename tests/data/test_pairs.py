@@ -26,6 +26,19 @@ def test_slices_of_several_sizes_have_no_common_shape():
         stack.shape  # noqa: B018
 
 
+def test_the_digest_depends_on_every_pixel_of_either_dose():
+    def pairs(**changed):
+        doses = {name: np.zeros((2, 16, 16), np.float32) for name in ("ndct", "qdct")}
+        for name, place in changed.items():
+            doses[name][place] = 1
+        return Pairs(**doses)
+
+    digests = {each.sha256() for each in (
+        pairs(), pairs(ndct=(1, 3, 5)), pairs(qdct=(1, 3, 5)), pairs(qdct=(0, 3, 5)))}
+    assert len(digests) == 4
+    assert joined([pairs(), pairs()]).sha256() == joined([pairs(), pairs()]).sha256()
+
+
 def test_the_fingerprint_of_several_files_depends_on_each_and_on_their_order():
     first, second = (Pairs(*np.random.default_rng(seed).random((2, 2, 16, 16), np.float32))
                      for seed in range(2))

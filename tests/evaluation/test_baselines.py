@@ -41,6 +41,15 @@ def test_tuning_finds_the_best_gaussian(noisy):
     assert found == pytest.approx(grid[np.argmin(errors)], abs=0.03)
 
 
+def test_a_slice_that_is_blank_in_both_doses_changes_no_tuning(noisy):
+    blank = np.full((1, 48, 48), -1024, np.float32)
+    qdct, ndct = noisy
+    alone = baselines.tune(BASELINES["gaussian"], qdct, ndct)["sigma"]
+    both = baselines.tune(BASELINES["gaussian"], *(np.concatenate([each, blank])
+                                                   for each in noisy))["sigma"]
+    assert both == pytest.approx(alone, rel=0.03) != BASELINES["gaussian"].start(20.0)["sigma"]
+
+
 def test_tuning_needs_noise(noisy):
     _, ndct = noisy
     with pytest.raises(InputError, match="nothing to tune"):

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+import dfgan_jax
 from configs import attn, dfgan
 from dfgan_jax.cli.compared import compare
 from dfgan_jax.cli.options import RunOptions
@@ -15,7 +16,7 @@ from dfgan_jax.evaluation import baselines, row_physics, tables
 from dfgan_jax.evaluation.comparison import Comparison, chosen_examples, finite_or_null
 from dfgan_jax.evaluation.protocols import PROTOCOLS
 from dfgan_jax.evaluation.report import curves
-from dfgan_jax.evaluation.rows import baseline_rows
+from dfgan_jax.evaluation.rows import baseline_rows, input_row
 from tests.cli.untrained import untrained
 
 
@@ -192,6 +193,46 @@ def test_facts_and_notes_tell_pixels_thickness_and_training_of_another_pitch(tmp
     assert any("The resize from 192×192 to 64×64 pixels has no antialiasing" in note
                and "reads 11% of the pixels" in note for note in notes)
     assert "DFGAN was trained on pixels of 0.7 mm; those of the test slices have 2.1 mm." in notes
+
+
+def test_without_proportions_the_pixels_have_no_pitch(tmp_path):
+    native, scored = discs(1, size=128), discs(1, size=64)
+    write_pairs(tmp_path / "test.npy", Pairs(*(500 * each[:, :64] - 500 for each in (
+        native.ndct, native.qdct))))
+    (tmp_path / "test.manifest.csv").write_text("index,patient,pixel_spacing_mm\n0,p,0.7\n")
+    config = dfgan.get_config()
+    config.data.test = str(tmp_path / "test.npy")
+    config.evaluation.baselines, config.evaluation.physics = "", False
+    options = RunOptions.of(config)
+    assert Comparison(options.evaluation, sources=options.sources,
+                      data={"test": scored})._pitch is None
+
+
+def test_a_note_counts_slices_without_an_error_in_the_window(monkeypatch):
+    """Air with noise is -160 HU in the window of `redcnn`, before and after."""
+    data = discs(3, size=48)
+    data.ndct[1] = -1.0
+    data.qdct[1] = -1.0 + np.random.default_rng(0).normal(0, 0.04, (48, 48))
+    config = dfgan.get_config()
+    config.evaluation.baselines, config.evaluation.physics = "", False
+    config.evaluation.protocols = "redcnn"
+    options = RunOptions.of(config)
+    comparison = Comparison(options.evaluation, sources=options.sources, data={"test": data})
+    monkeypatch.setattr(Comparison, "_headline", "QDCT")
+    comparison._add("QDCT", input_row())
+    notes = [note for note in comparison._notes_on_data() if "equal their references" in note]
+    assert notes == ["redcnn: 1 of 3 slices of QDCT equal their references within the window: "
+                     "their PSNR is infinite, and rows with such slices have no mean."]
+
+
+def test_the_origin_of_the_numbers_is_recorded(evaluated, results):
+    data, denoiser = discs(7), Denoiser.load(evaluated.parent / "a")
+    recorded = results["checkpoints"]["DFGAN (a)"]["weights_sha256"]
+    assert recorded == denoiser.weights_sha256
+    assert recorded != results["checkpoints"]["DFGAN (b)"]["weights_sha256"]
+    assert results["data_sha256"] == {"valid": discs(3).sha256(), "test": data.sha256()}
+    assert results["evaluation_config"]["evaluation"]["baselines"] == "gaussian,tv"
+    assert results["versions"]["dfgan_jax"] == dfgan_jax.__version__
 
 
 def test_the_report_and_the_printed_tables_are_there(evaluated, results):

@@ -71,6 +71,8 @@ def test_dicom_slices_are_found_by_patient_and_place(own):
     assert found[:, 0, 0].tolist() == [600 - 1024, 300 - 1024]
     with pytest.raises(InputError, match="no slice of patient 'P8' at 3 mm, where test slice 1"):
         images(own / "tree", manifest=[manifest[0], manifest[1] | {"patient_id": "P8"}])
+    with pytest.raises(InputError, match="slices 0 and 1 are both of patient 'P7' at 6 mm, so"):
+        images(own / "tree", manifest=[manifest[0], manifest[0]])
     with pytest.raises(InputError, match="location_mm of the manifest beside the test file, which"):
         images(own / "tree")
 
@@ -107,6 +109,7 @@ def test_they_stand_in_the_tables_and_have_physics_on_slices(own, monkeypatch):
     assert list(rows) == ["QDCT", "DFGAN", "perfect (given)", "half (given)"]
     assert rows["perfect (given)"]["rmse_hu"] < 1e-3 < rows["half (given)"]["rmse_hu"]
     assert results["model"] == "DFGAN"
+    assert list(results["speed"]) == ["DFGAN", "half (given)"]
     physics = results["physics"]
     assert set(physics["slices"]["rows"]) == {"NDCT", *rows}
     # What was denoised elsewhere cannot denoise the simulated objects.

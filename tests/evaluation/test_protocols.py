@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import skimage.metrics
 
 from dfgan_jax.evaluation.protocols import FULL_RANGE, METRICS, PROTOCOLS, PUBLISHED
 from dfgan_jax.support.errors import InputError
@@ -68,6 +69,24 @@ def test_windowed_protocols_score_what_is_in_their_window(name):
     assert scores["rmse_hu"] == pytest.approx(8.0 if whole else 8 / 2**0.5, rel=1e-5)
     assert ("vif" in scores) == name.startswith("ldct_benchmark")
     assert str(data_range) in PROTOCOLS[name].data_range
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_ssim_has_the_zero_of_the_projects_own_code(name):
+    """RED-CNN scores HU; the others move the window's lower end to 0 first."""
+    low, high, data_range = WINDOWS[name]
+    rng = np.random.default_rng(0)
+    ndct = rng.uniform(low, high, (1, 48, 48)).astype(np.float32)
+    images = (ndct + rng.normal(0, data_range / 10, ndct.shape)).astype(np.float32)
+    zero = 0 if name == "redcnn" else low
+    _, whole = skimage.metrics.structural_similarity(
+        *(np.clip(each[0], low, high) - zero for each in (images, ndct)), data_range=data_range,
+        gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
+    inside = slice(5, -5)  # where neither pads
+    score = PROTOCOLS[name].score(images, ndct)["ssim"]
+    assert score == pytest.approx(whole.mean(), abs=0.01)
+    exact = PROTOCOLS[name].score(images[:, inside, inside], ndct[:, inside, inside])["ssim"]
+    assert exact == pytest.approx(whole[inside, inside].mean(), abs=0.02)
 
 
 def test_vif_is_asked_for_under_the_error_window():

@@ -4,7 +4,7 @@ import pytest
 from dfgan_jax.data.domain import Domain, ScanProperties
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import write_pairs
-from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes
+from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes, resize_notes
 
 
 def written(path, size):
@@ -49,3 +49,11 @@ def test_a_note_names_the_pitches_of_training_and_test_more_than_a_tenth_apart(t
     notes = pitch_notes({"AttnDFGAN": domain(*trained), "MINE": None}, pitch_mm)
     assert len(notes) == (words is not None)
     assert all(words in note and note.startswith("AttnDFGAN was trained on") for note in notes)
+
+
+def test_a_note_names_models_of_native_slices_that_are_given_resized_ones():
+    trained = {"DFGAN": 0, "AttnDFGAN": 256}
+    (note,) = resize_notes(trained, [((96, 96), (96, 96)), ((512, 512), (256, 256))])
+    assert note == ("DFGAN was trained on slices at their native size; here they are resized from "
+                    "512×512 to 256×256, which --config.data.size=0 prevents.")
+    assert resize_notes(trained, [((96, 96), (96, 96))]) == []

@@ -55,8 +55,15 @@ def test_a_classical_denoiser_is_timed_on_the_middle_slice(monkeypatch):
     assert [hu.item() for hu in seen] == [2]
 
 
-def test_the_input_and_a_users_own_rows_have_no_speed():
+def test_a_users_own_function_is_timed_on_all_slices(monkeypatch):
+    own = Row(table=tables.Row(kind="model"), denoise=lambda hu, bar: hu)
+    clock(monkeypatch, [0, 4])
+    assert measure_speed(own, np.zeros((2, 8, 8), np.float32)) == Speed(
+        slices_per_s=0.5, gflop=None)
+
+
+def test_the_input_and_slices_denoised_elsewhere_have_no_speed():
     qdct = np.zeros((2, 8, 8), np.float32)
     assert measure_speed(input_row(), qdct) is None
-    own = Row(table=tables.Row(kind="model"), denoise=lambda hu, bar: hu)
-    assert measure_speed(own, qdct) is None
+    elsewhere = Row(table=tables.Row(kind="model"), denoise=lambda hu, bar: hu, is_function=False)
+    assert measure_speed(elsewhere, qdct) is None

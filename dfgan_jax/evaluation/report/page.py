@@ -119,7 +119,8 @@ def write_report(
     )
     path = workdir / "report.html"
     with written_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        # Names of files may hold bytes that are no UTF-8.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return path
 
 

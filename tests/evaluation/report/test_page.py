@@ -44,6 +44,11 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(curves, "_png", lambda figure: b"")
 
 
+def test_names_that_are_no_utf_8_are_escaped(tmp_path, no_figures):
+    page = write(tmp_path, results=copy.deepcopy(RESULTS) | {"command": "main.py --input=a\udce9"})
+    assert r"--input=a\udce9" in page
+
+
 BEST = r'<td class="best"[^>]*>([^<]+)'
 
 
