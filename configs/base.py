@@ -23,12 +23,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.initial_checkpoint = ""
 
     config.data = ml_collections.ConfigDict()
-    # Training pairs in the published file format: an .npy, or several separated by commas;
-    # empty: simulated.
+    # Training pairs in the published file format: an .npy, or several separated by commas. Without
+    # files for any split, all are simulated.
     config.data.train = ""
-    # Validation pairs, as for data.train.
+    # Validation pairs, of other patients; needed beside data.train.
     config.data.valid = ""
-    # Test pairs, as for data.train.
+    # Test pairs, of further patients. Empty beside data.train: training ends without an evaluation.
     config.data.test = ""
     # Shares of the files of data.train in the batches, separated by commas; they add up to 1,
     # such as 0.7,0.3. Empty: each slice is drawn as often as any other.
@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
     # $XDG_CACHE_HOME/dfgan_jax.
     config.data.cache_dir = ""
 
-    # Simulated pairs, for the splits whose file is empty.
+    # Simulated pairs, of runs without files.
     config.simulation = ml_collections.ConfigDict()
     # Number of training slices, each of another phantom; by default as many as AAPM-Mayo 2016.
     config.simulation.train_slices = 2100

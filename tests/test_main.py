@@ -17,7 +17,13 @@ from tests.cli import command
     (["--config=configs/attn.py", "--config.batch_size=many"], "many"),
     (["--config=configs/attn.py", "--mode=evaluate"], "needs --checkpoint"),
     (["--config=configs/attn.py", "train"], "unexpected argument 'train'"),
-    (["--config=configs/attn.py", "--config.data.train=absent.npy"], "absent.npy: no such file"),
+    (["--config=configs/attn.py", "--config.data.train=absent.npy",
+      "--config.data.valid=absent.npy"], "absent.npy: no such file"),
+    (["--config=configs/attn.py", "--config.data.train=absent.npy"],
+     "error: config.data.valid is empty, but config.data.train is absent.npy: phantoms would"),
+    (["--config=configs/attn.py", "--mode=evaluate", "--checkpoint=dfgan",
+      "--config.data.valid=absent.npy"],
+     "error: config.data.test is empty, but config.data.valid is absent.npy: the scores would"),
 ])
 def test_what_cannot_be_used_is_told_in_one_line(options, message, tmp_path):
     workdir = tmp_path / "run"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from dfgan_jax.cli import splits
 from dfgan_jax.cli.compared import compare, further_models
 from dfgan_jax.cli.identity import CONFIG_FILE
 from dfgan_jax.cli.options import RunOptions
@@ -32,6 +33,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
       InputError: a checkpoint or the data cannot be used.
     """
     options = RunOptions.of(config)
+    read = splits.of_evaluation(options.data, options.evaluation)
     if (workdir / CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
@@ -44,7 +46,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
         denoisers += [loaded, *([loaded.with_settings(strength=strength)] if strength != 1 else []),
                       *([loaded.with_settings(self_ensemble=True)] if self_ensemble else [])]
     further = further_models(options.evaluation.checkpoints)
-    data = agreement.main_first(lambda: options.sources.load(options.evaluation.splits))
+    data = agreement.main_first(lambda: options.sources.load(read))
     check_same_in_all(data)
     compare(options, workdir=workdir, denoisers=denoisers, further=further, data=data,
             given=given)

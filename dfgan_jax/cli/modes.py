@@ -80,7 +80,8 @@ MODES: dict[str, Mode] = {
         description=(
             "Trains the networks of a configuration on its pairs, which are simulated if it names "
             "no files, scores the best checkpoint on the test split and writes report.html into "
-            "the workdir. The same command continues a stopped run."),
+            "the workdir. Files for training and validation alone are enough to train; nothing is "
+            "scored then. The same command continues a stopped run."),
         example="--config={attn}:demo --config.seed=1 --workdir=runs/mine",
         needed=_CONFIG,
         optional={

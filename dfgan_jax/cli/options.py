@@ -95,12 +95,6 @@ class RunOptions:
                              "config.optimizer.freeze_batch_stats keeps the running statistics")
         with prefixed("optimizer."):
             self.optimizer.check_start(self.networks, initial_checkpoint=self.initial_checkpoint)
-        if self.evaluation.baselines and self.data.test and not self.data.valid:
-            raise InputError(f"data.test is {','.join(self.data.test)}, and config.data.valid "
-                             "empty: classical denoisers would be tuned on simulated slices, to "
-                             "their disadvantage. Expected data.valid, of other patients than "
-                             "data.test; or --config.evaluation.baselines= for a table without "
-                             "them")
 
     @classmethod
     def of(cls, config: Config) -> "RunOptions":

@@ -1,4 +1,4 @@
-"""`--mode=train`: trains, evaluates the best checkpoint on the test split, reports."""
+"""`--mode=train`: trains, evaluates the best checkpoint on the test split if any, reports."""
 
 import contextlib
 import functools
@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import jax
 import ml_collections
 
+from dfgan_jax.cli import splits
 from dfgan_jax.cli.compared import compare, further_models
 from dfgan_jax.cli.identity import check_workdir, claim_workdir
 from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.cli.options import RunOptions, prefixed
 from dfgan_jax.data import training_domain
-from dfgan_jax.data.dataset import SPLITS
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.sources import check_same_in_all
 from dfgan_jax.denoising.denoiser import Denoiser
@@ -39,12 +39,13 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         the same command continues from it.
     """
     options = RunOptions.of(config)
+    read = splits.of_training(options.data)
     devices = _devices(options)
     options.check_same_in_all()
     # Loaded now, so that a broken model is an error before hours of training.
     further = further_models(options.evaluation.checkpoints)
     agreement.from_main(functools.partial(check_workdir, workdir, options))
-    data = agreement.main_first(lambda: options.sources.load(SPLITS))
+    data = agreement.main_first(lambda: options.sources.load(read))
     total_steps = options.epochs * input_pipeline.steps_per_epoch(
         data["train"], global_batch_size=options.batch_size)
     with prefixed("config.optimizer."):
@@ -70,6 +71,10 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             claim=functools.partial(claim_workdir, workdir, options))
         if stopped_by is not None:
             raise SystemExit(128 + stopped_by)
+        if "test" not in data:
+            print("There is no test split (config.data.test is empty), so nothing is evaluated",
+                  flush=True)
+            return
         compare(options, workdir=workdir, data=data, further=further,
                 denoisers=[Denoiser.load_in_all(workdir)])
 
@@ -109,6 +114,7 @@ def _announcement(options: RunOptions, workdir: pathlib.Path, data: Mapping[str,
                            for name, tree in counts.items())
     slices = ", ".join(f"{split} {len(pairs)} ({options.sources.describe(split)})"
                        for split, pairs in data.items())
+    slices += "" if "test" in data else ", no test split"
     sizes = ", ".join(f"{height}×{width}" for height, width in dict.fromkeys(data["train"].sizes))
     crop = options.data.crop
     return (f"{model_name(options.as_json())} in {workdir}\n"

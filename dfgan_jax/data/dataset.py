@@ -112,9 +112,9 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
     if len(names) < len(wanted):
         raise InputError(f"split: {counted(len(names), 'patient')} "
                          f"({', '.join(sorted(names)[:5])}) cannot be divided into {len(wanted)} "
-                         "splits; slices of one patient must not stand in two. If one ID "
-                         "stands for several patients, patients=study or patients=folder "
-                         "tells them apart")
+                         "splits; slices of one patient must not stand in two. A share of 0, as "
+                         "in 0.8,0.2,0, leaves a split out. If one ID stands for several "
+                         "patients, patients=study or patients=folder tells them apart")
     counts = [1 if share > 0 else 0 for share in shares]
     while sum(counts) < len(names):  # the next to the split that lacks most of its share
         lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]

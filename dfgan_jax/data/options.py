@@ -14,8 +14,10 @@ from dfgan_jax.support.files import user_cache
 class DataOptions:
     """Files of pairs, and how training takes them; the defaults are those of the slides.
 
+    Without files for any split, all are simulated.
+
     Attributes:
-      train: `.npy` files in the published format, one after another; none: simulated.
+      train: `.npy` files in the published format, one after another.
       valid: the same of the validation split.
       test: the same of the test split.
       train_shares: of the files of `train` in the batches, separated by commas, which add up to
@@ -64,7 +66,7 @@ class DataOptions:
                                  f"least {min_size}, or 0 for {zero}")
 
     def files(self, split: str) -> tuple[str, ...]:
-        """The files of a split, in order; empty if it is simulated."""
+        """The files of a split, in order."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
     @property
@@ -86,7 +88,7 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimulationOptions:
-    """Phantoms for the splits without files.
+    """Phantoms for a run without files.
 
     Attributes:
       train_slices: number of slices of the training split, each of another phantom.

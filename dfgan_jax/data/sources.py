@@ -28,7 +28,7 @@ class Sources:
 
     Attributes:
       data: options with the files.
-      simulation: options of the splits without files.
+      simulation: options of the splits, where they have no files.
       size_multiple: heights and widths in training are multiples of this [pixels].
       min_size: smallest height and width in training [pixels].
     """

@@ -186,15 +186,6 @@ def test_wrong_fields_are_refused(field, value, message):
         RunOptions.of(config)
 
 
-def test_a_test_file_needs_a_validation_file_for_the_classical_denoisers():
-    config = attn.get_config()
-    config.data.test = "test.npy"
-    with pytest.raises(InputError, match=r"data\.valid empty: classical denoisers would be tuned"):
-        RunOptions.of(config)
-    config.evaluation.baselines = ""
-    RunOptions.of(config)
-
-
 def test_an_unknown_field_is_named():
     config = attn.get_config()
     with config.unlocked():

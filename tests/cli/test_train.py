@@ -250,6 +250,19 @@ def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
     assert done.stderr == "error: config.batch_size is 2: expected a multiple of accumulate (3)\n"
 
 
+def test_two_patients_train_without_a_test_split(tmp_path):
+    options = [option for option in command.make_pairs(tmp_path)
+               if not option.startswith("--config.data.test=")]
+    done = command.run(*command.TINY, *options, *SMALLEST, "--config.epochs=1",
+                       f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert ", no test split," in done.stdout
+    assert done.stdout.splitlines()[-1] == (
+        "There is no test split (config.data.test is empty), so nothing is evaluated")
+    assert (tmp_path / "run" / "checkpoints" / "4").is_dir()
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(
         finished, tmp_path):
     options, undisturbed, _ = finished
