@@ -272,7 +272,7 @@ def read_manifest(path: pathlib.Path, count: int) -> list[dict[str, str]] | None
             continue  # the manifest of other files in the folder
         row_of = {row.get("index"): row for row in rows}
         in_order = [row_of.get(str(index), {}) for index in range(count)]
-        if len(rows) != count or not all(row.get("patient") for row in in_order):
+        if len(rows) != count or not all((row.get("patient") or "").strip() for row in in_order):
             raise InputError(f"{manifest}: {counted(len(rows), 'row')} for the "
                              f"{counted(count, 'slice')} of {path}; expected one for each, with "
                              "its index, from 0, and a patient")

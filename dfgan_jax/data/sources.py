@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dfgan_jax.data.aliasing import Size, aliasing_notes
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.options import DataOptions, SimulationOptions
-from dfgan_jax.data.overlap import check_no_overlap
+from dfgan_jax.data.overlap import check_no_overlap, check_no_shared_patient
 from dfgan_jax.data.pairs import Pairs, joined
 from dfgan_jax.data.pairs_cache import PreprocessedPairs, read_preprocessed, written_to_cache
 from dfgan_jax.data.pairs_file import read_pairs, write_slices
@@ -57,13 +57,14 @@ class Sources:
           Split → pairs in normalised HU.
 
         Raises:
-          InputError: a file or its manifest cannot be used, the cache cannot be written, a slice is
-            in two splits, or the size does not fit the training of the networks.
+          InputError: a file or its manifest cannot be used, the cache cannot be written, a slice or
+            a patient is in two splits, or the size does not fit the training of the networks.
         """
         preprocessed = {split: self._preprocessed(split) for split in splits}
-        for split, files in preprocessed.items():
-            for path, file in zip(self.data.files(split), files.values(), strict=False):
-                read_manifest(pathlib.Path(path), len(file.pairs))  # an error now, not at the end
+        check_no_shared_patient({
+            split: {path: _patients(path, len(file.pairs))
+                    for path, file in zip(self.data.files(split), files.values(), strict=False)}
+            for split, files in preprocessed.items()})
         _check_no_slice_twice(preprocessed)
         pairs = {split: joined([each.pairs for each in files.values()])
                  for split, files in preprocessed.items()}
@@ -137,18 +138,23 @@ class Sources:
                              "resize")
 
 
+def _patients(path: str, count: int) -> list[str]:
+    """The patient of each slice of a file, by its manifest; empty without one."""
+    return [row["patient"] for row in read_manifest(pathlib.Path(path), count) or ()]
+
+
 def _check_no_slice_twice(preprocessed: Mapping[str, Mapping[str, PreprocessedPairs]]) -> None:
     """Refuses a repeated low dose; warns of a normal dose in two splits.
 
     Args:
       preprocessed: split → name of a file → its pairs.
     """
-    check_no_overlap({name: each.raw_qdct_digests for files in preprocessed.values()
-                      for name, each in files.items()})
+    check_no_overlap({split: {name: each.raw_qdct_digests for name, each in files.items()}
+                      for split, files in preprocessed.items()})
     try:
         # Several files of one split may hold one scan at several doses.
-        check_no_overlap({f"data.{split}": [digest for each in files.values()
-                                            for digest in each.raw_ndct_digests]
+        check_no_overlap({split: {f"data.{split}": [digest for each in files.values()
+                                                    for digest in each.raw_ndct_digests]}
                           for split, files in preprocessed.items()})
     except InputError as error:
         # Equal phantoms may be intended; equal scans are of one patient.

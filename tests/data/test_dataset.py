@@ -195,7 +195,8 @@ def test_the_manifest_of_a_renamed_file_of_a_split_is_read(tmp_path):
     assert read_patients(tmp_path / "x.npy", 1) == ["a"]
 
 
-@pytest.mark.parametrize("rows", ["", "0,a\n", "0,a\n2,b\n", "0,a\n1,\n", "0,a\n1,b\n2,c\n"])
+@pytest.mark.parametrize("rows", ["", "0,a\n", "0,a\n2,b\n", "0,a\n1,\n", "0,a\n1, \n",
+                                  "0,a\n1,b\n2,c\n"])
 def test_a_manifest_of_other_slices_is_refused(tmp_path, rows):
     (tmp_path / "x.manifest.csv").write_text("index,patient\n" + rows)
     with pytest.raises(InputError, match=r"x\.manifest\.csv: \d rows? for the 2 slices"):

@@ -119,6 +119,18 @@ def test_the_same_normal_dose_in_two_splits_is_warned_of(config, tmp_path, capsy
             in capsys.readouterr().err)
 
 
+def test_manifests_that_name_a_patient_in_two_splits_are_refused(config, tmp_path):
+    config.data.size = 32
+    config.data.valid = write(tmp_path / "a.npy", (2, 64, 64), 0)
+    config.data.test = write(tmp_path / "b.npy", (1, 64, 64), 1)
+    (tmp_path / "a.manifest.csv").write_text("index,patient\n0,L1\n1,L2\n")
+    RunOptions.of(config).sources.load(("valid", "test"))  # the patients of the test are unknown
+    (tmp_path / "b.manifest.csv").write_text("index,patient\n0,L2\n")
+    with pytest.raises(InputError, match=r"data\.test \(\S+b\.npy\): patient 'L2' is also in "
+                                         r"data\.valid \(\S+a\.npy\), by their manifests"):
+        RunOptions.of(config).sources.load(("valid", "test"))
+
+
 def test_one_split_may_hold_a_normal_dose_at_several_low_ones(config, tmp_path, capsys):
     config.data.size = 32
     train, other = (read_pairs(write(tmp_path / f"{name}.npy", (2, 64, 64), seed))
@@ -141,7 +153,8 @@ def test_several_files_of_a_split_follow_each_other(config, tmp_path):
     alone = RunOptions.of(config).sources.load(("train",))["train"]
     np.testing.assert_array_equal(pairs.ndct[3], alone.ndct[1])
     config.data.train = f"{files[1]},{files[1]}"
-    with pytest.raises(InputError, match=r"data\.train, file 2 \(\S+b\.npy\): slice 0 is also "):
+    with pytest.raises(InputError, match=r"data\.train, file 2 \(\S+b\.npy\): slice 0 is also "
+                                         r"slice 0 of .*; its split would count it twice"):
         RunOptions.of(config).sources.load(("train",))
 
 
