@@ -78,5 +78,5 @@ def tell_written(written: dict[str, int], entries: Sequence[Entry]) -> None:
           f"{', …' if patients[10:] else ''}", flush=True)
     kernels = sorted({str(entry.manifest.get("kernel", "")) for entry in entries})
     if len(kernels) > 1:
-        print(f"several kernels: {', '.join(kernels)}; their noise differs, so train and score "
-              "them apart", file=sys.stderr)
+        print(f"several kernels: {', '.join(kernels)}; their noise differs, so score them apart",
+              file=sys.stderr)
