@@ -16,8 +16,9 @@ def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
     """Refuses a folder that belongs to a run of another configuration.
 
     `epochs` may differ if the learning rate is constant, so that a finished run can be
-    continued. Fields that change training by no more than rounding may differ: the places of
-    pairs, the times of checkpoints, the sharing of batches, `remat` and the evaluation.
+    continued. Fields that change training by no more than rounding may differ: the times of
+    checkpoints and of rows of metrics, the places of batches and their sharing, `remat` and the
+    evaluation. So may the files of pairs, since checkpoints keep fingerprints of the pairs.
 
     Raises:
       InputError: the configurations differ; the message names the first field that does.
@@ -34,7 +35,9 @@ def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
     except ValueError as error:  # no JSON, or no UTF-8
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = flattened(options.as_json())
-    free = {"epochs"} if options.optimizer.schedule == "constant" else set()
+    free = {"data.train", "data.valid", "data.test"}
+    if options.optimizer.schedule == "constant":
+        free.add("epochs")
     differing = sorted(name for name in there.keys() | here.keys()
                        if there.get(name) != here.get(name)
                        and not (name in free or _changes_no_training(name)))
@@ -59,12 +62,11 @@ def shared_by_seeds(config: JsonObject) -> str:
       config: of a checkpoint.
     """
     return json.dumps({name: value for name, value in meant(config).items()
-                       if name not in ("seed", "name", "log_every_steps",
-                                       "checkpoint_every_minutes")
-                       and not _changes_no_training(name)}, sort_keys=True)
+                       if name not in ("seed", "name") and not _changes_no_training(name)},
+                      sort_keys=True)
 
 
 def _changes_no_training(name: str) -> bool:
-    return (name in ("data.cache_dir", "data.on_device", "checkpoint_after_seconds", "remat",
-                     "parallel")
+    return (name in ("data.cache_dir", "data.on_device", "checkpoint_after_seconds",
+                     "checkpoint_every_minutes", "log_every_steps", "remat", "parallel")
             or name.startswith("evaluation."))

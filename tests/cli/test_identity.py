@@ -51,6 +51,9 @@ def test_a_run_from_before_the_recipes_fields_is_one_of_the_slides(tmp_path):
 @pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"parallel": "jit"},
                                     {"data.on_device": "never"},
                                     {"checkpoint_after_seconds": 0.0},
+                                    {"checkpoint_every_minutes": 1.0}, {"log_every_steps": 3},
+                                    {"data.train": "moved/a.npy", "data.valid": "moved/b.npy",
+                                     "data.test": "c.npy"},
                                     {"evaluation.baselines": ""}])
 def test_what_changes_no_training_may_change_while_a_run_goes_on(config, tmp_path, change):
     claim_workdir(tmp_path, RunOptions.of(config))
@@ -98,3 +101,4 @@ def test_runs_that_differ_in_their_seed_share_all_else(config):
     assert shared(seed=7, name="seven", log_every_steps=1,
                   **{"evaluation.physics": False}) == shared()
     assert shared(batch_size=7) != shared()
+    assert shared(**{"data.train": "others.npy"}) != shared()  # their means differ by the data, too

@@ -235,9 +235,6 @@ def test_goes_on_only_with_the_data_it_was_started_with(finished, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(workdir, copied)
     other = command.make_pairs(tmp_path, train=6)
-    config = json.loads((copied / "config.json").read_text())
-    config["data"] |= dict(option.removeprefix("--config.data.").split("=") for option in other)
-    (copied / "config.json").write_text(json.dumps(config))
     done = command.run(*command.TINY, *other, *SMALLEST, f"--workdir={copied}",
                        f"--config.epochs={EPOCHS}")
     assert done.returncode == 1
@@ -250,17 +247,21 @@ def test_refuses_parts_that_do_not_divide_the_batch(tmp_path):
     assert done.stderr == "error: config.batch_size is 2: expected a multiple of accumulate (3)\n"
 
 
-def test_two_patients_train_without_a_test_split(tmp_path):
-    options = [option for option in command.make_pairs(tmp_path)
-               if not option.startswith("--config.data.test=")]
-    done = command.run(*command.TINY, *options, *SMALLEST, "--config.epochs=1",
-                       f"--workdir={tmp_path / 'run'}")
+def test_two_patients_train_without_a_test_split_which_may_come_later(tmp_path):
+    *options, test = command.make_pairs(tmp_path)
+    options = [*command.TINY, *options, *SMALLEST, "--config.epochs=1",
+               f"--workdir={tmp_path / 'run'}"]
+    done = command.run(*options)
     assert done.returncode == 0, done.stderr
     assert ", no test split," in done.stdout
     assert done.stdout.splitlines()[-1] == (
         "There is no test split (config.data.test is empty), so nothing is evaluated")
     assert (tmp_path / "run" / "checkpoints" / "4").is_dir()
     assert not (tmp_path / "run" / "results.json").exists()
+    again = command.run(*options, test)
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step 4\n" in again.stdout
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["slices"] == 3
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(
