@@ -8,7 +8,7 @@ state saved at the last step, bit for bit, and `metrics.jsonl`, each row once.
 
 * `sigkill`: the process is killed.
 * `sigkill_one_of_two`: one of two processes is killed; the other must end by itself.
-* `sigterm`: the process must save, and end with status 143, within the grace period.
+* `sigterm`: the process must save, and end with status 85, within the grace period.
 * `sigterm_one_of_two`: both processes must do so.
 * `full_disk`: the workdir's disk is filled; the process must end with one line.
 * `damaged_checkpoint`: in the latest checkpoint of a killed run, one bit is flipped or a file is

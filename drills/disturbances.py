@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dfgan_jax.training.stop_request import SAVED
 from drills.runs import Bench, FailedError, Run
 from drills.workdir import (
     COMPILING,
@@ -164,13 +165,13 @@ def _terminate(case: Case, bench: Bench, *, processes: int) -> Ending:
     stopped = re.search(r"^Stopped by SIGTERM at step (\d+), which is saved", run.text(),
                         re.MULTILINE)
     if stopped is not None:
-        if set(statuses) != {143}:
-            raise FailedError(f"saved, but ended with status {statuses}; expected 143")
+        if set(statuses) != {SAVED}:
+            raise FailedError(f"saved, but ended with status {statuses}; expected {SAVED}")
         if saved_step(case.workdir) != int(stopped.group(1)):
             raise FailedError(f"told that step {stopped.group(1)} is saved; the latest checkpoint "
                               f"is of step {saved_step(case.workdir)}")
         case.saved = int(stopped.group(1))
-        return Ending("saved, status 143", end_s)
+        return Ending(f"saved, status {SAVED}", end_s)
     # The run may have made its last step between the observation and the signal.
     if trains and trained_steps(case.workdir) < bench.last_step:
         raise FailedError(f"ended with status {statuses} and saved nothing: {run.last_line()}")
@@ -178,7 +179,7 @@ def _terminate(case: Case, bench: Bench, *, processes: int) -> Ending:
         raise FailedError("told a traceback")
     if signalled.returncode == 0 and case.phase == ENDING:
         return Ending("had written all", end_s, finished=set(statuses) == {0})
-    if signalled.returncode not in (143, -signal.SIGTERM):
+    if signalled.returncode not in (SAVED, -signal.SIGTERM):
         raise FailedError(f"ended with status {statuses}: {run.last_line()}")
     return Ending("ended by it before training" if case.phase == STARTING else
                   "ended by it after training", end_s)

@@ -17,7 +17,8 @@
 #
 # Ctrl-C stops the run after saving. Without the TPU's type it waits for a TPU that is gone.
 # Where the connection breaks, main.py runs on until this, started again, stops it after saving and
-# goes on from there. MAX_RESTARTS (10) limits restarts after a crash. See docs/clusters.md.
+# goes on from there. MAX_RESTARTS (10) limits restarts after ends that saved nothing: a crash, or
+# a signal outside of training. See docs/clusters.md.
 set -euo pipefail
 
 readonly folder=dfgan  # in the home of every worker
@@ -149,8 +150,8 @@ while true; do
     if ((status == 0)); then exit 0; fi
     if [[ $(state) != READY ]]; then
         echo "TPU $name is lost; going on with the next"
-    elif ((status == 143)); then
-        echo "Stopped by SIGTERM; going on"
+    elif ((status == 85)); then
+        echo "Stopped by a signal, and new steps are saved; going on"
     elif ((status != 75 && status <= 130)); then
         exit "$status"  # an error, which would come again
     elif ((restarts >= ${MAX_RESTARTS:-10})); then

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+import signal
 from collections.abc import Mapping
 
 import jax
@@ -26,6 +27,7 @@ from dfgan_jax.training.compiled import compile_steps, is_resident
 from dfgan_jax.training.run import Run
 from dfgan_jax.training.starting import start_from
 from dfgan_jax.training.state import TrainState
+from dfgan_jax.training.stop_request import SAVED
 from dfgan_jax.training.training import Training
 
 
@@ -35,7 +37,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     Raises:
       InputError: the configuration, the data or the workdir cannot be used.
       DivergenceError: training diverged.
-      SystemExit: a signal ended it after a checkpoint, with status 128 + its number;
+      SystemExit: a signal ended it after a checkpoint, with status `SAVED`, and 130 for Ctrl-C;
         the same command continues from it.
     """
     options = RunOptions.of(config)
@@ -70,7 +72,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             functools.partial(_first_state, options, training), shapes=shapes,
             claim=functools.partial(claim_workdir, workdir, options))
         if stopped_by is not None:
-            raise SystemExit(128 + stopped_by)
+            raise SystemExit(130 if stopped_by == signal.SIGINT else SAVED)
         if "test" not in data:
             print("There is no test split (config.data.test is empty), so nothing is evaluated",
                   flush=True)

@@ -170,7 +170,7 @@ def test_the_others_learn_why_and_process_0_lets_them_ask(one_of_two, monkeypatc
 
 @pytest.mark.parametrize(("error", "told", "expected"), [
     (None, None, ["end", "stopped", 0]),
-    (SystemExit(143), SystemExit, ["end", "stopped", 143]),
+    (SystemExit(85), SystemExit, ["end", "stopped", 85]),
     (InputError("no file"), InputError, ["told False", 1]),
     (KeyboardInterrupt(), KeyboardInterrupt, ["told False", 130]),
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GiB"), jax.errors.JaxRuntimeError,
@@ -190,7 +190,7 @@ def test_how_a_process_ends(one_of_two, monkeypatch, error, told, expected):
 
 
 @pytest.mark.parametrize(("index", "killed", "expected"), [
-    (0, False, ["leaves/1"]), (0, True, [143]), (1, False, ["leaves/1"])])
+    (0, False, ["leaves/1"]), (0, True, [85]), (1, False, ["leaves/1"])])
 def test_at_the_end_of_all_work_one_that_is_killed_does_not_matter(one_of_two, monkeypatch, index,
                                                                    killed, expected):
     """Process 0 waits for the other, and leaves with its own status where it never comes."""
@@ -201,7 +201,7 @@ def test_at_the_end_of_all_work_one_that_is_killed_does_not_matter(one_of_two, m
         monkeypatch.setattr(agreement.client(), "blocking_key_value_get", never)
     monkeypatch.setattr(processes, "_leave_at_once", one_of_two.append)
     monkeypatch.setattr(jax, "process_index", lambda: index)
-    processes._see_the_others_leave(143)
+    processes._see_the_others_leave(85)
     assert one_of_two == expected
 
 

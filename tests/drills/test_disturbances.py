@@ -12,7 +12,7 @@ STOPS = ("on_sigterm(lambda: (save({saved}), "
          "fail('Stopped by SIGTERM at step 7, which is saved; …', {status})))\ntrain(7)\nsleep()")
 # Ready once each has seen the other alive, and not before.
 NOTICES = "train(7, then='')\nwait_for_the_others_end()\n"
-BOTH_STOP = ("def stop(status=143):\n    if index == 0:\n        save(7)\n"
+BOTH_STOP = ("def stop(status=85):\n    if index == 0:\n        save(7)\n"
              "        say('Stopped by SIGTERM at step 7, which is saved; …')\n"
              "    sys.exit(status)\non_sigterm(stop)\n" + NOTICES + "stop({status})")
 GONE = "error: process 1 of this run is lost"
@@ -24,17 +24,17 @@ CASES = [
     ("sigkill", "train(7)\nsleep()", "killed", None),
     ("sigkill", "pass", "had ended before", None),
     ("sigkill", "fail('error: at step 3, the loss is nan')", None, "status 1: error: at step 3"),
-    ("sigterm", STOPS.format(saved=7, status=143), "saved, status 143", None),
-    ("sigterm", STOPS.format(saved=7, status=0), None, r"status \[0\]; expected 143"),
-    ("sigterm", STOPS.format(saved=6, status=143), None, "checkpoint is of step 6"),
-    ("sigterm", "on_sigterm(lambda: sys.exit(143))\ntrain(7)\nsleep()", None, "saved nothing"),
+    ("sigterm", STOPS.format(saved=7, status=85), "saved, status 85", None),
+    ("sigterm", STOPS.format(saved=7, status=0), None, r"status \[0\]; expected 85"),
+    ("sigterm", STOPS.format(saved=6, status=85), None, "checkpoint is of step 6"),
+    ("sigterm", "on_sigterm(lambda: sys.exit(85))\ntrain(7)\nsleep()", None, "saved nothing"),
     ("sigterm", "train(7)\nsleep()", None, r"status \[-15\] and saved nothing"),
     ("sigterm", "say('ready')\nsleep()", "ended by it before training", None),
     ("sigterm", "train(8)\nsay('training: 8/8 steps')\nsleep()", "ended by it after training",
      None),
-    ("sigterm_one_of_two", BOTH_STOP.format(status=143), "saved, status 143", None),
-    ("sigterm_one_of_two", BOTH_STOP.format(status=1), None, r"143.*expected 143"),
-    ("sigterm_one_of_two", "on_sigterm(lambda: fail('', 143))\n" + NOTICES + "fail('', 1)", None,
+    ("sigterm_one_of_two", BOTH_STOP.format(status=85), "saved, status 85", None),
+    ("sigterm_one_of_two", BOTH_STOP.format(status=1), None, r"85.*expected 85"),
+    ("sigterm_one_of_two", "on_sigterm(lambda: fail('', 85))\n" + NOTICES + "fail('', 1)", None,
      "saved nothing"),
     ("sigkill_one_of_two", NOTICES + f"fail({GONE!r})", "the other told and ended", None),
     ("sigkill_one_of_two", NOTICES + f"fail({GONE!r}, 0)", None, "ended with status 0"),

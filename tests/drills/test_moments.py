@@ -44,7 +44,7 @@ def test_a_moment_that_failed_is_kept_and_told(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(moments, "read_final", lambda workdir: next(finals))
     expected = Final(8, {"x": np.ones(1)}, [], {})
     made = bench("if (workdir / 'metrics.jsonl').exists():\n    sys.exit()\n"
-                 "on_sigterm(lambda: sys.exit(143))\ntrain(7)\nsleep()")
+                 "on_sigterm(lambda: sys.exit(85))\ntrain(7)\nsleep()")
     failures = tmp_path / "failures"
     for identical, drill, problems in ((True, "sigterm", 1), (False, "sigkill", 1)):
         case = draw(drill, 0, seed=0, life_s=1.0, folder=tmp_path)

@@ -55,7 +55,7 @@ def test_starts_again_after_signals_and_not_after_errors(jobset, job, pod):
     final = rule["onExitCodes"]["values"]
     assert final == sorted(set(final))  # as the API wants it
     assert 1 in final
-    assert not {75, 134, 137, 138, 143} & set(final)
+    assert not {75, 85, 134, 137, 138, 143} & set(final)
     # One pod's end ends all, and Never is what a podFailurePolicy needs.
     assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     assert pod["terminationGracePeriodSeconds"] >= 120

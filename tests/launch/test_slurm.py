@@ -20,9 +20,9 @@ STAND_IN = """#!/bin/bash
 starts=("${@:2}")
 IFS=, read -ra tasks <<< "${starts[${SLURM_RESTART_COUNT:-0}]}"
 case ${tasks[SLURM_PROCID]} in
-    KILL) kill -KILL $$ ;;
+    KILL | TERM) kill -"${tasks[SLURM_PROCID]}" $$ ;;
     slow) sleep 2; echo saved; exit 1 ;;
-    wait) trap 'sleep 1; echo saved; exit 143' TERM
+    wait) trap 'sleep 1; echo saved; exit 85' TERM
           echo waits
           while :; do sleep 0.1; done ;;
     *) exit "${tasks[SLURM_PROCID]}" ;;
@@ -106,18 +106,20 @@ def stand_in(tmp_path):
 def test_what_is_started_again_and_what_is_not(cluster, stand_in, tmp_path):
     expected = {}
     for starts, environment, state, status, restarts in [
-            # A signal after saving, a minute after the start: however often that was.
-            (("143,143", "0,0"), {"SECONDS": 100, "MAX_RESTARTS": 0}, "COMPLETED", "0", 1),
-            (("138,138", "0,0"), {"SECONDS": 100, "MAX_RESTARTS": 0}, "COMPLETED", "0", 1),
-            # A time limit that is too short for one step.
-            (("143,143", "143,143"), {"MAX_RESTARTS": 1}, "FAILED", "143", 1),
+            # A signal after saving, however often that was.
+            (("85,85", "85,85", "0,0"), {"MAX_RESTARTS": 0}, "COMPLETED", "0", 2),
+            # A time limit that is too short for the evaluation, or for one step.
+            (("TERM,TERM", "TERM,TERM"), {"MAX_RESTARTS": 1}, "FAILED", "143", 1),
+            (("138,138",), {"MAX_RESTARTS": 0}, "FAILED", "138", 0),
+            # Ends that saved do not count.
+            (("85,85", "TERM,TERM", "85,85", "0,0"), {"MAX_RESTARTS": 1}, "COMPLETED", "0", 3),
             # One task is killed; the other tells that it lost one.
             (("0,KILL", "75,KILL", "0,0"), {}, "COMPLETED", "0", 2),
             (("75,0", "0,0"), {}, "COMPLETED", "0", 1),
-            (("KILL,1", "KILL,1"), {"MAX_RESTARTS": 1, "SECONDS": 100}, "FAILED", "137", 1),
+            (("KILL,1", "KILL,1"), {"MAX_RESTARTS": 1}, "FAILED", "137", 1),
             # An error, and Ctrl-C's signal.
-            (("1,0", "0,0"), {"SECONDS": 100}, "FAILED", "1", 0),
-            (("130,130", "0,0"), {"SECONDS": 100}, "FAILED", "130", 0)]:
+            (("1,0", "0,0"), {}, "FAILED", "1", 0),
+            (("130,130", "0,0"), {}, "FAILED", "130", 0)]:
         number, log = submit(cluster, tmp_path, *starts, python=stand_in, **environment)
         expected[number] = log, starts, (state, status, restarts)
     for number, (log, starts, end) in expected.items():
@@ -131,7 +133,7 @@ def test_the_first_task_to_end_lets_the_others_save(cluster, stand_in, tmp_path)
 
 
 def test_a_cancelled_job_saves_and_stays_cancelled(cluster, stand_in, tmp_path):
-    number, log = submit(cluster, tmp_path, "wait,wait", "0,0", python=stand_in, SECONDS=100)
+    number, log = submit(cluster, tmp_path, "wait,wait", "0,0", python=stand_in)
     wait_for(lambda: log.exists() and log.read_text().count("waits") == 2, log)
     cluster.run("scancel", number)
     state, _, restarts = finished(cluster, number, log)

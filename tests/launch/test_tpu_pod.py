@@ -91,7 +91,9 @@ def test_wrong_options_are_told(options, message):
     ([0], 0, 1),
     ([1, 0], 1, 1),
     ([130, 0], 130, 1),
-    ([143, 143, 143, 143, 0], 0, 5),  # more often than restarts after a crash
+    ([85, 85, 85, 85, 0], 0, 5),  # saved: more often than restarts after a crash
+    ([85, 143, 85, 143, 85, 143, 0], 143, 6),  # 143: a signal in the evaluation, for one
+    ([138], 138, 3),
     ([75, 137, 0], 0, 3),
     ([255], 255, 3)])
 def test_starts_again_after_signals_and_crashes_and_not_after_errors(pod, statuses, end, runs):
@@ -122,7 +124,7 @@ def worker(tmp_path):
     shutil.copy(SCRIPT, folder / "launch")
     (folder / "main.py").touch()
     (folder / "venv" / "bin" / "python").write_text(
-        "#!/usr/bin/env bash\ntrap 'echo saved; exit 143' TERM\necho \"$@\"\n"
+        "#!/usr/bin/env bash\ntrap 'echo saved; exit 85' TERM\necho \"$@\"\n"
         "for _ in {1..200}; do [[ $2 == --wait ]] && sleep 0.1; done\nexit 7\n")
     (folder / "venv" / "bin" / "python").chmod(0o700)
     return folder
@@ -152,5 +154,5 @@ def test_a_worker_first_stops_what_still_runs(worker, later):
     second.communicate(timeout=30)
     output, _ = first.communicate(timeout=30)
     assert output.endswith("saved\n")
-    assert first.returncode == 143
+    assert first.returncode == 85
     assert second.returncode == (7 if "--on-worker" in later else 0)
