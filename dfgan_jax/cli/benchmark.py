@@ -21,7 +21,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     """Measures this machine, prints a table and writes `benchmark.json` into `workdir`.
 
     Args:
-      config: names the networks, the losses and the size of the training slices.
+      config: names the networks, the losses and the sizes in training.
       workdir: folder to write into.
       checkpoint_path: see `Denoiser.load`; the weights for the comparison of bfloat16 with
         float32. None: initial weights, untrained.
@@ -55,5 +55,6 @@ def subject_of(options: RunOptions, checkpoint_path: str | None = None) -> Subje
         generator = build_generator(**weights.options)
         variables = weights.generator_variables
     return Subject(model=model_name(options.as_json()), training=training, state=state,
-                   size=options.sources.simulated_size, simulation=options.simulation,
+                   size=options.sources.simulated_train_size,
+                   slice_size=options.sources.simulated_size, simulation=options.simulation,
                    generator=generator, variables=variables, weights=checkpoint_path or "initial")

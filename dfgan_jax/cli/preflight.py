@@ -60,7 +60,8 @@ def planned_of(options: RunOptions) -> Planned:
     """The part of a run that is compiled."""
     return Planned(config=options.name, model=model_name(options.as_json()),
                    training=options.training(total_steps=1),  # a number in the program
-                   batch_size=options.batch_size, size=options.sources.simulated_size,
+                   batch_size=options.batch_size, size=options.sources.simulated_train_size,
+                   slice_size=options.sources.simulated_size,
                    parallel=options.parallel, dtype=options.dtype)
 
 

@@ -43,6 +43,11 @@ class Sources:
         """Height and width of simulated slices [pixels]."""
         return self.data.size or NATIVE_SIZE
 
+    @property
+    def simulated_train_size(self) -> int:
+        """Height and width of the crops, or slices, that training takes from these [pixels]."""
+        return self.data.crop or self.simulated_size
+
     def describe(self, split: str) -> str:
         """The source of a split's pairs, in words."""
         return ",".join(self.data.files(split)) or f"simulated (seed {self.simulation.seed})"

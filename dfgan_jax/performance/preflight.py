@@ -64,16 +64,13 @@ def reports_for_tpu(planned: Planned, topology: str, *, search_limit_s: float
     evaluated = compiled("evaluation", batch.per_device)
     programs = [trained, evaluated]
     yield _tpu_report(planned, batch, programs, topology=topology, chip=devices[0], limit=limit)
-    fits = trained.fits and evaluated.fits
-    if not fits and not planned.remat and in_time(batch.per_device):
+    if not trained.fits and not planned.remat and in_time(batch.per_device):
         programs.append(compiled("train with remat", batch.per_device))
     while True:
-        guess = next_size([(each.images_per_chip, each.total, each.fits)
-                           for each in programs if each.step == "train"],
-                          limit=limit, step=planned.accumulate)
+        guess = next_size(_sizes(planned, programs), limit=limit, step=planned.accumulate)
         if guess is None or not in_time(guess):
             break
-        programs.append(compiled("train", guess))
+        programs += [compiled(step, guess) for step in _searched(planned)]
     if len(programs) > 2:
         yield _tpu_report(planned, batch, programs, topology=topology, chip=devices[0], limit=limit)
 
@@ -109,6 +106,22 @@ def report_for_gpus(planned: Planned, topology: str) -> JsonObject:
     }
 
 
+def _searched(planned: Planned) -> tuple[str, ...]:
+    """The steps that limit the batch; on images of one size, evaluation takes less than training.
+    """
+    return ("train",) if planned.slice_size == planned.size else ("train", "evaluation")
+
+
+def _sizes(planned: Planned, programs: Sequence[Program]) -> list[tuple[int, float, bool]]:
+    """(images a chip, memory, whether it fits) of the searched steps together, each number once."""
+    by_images: dict[int, list[Program]] = {}
+    for each in programs:
+        if each.step in _searched(planned):
+            by_images.setdefault(each.images_per_chip, []).append(each)
+    return [(images, max(each.total for each in steps), all(each.fits for each in steps))
+            for images, steps in by_images.items()]
+
+
 def _stand_ins(count: int) -> list[jax.Device]:
     """Devices of the host, in place of absent ones."""
     with contextlib.suppress(RuntimeError):  # the number of devices in use is fixed
@@ -134,8 +147,8 @@ def _tpu_report(planned: Planned, batch: Batch, programs: Sequence[Program], *,
     """The report on the training step, the evaluation step, and the programs of the search."""
     trained, evaluated = programs[:2]
     fits = trained.fits and evaluated.fits
-    sizes = [each for each in programs if each.step == "train"]
-    largest = max((each.images_per_chip for each in sizes if each.fits), default=None)
+    sizes = _sizes(planned, programs)
+    largest = max((images for images, _, fitting in sizes if fitting), default=None)
     needs_most = max(trained, evaluated, key=lambda each: each.total)
     counts = [each for each in trained.collectives if each.op == "all-reduce"]
     return {
@@ -146,8 +159,8 @@ def _tpu_report(planned: Planned, batch: Batch, programs: Sequence[Program], *,
         "chip_memory_gib": round(limit, 2),
         "memory": {each.step: each.memory for each in (trained, evaluated)},
         "largest_batch": largest and largest * batch.devices,
-        "largest_batch_is_exact": any(not each.fits and each.images_per_chip
-                                      == (largest or 0) + planned.accumulate for each in sizes),
+        "largest_batch_is_exact": any(not fitting and images == (largest or 0) + planned.accumulate
+                                      for images, _, fitting in sizes),
         "all_reduces": sum(each.count for each in counts) if trained.fits else None,
         "gradient_all_reduces": sum(each.count for each in counts if each.what.startswith(
             collectives.GRADIENTS)) if trained.fits else None,
@@ -165,7 +178,7 @@ def _common(planned: Planned, batch: Batch, *, platform: str, topology: str
             "topology": topology, "chips": batch.devices, "batch_size": batch.configured,
             "batch_divides": batch.divides, "compiled_batch_size": batch.size,
             "images_per_chip": batch.per_device, "accumulate": planned.accumulate,
-            "dtype": planned.dtype, "size": planned.size,
+            "dtype": planned.dtype, "size": planned.size, "slice_size": planned.slice_size,
             "parallel": planned.devices_name(batch.devices)}
 
 
@@ -211,6 +224,9 @@ def _advice(planned: Planned, batch: Batch, programs: Sequence[Program], *,
         return advice
     if largest:
         advice.append(f"config.batch_size={largest * batch.devices}: fits")
+    if programs[0].fits:
+        return [*advice, "more chips, or a smaller config.batch_size: the evaluation, of whole "
+                         "slices, does not fit"]
     remat = [each for each in programs if each.step == "train with remat"]
     advice += [f"config.remat=True: {'fits' if each.fits else 'does not fit either'}, "
                f"{each.total:.2f} GiB, for about a third more time" for each in remat]

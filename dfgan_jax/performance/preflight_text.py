@@ -7,7 +7,9 @@ from dfgan_jax.support.types import JsonObject
 def text(report: JsonObject) -> str:
     """The content of `preflight.json` as lines of text."""
     among = f"{report['chips']} × {report.get('chip', 'GPU')}"
-    lines = [f"\n{report['model']} ({report['config']}), {report['dtype']}, {report['size']}², on "
+    sizes = f"{report['size']}²" + ("" if report["slice_size"] == report["size"] else
+                                    f" crops in training, {report['slice_size']}² in evaluation")
+    lines = [f"\n{report['model']} ({report['config']}), {report['dtype']}, {sizes}, on "
              f"{among}, by {report['parallel']}"]
     changed = ("" if report["batch_divides"] else
                f" does NOT divide: the rest is for {report['compiled_batch_size']}")

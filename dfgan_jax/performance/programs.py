@@ -27,7 +27,8 @@ class Planned:
       model: name of the model.
       training: the networks, optimizers and losses.
       batch_size: images in one update.
-      size: height and width of the images [pixels].
+      size: height and width of the crops, or slices, in training [pixels].
+      slice_size: height and width of the slices in the evaluation [pixels].
       parallel: how devices share a batch.
       dtype: of the networks' computation.
     """
@@ -37,6 +38,7 @@ class Planned:
     training: Training
     batch_size: int
     size: int
+    slice_size: int
     parallel: parallel.Parallel
     dtype: str
 
@@ -63,9 +65,10 @@ class Planned:
         return Batch(configured=self.batch_size, divides=self.batch_size % least == 0,
                      per_device=per_device, devices=devices)
 
-    def images(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of a batch."""
-        shape = shape_struct((count, self.size, self.size, 1), jnp.float32)
+    def images(self, count: int, step: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of a batch of a step, `count` images."""
+        size = self.slice_size if step == "evaluation" else self.size
+        shape = shape_struct((count, size, size, 1), jnp.float32)
         return {"ndct": shape, "qdct": shape}
 
 
@@ -128,7 +131,7 @@ def step_on(planned: Planned, devices: Sequence[jax.Device], step: str, count: i
                                   global_batch_size=count // planned.accumulate)
     compiled = (shared.evaluate(training.validation_step)
                 if step == "evaluation" else shared.train(training.step))
-    return compiled, training.state_shapes(), planned.images(count)
+    return compiled, training.state_shapes(), planned.images(count, step)
 
 
 def compile_step(planned: Planned, devices: Sequence[jax.Device], step: str,

@@ -81,7 +81,8 @@ class Subject:
       model: name of the model.
       training: the networks, optimizers and losses.
       state: initial state, on the host, since steps donate their state.
-      size: height and width of the training slices [pixels].
+      size: height and width of the crops, or slices, in training [pixels].
+      slice_size: height and width of the slices for the comparison of bfloat16 with float32.
       simulation: of the slices for the comparison of bfloat16 with float32.
       generator: the generator of this comparison.
       variables: its variables.
@@ -92,6 +93,7 @@ class Subject:
     training: Training
     state: TrainState
     size: int
+    slice_size: int
     simulation: SimulationOptions
     generator: Generator
     variables: dict[str, PyTree]
@@ -280,9 +282,9 @@ def _measure_input(program: Program, *, seconds: float) -> JsonObject:
 def compare_dtypes(subject: Subject, plan: Plan) -> JsonObject:
     """Denoises the same simulated slices in float32 and in bfloat16."""
     ndct, qdct = low_dose.simulate_pairs(
-        plan.slices, size=subject.size, seed=subject.simulation.seed, split="test",
+        plan.slices, size=subject.slice_size, seed=subject.simulation.seed, split="test",
         protocol=subject.simulation.protocol)
-    images, common = {}, {"slices": plan.slices, "size": subject.size}
+    images, common = {}, {"slices": plan.slices, "size": subject.slice_size}
     for dtype in ("float32", "bfloat16"):
         try:
             images[dtype] = Denoiser(subject.generator.clone(dtype=dtype),

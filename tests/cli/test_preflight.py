@@ -12,7 +12,7 @@ from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.performance import preflight as performance_preflight
 from dfgan_jax.performance import tpu_slices
 from dfgan_jax.performance.collectives import Collective
-from dfgan_jax.performance.programs import Program
+from dfgan_jax.performance.programs import Program, step_on
 from dfgan_jax.support.errors import InputError
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
@@ -40,13 +40,17 @@ def program(step, images_per_chip, limit, *, total):
 
 @pytest.fixture
 def slice_of_16(monkeypatch):
-    """16 chips of 16 GiB, and a training step that takes 1 + 1.5 GiB an image, 1 with remat."""
+    """16 chips of 16 GiB, and a training step that takes 1 + 1.5 GiB an image, 1 with remat.
+
+    On slices of 16 times as many pixels, evaluation takes 4 GiB an image instead of 0.25.
+    """
     class Chip:
         device_kind = "TPU v5 lite"
 
     def compile_(config, devices, step, images_per_chip, *, limit):
         assert len(devices) == 16
-        each = {"train": 1.5, "train with remat": 1.0, "evaluation": 0.25}[step]
+        each = {"train": 1.5, "train with remat": 1.0,
+                "evaluation": 0.25 * (config.slice_size // config.size)**2}[step]
         return program(step, images_per_chip, limit,
                        total=1 + each * images_per_chip / config.accumulate)
 
@@ -104,6 +108,53 @@ def test_what_does_not_fit_says_what_does(config, slice_of_16, tmp_path, capsys)
                                     "config.remat=True: fits, 13.00 GiB, for about a third "
                                     "more time"]
     assert "19.00 of 16.00 GiB a chip: does NOT fit" in capsys.readouterr().out
+
+
+@pytest.fixture
+def cropped(config):
+    config.data.size, config.data.crop = 128, 32
+    return config
+
+
+def test_training_is_planned_with_crops_and_evaluation_with_slices(config):
+    config.data.size = 64
+    shapes = {}
+    for crop in (0, 32):
+        config.data.crop = crop
+        planned = preflight.planned_of(RunOptions.of(config))
+        shapes[crop] = [step_on(planned, jax.devices()[:1], step, 4)[2]["qdct"].shape
+                        for step in ("train", "train with remat", "evaluation")]
+    assert shapes == {0: 3 * [(4, 64, 64, 1)],
+                      32: [(4, 32, 32, 1), (4, 32, 32, 1), (4, 64, 64, 1)]}
+
+
+def test_native_slices_are_planned_as_those_that_are_simulated():
+    planned = preflight.planned_of(RunOptions.of(dfgan.get_config("native")))
+    assert (planned.size, planned.slice_size) == (128, 512)
+
+
+def test_of_crops_the_report_names_both_sizes_and_the_search_is_of_both_steps(
+        cropped, slice_of_16, tmp_path, capsys):
+    cropped.batch_size = 16
+    preflight.run(cropped, workdir=tmp_path, topology="v5e:4x4")
+    report = json.loads((tmp_path / "preflight.json").read_text())
+    assert (report["size"], report["slice_size"]) == (32, 128)
+    assert report["fits"] is True
+    assert report["memory_per_chip_gib"] == 5.0  # of the evaluation
+    assert report["largest_batch"] == 48  # 1 + 4 · 3, where training alone would take 10 a chip
+    assert report["largest_batch_is_exact"] is False
+    assert "32² crops in training, 128² in evaluation, on 16 ×" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_alone_does_not_fit(cropped, slice_of_16, tmp_path):
+    cropped.batch_size = 16 * 5
+    with pytest.raises(SystemExit):
+        preflight.run(cropped, workdir=tmp_path, topology="v5e:4x4")
+    report = json.loads((tmp_path / "preflight.json").read_text())
+    assert (report["memory_per_chip_gib"], report["largest_batch"]) == (21.0, 48)
+    assert report["advice"] == [
+        "config.batch_size=48: fits", "more chips, or a smaller config.batch_size: the "
+        "evaluation, of whole slices, does not fit"]
 
 
 def test_without_time_nothing_more_is_compiled(config, slice_of_16, tmp_path):
@@ -214,6 +265,7 @@ def test_a_missing_libtpu_is_told(config, tmp_path, monkeypatch):
 
 def test_a_native_size_that_no_file_is_read_for(config, tmp_path):
     config.data.size = 0
+    config.data.crop = 32
     config.data.train = "pairs.npy"
     with pytest.raises(InputError, match=r"config\.data\.size is 0"):
         preflight.run(config, workdir=tmp_path, topology="v5e:2x2")

@@ -43,6 +43,15 @@ def test_a_row_for_each_kind_size_dtype_and_batch(finished):
         ("bfloat16", 32, 1), ("bfloat16", 48, 1)]
 
 
+def test_training_is_measured_on_crops_and_bfloat16_compared_on_slices(config):
+    config = config.copy_and_resolve_references()
+    config.data.size, config.data.crop = 48, 32
+    subject = benchmark.subject_of(RunOptions.of(config))
+    rows = speed_card._rows_of(PLAN, subject.size)
+    assert {row["size"] for row in rows if row["kind"] == "training"} == {32}
+    assert speed_card.compare_dtypes(subject, PLAN)["size"] == 48
+
+
 def test_the_numbers_of_a_row_follow_from_each_other(finished):
     bandwidth = finished["peaks"]["memory"]["bytes_per_s"]
     for row in finished["training"] + finished["inference"]:
