@@ -4,6 +4,7 @@ import contextlib
 import functools
 import pathlib
 import signal
+import sys
 from collections.abc import Mapping
 
 import jax
@@ -87,6 +88,12 @@ def _devices(options: RunOptions) -> parallel.Parallelism:
     if (devices.name, options.dtype) == ("pmap", "bfloat16") and not backend.has_accelerator():
         # pmap does not take the compiler options of bfloat16 on CPUs.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")
+    idle = devices.available_count - devices.device_count
+    if idle and agreement.is_main():
+        least = devices.available_count * options.accumulate
+        print(f"warning: config.batch_size={options.batch_size} leaves {idle} of "
+              f"{devices.available_count} devices idle; the next that uses all is "
+              f"{-(-options.batch_size // least) * least}", file=sys.stderr, flush=True)
     return devices
 
 

@@ -91,6 +91,7 @@ class Parallelism:
     Attributes:
       name: `jit` or `pmap`.
       device_count: devices in use, over all processes.
+      available_count: these and the devices that `auto` leaves idle.
     """
 
     def __init__(self, parallel: Parallel, *, global_batch_size: int,
@@ -103,6 +104,7 @@ class Parallelism:
             raise InputError(f"the processes have {sorted({len(each) for each in of_process})} "
                              "devices; expected as many each")
         self._process_count = len(of_process)
+        self.available_count = len(ordered)
         if parallel == "auto":
             most = len(of_process[0])
             count = max((n for n in range(1, most + 1)

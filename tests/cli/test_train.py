@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import cnn10
 from dfgan_jax.checkpoints.folder import read_meta, restore_state
 from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.checkpoints.run import Checkpoints
@@ -50,6 +51,21 @@ def finished(tmp_path_factory):
     done = command.run(*options, f"--workdir={folder / 'run'}")
     assert done.returncode == 0, done.stderr
     return options, folder / "run", done
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate", "parallel", "told"), [
+    # Of four devices.
+    (2, 1, "auto", "2 leaves 2 of 4 devices idle; the next that uses all is 4"),
+    (6, 1, "auto", "6 leaves 1 of 4 devices idle; the next that uses all is 8"),
+    (9, 3, "auto", "9 leaves 1 of 4 devices idle; the next that uses all is 12"),
+    (8, 1, "auto", None),
+    (8, 2, "pmap", None)])
+def test_idle_devices_are_told_with_the_batch_that_uses_all(
+        capsys, batch_size, accumulate, parallel, told):
+    config = cnn10.get_config("demo")
+    config.batch_size, config.accumulate, config.parallel = batch_size, accumulate, parallel
+    train._devices(RunOptions.of(config))
+    assert capsys.readouterr().err == (f"warning: config.batch_size={told}\n" if told else "")
 
 
 def test_leaves_everything_a_run_promises(finished):

@@ -113,7 +113,7 @@ def test_auto_is_jit_unshared_and_pmap_on_several():
 
 def test_auto_takes_as_many_devices_as_the_batch_divides_among():
     devices = Parallelism("auto", global_batch_size=6, devices=jax.devices()[:4])
-    assert (devices.name, devices.device_count) == ("pmap", 3)
+    assert (devices.name, devices.device_count, devices.available_count) == ("pmap", 3, 4)
 
 
 def test_refuses_a_batch_that_does_not_divide():
