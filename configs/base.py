@@ -43,8 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Keep the pairs of training and validation in the device's memory: always, never, or auto: on
     # a GPU or TPU, where they take no more than a quarter of its memory.
     config.data.on_device = "auto"
-    # Folder of simulated and preprocessed pairs; empty: ~/.cache/dfgan_jax, or
-    # $XDG_CACHE_HOME/dfgan_jax.
+    # Folder of simulated and preprocessed pairs, which take as much room as the files; empty:
+    # ~/.cache/dfgan_jax, or $XDG_CACHE_HOME/dfgan_jax.
     config.data.cache_dir = ""
 
     # Simulated pairs, of runs without files.

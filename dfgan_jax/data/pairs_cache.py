@@ -23,7 +23,7 @@ from dfgan_jax.data.pairs_file import PairsFile, read_pairs
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.digests import file_digest, json_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.files import one_at_a_time, written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.safe_pickle import reason
 from dfgan_jax.support.types import JsonObject
@@ -70,7 +70,8 @@ def read_preprocessed(path: str | os.PathLike[str], *, size: int, folder: pathli
     """Reads a file in the published format, preprocessed; converts it at the first call only.
 
     The entry's name is a digest of the file and of everything else that determines a pixel: an
-    entry is never stale. A damaged entry is reported to stderr and made again.
+    entry is never stale. A damaged entry is reported to stderr and made again. Of several processes
+    that need an entry at once, one makes it, and the others wait.
 
     Args:
       path: an `.npy` file.
@@ -88,14 +89,14 @@ def read_preprocessed(path: str | os.PathLike[str], *, size: int, folder: pathli
                  "preprocessing": PREPROCESSING_VERSION, "mu_water": hounsfield.MU_WATER,
                  "hu_offset": hounsfield.HU_OFFSET, "hu_scale": hounsfield.HU_SCALE}
     entry = folder / f"preprocessed-{json_digest(made_from)[:32]}"
-    if (entry / _SIDECAR).exists():
-        try:
-            return _load(entry)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # damage can take any form
-            print(f"{entry}: {reason(error)}; made again from {path}", file=sys.stderr, flush=True)
-    raw = read_pairs(path)
-    with written_to_cache(folder):
-        return _write(entry, raw, size=size, made_from=made_from)
+    kept = _kept(entry)
+    if kept is None:
+        raw = read_pairs(path)
+        with written_to_cache(folder), one_at_a_time(entry / "lock"):
+            # Again: another process may have made it while this one waited.
+            kept = _kept(entry, remade_from=path) or _write(entry, raw, size=size,
+                                                            made_from=made_from)
+    return kept
 
 
 @contextlib.contextmanager
@@ -110,6 +111,24 @@ def written_to_cache(folder: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder}: the cache cannot be written ({error.strerror or error}); "
                          "config.data.cache_dir puts it elsewhere") from error
+
+
+def _kept(entry: pathlib.Path, *, remade_from: pathlib.Path | None = None
+          ) -> PreprocessedPairs | None:
+    """A whole entry; None where it is missing or damaged.
+
+    Args:
+      remade_from: damage is reported to stderr, with this file. None: it is not.
+    """
+    if not (entry / _SIDECAR).exists():
+        return None
+    try:
+        return _load(entry)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # damage can take any form
+        if remade_from is not None:
+            print(f"{entry}: {reason(error)}; made again from {remade_from}", file=sys.stderr,
+                  flush=True)
+        return None
 
 
 def _load(entry: pathlib.Path) -> PreprocessedPairs:

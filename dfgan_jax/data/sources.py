@@ -16,6 +16,7 @@ from dfgan_jax.devices import agreement
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import one_at_a_time
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.wording import counted
 
@@ -110,8 +111,9 @@ class Sources:
         folder = self.data.cache_folder
         path = folder / f"simulated-{name}" / f"{split}-{self.simulation.slices(split)}.npy"
         if not path.exists():
-            with written_to_cache(folder):
-                self.simulate(split, path)
+            with written_to_cache(folder), one_at_a_time(path.with_suffix(".lock")):
+                if not path.exists():  # made by another process while this one waited
+                    self.simulate(split, path)
         return path
 
     def simulate(self, split: str, path: pathlib.Path) -> None:

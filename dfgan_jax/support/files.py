@@ -11,6 +11,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -124,23 +125,61 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+b", buffering=0) as file:
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOLCK, "no locks on this system")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = _lock(file)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
+            print(f"warning: {folder}: cannot be locked ({error}); see that no second run uses it",
+                  file=sys.stderr, flush=True)
+        else:
+            if not is_ours:
                 file.seek(0)
                 holder = file.read().decode().strip() or "another run"
                 raise InputError(f"{folder}: in use by {holder}; wait until it has ended, or "
-                                 "choose another workdir") from error
-            print(f"warning: {folder}: cannot be locked ({error}); see that no second run uses it",
-                  file=sys.stderr, flush=True)
+                                 "choose another workdir")
         with full_disk_named(folder / "lock"):
             file.truncate(0)
             file.write(
                 f"process {os.getpid()} on {socket.gethostname()} since "
                 f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')}\n".encode())
         yield
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a file, which is made; waits while another process or thread holds it.
+
+    The system releases the lock however its holder ends; the file stays. On a file system without
+    locks nobody waits, and a warning is printed to stderr.
+
+    Raises:
+      OSError: the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            if not _lock(file):
+                print(f"Waiting for the process that holds {path}", flush=True)
+                _lock(file, waits=True)
+        except OSError as error:
+            print(f"warning: {path}: cannot be locked ({error}); other processes may do the same "
+                  "work at once", file=sys.stderr, flush=True)
+        yield
+
+
+def _lock(file: IO[bytes], *, waits: bool = False) -> bool:
+    """Locks a file until it is closed; False where another holds the lock, unless this waits.
+
+    Raises:
+      OSError: the file system has no locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "no locks on this system")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 @contextlib.contextmanager

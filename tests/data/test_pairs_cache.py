@@ -1,9 +1,11 @@
+import concurrent.futures
 import errno
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -14,6 +16,7 @@ from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_cache import preprocess, read_preprocessed
 from dfgan_jax.data.pairs_file import read_pairs, write_pairs
+from dfgan_jax.support import files as support_files
 from dfgan_jax.support.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -51,7 +54,9 @@ def conversions(monkeypatch):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """Names of all files but the locks of the entries."""
+    return sorted(path.name for path in folder.rglob("*")
+                  if path.is_file() and path.name != "lock")
 
 
 def test_slices_are_halved_and_normalised_by_hand(tmp_path, folder):
@@ -105,7 +110,7 @@ def test_entries_do_not_depend_on_the_blocks(source, folder, tmp_path, monkeypat
     one, other = ({path.relative_to(each): path.read_bytes() for path in each.glob("*/*")}
                   for each in (folder, tmp_path / "other"))
     assert one == other
-    assert len(one) == 3
+    assert len(one) == 4  # with the lock
 
 
 def test_a_conversion_keeps_one_block_in_memory(source, folder, monkeypatch):
@@ -273,7 +278,8 @@ def test_a_source_that_cannot_be_used_is_named_and_not_cached(tmp_path, folder):
 
 
 def test_another_process_that_replaces_an_entry_takes_nothing_away(source, folder, monkeypatch):
-    """Both convert at once; the other one, in the middle of ours, is whole before we are."""
+    """Both convert at once, without locks; the other one is whole before we are."""
+    monkeypatch.setattr(support_files, "fcntl", None)
     preprocess = pairs_cache.preprocess
     theirs: list[Pairs] = []
 
@@ -289,6 +295,35 @@ def test_another_process_that_replaces_an_entry_takes_nothing_away(source, folde
     assert files(folder) == ["entry.json", "ndct.npy", "qdct.npy"]
 
 
+def test_those_that_come_during_a_conversion_wait_for_it(source, folder, monkeypatch):
+    waiting, flock = threading.Semaphore(0), support_files.fcntl.flock
+    slices: list[np.ndarray] = []
+    others: list[concurrent.futures.Future] = []
+
+    def watched(file, flags):
+        if not flags & support_files.fcntl.LOCK_NB:
+            waiting.release()
+        flock(file, flags)
+
+    def with_others(mu, *, size):
+        if not others:
+            others.extend(pool.submit(read_preprocessed, source, size=2, folder=folder)
+                          for _ in range(3))
+            assert all(waiting.acquire(timeout=20) for _ in range(3))
+        slices.append(mu)
+        return preprocess(mu, size=size)
+
+    monkeypatch.setattr(support_files.fcntl, "flock", watched)
+    monkeypatch.setattr(pairs_cache, "preprocess", with_others)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        ours = read_preprocessed(source, size=2, folder=folder)
+        theirs = [other.result(timeout=60) for other in others]
+    assert len(slices) == 2 * 3  # of one conversion: both doses
+    for each in theirs:
+        np.testing.assert_array_equal(each.pairs.qdct, ours.pairs.qdct)
+        assert each.raw_qdct_digests == ours.raw_qdct_digests
+
+
 def test_processes_that_start_at_once_all_get_the_pairs(source, folder):
     code = ("import pathlib, sys; from dfgan_jax.data.pairs_cache import "
             "read_preprocessed as read; "
@@ -299,7 +334,8 @@ def test_processes_that_start_at_once_all_get_the_pairs(source, folder):
                  for _ in range(3)]
     outputs = [process.communicate(timeout=120) for process in processes]
     expected = read_preprocessed(source, size=2, folder=folder).pairs.fingerprint()
-    assert [out.strip() for out, _ in outputs] == [expected] * 3, outputs
+    assert [out.split()[-1] for out, _ in outputs] == [expected] * 3, outputs
+    assert sum("preprocessing pairs.npy: 6/6" in err for _, err in outputs) == 1
     assert not any("made again" in err for _, err in outputs)
     assert files(folder) == ["entry.json", "ndct.npy", "qdct.npy"]
 

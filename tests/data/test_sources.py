@@ -1,4 +1,6 @@
+import concurrent.futures
 import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import read_pairs, write_pairs
 from dfgan_jax.data.sources import Sources
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import one_at_a_time
 from tests.data.few_phantoms import few_phantoms
 
 
@@ -190,6 +193,23 @@ def test_cached_pairs_are_made_once_and_depend_on_what_is_asked_for(simulated):
     simulated.simulation.test_slices = 1
     fewer = read_pairs(RunOptions.of(simulated).sources.simulated("test"))
     np.testing.assert_array_equal(fewer.qdct[0], first.qdct[0])
+
+
+def test_pairs_that_another_process_simulates_meanwhile_are_waited_for(simulated, capsys):
+    sources = RunOptions.of(simulated).sources
+    path = sources.simulated("test")
+    made = path.read_bytes()
+    path.unlink()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with one_at_a_time(path.with_suffix(".lock")):
+            waiting = pool.submit(sources.simulated, "test")
+            deadline = time.monotonic() + 20
+            while "Waiting for the process that holds" not in capsys.readouterr().out:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            path.write_bytes(made[:-4])
+        assert waiting.result(timeout=20) == path
+    assert path.read_bytes() == made[:-4]  # not simulated again
 
 
 def test_a_cache_that_cannot_be_written_is_named(simulated, tmp_path):

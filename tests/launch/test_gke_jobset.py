@@ -68,5 +68,8 @@ def test_runs_main_with_its_files_on_the_volume(pod):
     assert (command.ROOT / flags["config"]).is_file()
     (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
     assert mount["name"] == volume["name"]
-    for flag in ("workdir", "config.data.train", "config.data.valid", "config.data.test"):
+    for flag in ("workdir", "config.data.train", "config.data.valid", "config.data.test",
+                 "config.data.cache_dir"):
         assert flags[flag].startswith(f"{mount['mountPath']}/"), flag
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment["JAX_COMPILATION_CACHE_DIR"].startswith(f"{mount['mountPath']}/")

@@ -1,8 +1,10 @@
+import concurrent.futures
 import errno
 import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from dfgan_jax.support import files
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import (
     locked,
+    one_at_a_time,
     refuse_existing,
     release_pages,
     remove_leftovers,
@@ -121,6 +124,36 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
         holder.kill()
     with locked(folder):
         assert f"process {os.getpid()} on" in (folder / "lock").read_text()
+
+
+def test_one_waits_for_the_other_and_goes_on_where_that_is_killed(tmp_path, capsys):
+    lock = tmp_path / "entry" / "lock"
+    order = []
+
+    def wait():
+        with one_at_a_time(lock):
+            order.append("ours")
+
+    with (subprocess.Popen([sys.executable, "-c", HOLD.replace("locked", "one_at_a_time"), lock],
+                           cwd=ROOT, stdout=subprocess.PIPE) as holder,
+          concurrent.futures.ThreadPoolExecutor(1) as pool):
+        assert holder.stdout.readline() == b"held\n"
+        waiting = pool.submit(wait)
+        deadline = time.monotonic() + 20
+        while f"Waiting for the process that holds {lock}" not in capsys.readouterr().out:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        order.append("killed")
+        holder.kill()
+        waiting.result(timeout=20)
+    assert order == ["killed", "ours"]
+
+
+def test_where_nothing_can_be_locked_nobody_waits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "fcntl", None)
+    with one_at_a_time(tmp_path / "lock"), one_at_a_time(tmp_path / "lock"):
+        pass
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'lock'}: cannot be locked (")
 
 
 def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
