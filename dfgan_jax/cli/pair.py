@@ -14,7 +14,7 @@ from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairing import SlicePair, match_slices
-from dfgan_jax.scans import dicom
+from dfgan_jax.scans import dicom, units
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
@@ -114,9 +114,16 @@ def _read(pair: SlicePair) -> tuple[np.ndarray, np.ndarray]:
     return dicom.read_pixels(pair.ndct).hu, dicom.read_pixels(pair.qdct).hu
 
 
+def _checked(header: SliceHeader) -> np.ndarray:
+    hu, outside = dicom.read_pixels(header)
+    check_not_blank(header.name, hu)
+    if (found := units.doubt([hu[~outside]])) is not None:
+        raise InputError(f"{header.name}: {found.reason}")
+    return hu
+
+
 def _entry(pair: SlicePair, patient: str, digest_of: Callable[[pathlib.Path], str]) -> Entry:
-    ndct, qdct = _read(pair)
-    check_not_blank(pair.ndct.name, ndct)
+    ndct, qdct = _checked(pair.ndct), _checked(pair.qdct)
     if np.array_equal(ndct, qdct):
         raise InputError(f"{pair.qdct.name}: has the pixels of {pair.ndct.name}: the doses are "
                          "the same")

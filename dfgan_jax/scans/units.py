@@ -84,11 +84,11 @@ class Doubt(NamedTuple):
     unit: Unit | Literal[""]
 
 
-def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
+def check_hu(slices: Iterable[Num[np.ndarray, "..."]], *, name: str) -> None:
     """Refuses slices that `doubt` finds not to be in HU.
 
     Args:
-      slices: (H, W) each.
+      slices: as for `doubt`.
       name: of the file or the argument, for the message.
 
     Raises:
@@ -98,14 +98,15 @@ def check_hu(slices: Iterable[Num[np.ndarray, "h w"]], *, name: str) -> None:
         raise DoubtfulInput(f"{name}: {found.reason}", argument="unit", value=found.unit)
 
 
-def doubt(slices: Iterable[Num[np.ndarray, "h w"]]) -> Doubt | None:
+def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
     """The reason why slices cannot be in HU, by their range over all of them; None if they can be.
 
     The reading ends at the first slice that can be. Whole numbers in a small range are taken as
     HU, and so are slices of one value: air, or padding. Numbers of 8 bits have no room for air.
 
     Args:
-      slices: (H, W) each.
+      slices: the pixels of each, in any shape. Those outside the field of view must be left out:
+        they are air, also where the others are not in HU.
     """
     lowest, highest, most = np.inf, -np.inf, -np.inf
     is_small = is_whole = is_picture = True

@@ -2,6 +2,7 @@ import csv
 import hashlib
 
 import numpy as np
+import pydicom
 import pytest
 
 from configs import attn
@@ -124,6 +125,35 @@ def test_the_same_pixels_at_both_doses_are_no_pair(tmp_path):
     with pytest.raises(InputError, match=r"has the pixels of .*: the doses are the same"):
         run(full, quarter, tmp_path / "pairs.npy")
     assert len(rows(tmp_path / "pairs.manifest.csv")) == 3
+
+
+def test_slices_that_are_not_in_hu_are_left_out_though_their_corners_are_padded(tmp_path):
+    """Stored values that have lost their intercept: the body is at 1000, and padding is air."""
+    full, quarter = write_trees(tmp_path, count=2)
+    for path in (full / "P1" / "1.dcm", quarter / "P1" / "1.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleIntercept = 0
+        stored = dataset.pixel_array.copy()
+        stored[0, :3] = 0
+        dataset.PixelData = stored.tobytes()
+        dataset.save_as(path)
+    with pytest.raises(InputError, match=r"1 broken file left out, the first .*P1/1\.dcm: has "
+                                         r"values from .* which cannot be HU"):
+        run(full, quarter, tmp_path / "pairs.npy")
+    assert len(rows(tmp_path / "pairs.manifest.csv")) == 1
+
+
+@pytest.mark.parametrize("dose", DOSES)
+def test_a_blank_slice_of_either_dose_is_left_out(tmp_path, capsys, dose):
+    trees = dict(zip(DOSES, write_trees(tmp_path, patients=("P1", "P2"), count=2), strict=True))
+    for patient in ("P1", "P2"):
+        path = trees[dose] / patient / "1.dcm"
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = np.full((16, 20), 5, dataset.pixel_array.dtype).tobytes()
+        dataset.save_as(path)
+    run(*trees.values(), tmp_path / "pairs.npy")
+    assert capsys.readouterr().err.count("blank, -1019 HU everywhere") == 2
+    assert len(rows(tmp_path / "pairs.manifest.csv")) == 2
 
 
 def test_blank_slices_are_left_out(tmp_path, capsys):
