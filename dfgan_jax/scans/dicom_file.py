@@ -60,9 +60,9 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> Parsed:
       NotACTSlice: the file is not DICOM.
       InputError: the file is broken.
     """
-    if path.is_fifo():  # opening it would wait for its other end
-        raise NotACTSlice(f"{path}: a pipe")
     try:
+        if path.is_fifo():  # opening it would wait for its other end
+            raise NotACTSlice(f"{path}: a pipe")
         file = path.open("rb")
         start = file.read(1024)
     except OSError as error:

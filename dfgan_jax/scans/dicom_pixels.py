@@ -63,11 +63,18 @@ class NativePixels:
     storage: Storage
 
     def read(self, path: pathlib.Path) -> Integer[np.ndarray, "h w"] | None:
-        """The stored values; None if the file is none that `decode` would only copy."""
+        """The stored values; None if the file is none that `decode` would only copy.
+
+        Raises:
+          InputError: the file cannot be read.
+        """
         size = self.shape[0] * self.shape[1] * self.storage.allocated // 8
-        with path.open("rb") as file:
-            file.seek(self.position)
-            content = file.read(self.head + size)
+        try:
+            with path.open("rb") as file:
+                file.seek(self.position)
+                content = file.read(self.head + size)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from error
         if len(content) < self.head + size or not content.startswith(_PIXEL_DATA):
             return None
         if self.head == _EXPLICIT_HEAD and content[4:6] not in _PIXEL_KINDS:

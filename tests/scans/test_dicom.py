@@ -707,3 +707,16 @@ def test_a_self_ensemble_is_described_and_gives_uids_of_its_own(tmp_path):
     assert ensemble.dataset.DerivationDescription.split("Denoised by ")[1].startswith(
         "AttnDFGAN, self-ensemble, weights SHA-256 ")
     assert ensemble.header.sop_uid != rewrite(path)[0].header.sop_uid
+
+
+def test_a_file_that_is_gone_after_its_header_was_read_is_broken_by_itself(tmp_path):
+    header = read_header(write(tmp_path / "a.dcm"))
+    assert header.native is not None
+    header.path.unlink()
+    with pytest.raises(InputError, match=r"a\.dcm: No such file or directory"):
+        dicom.read_pixels(header)
+
+
+def test_a_file_whose_kind_the_system_does_not_give_is_broken_by_itself(tmp_path):
+    with pytest.raises(InputError, match="File name too long"):
+        dicom_file.parse(tmp_path / ("a" * 300))
