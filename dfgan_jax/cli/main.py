@@ -105,7 +105,7 @@ def _start(mode: str, *, command: Command) -> None:
         run(inputs=_paths(given.input), output=pathlib.Path(given.output),
             container=given.container, storage=given.storage, verify=given.verify)
     elif file == "simulate_scan":
-        run(_paths(given.input), output=pathlib.Path(given.output),
+        run(paths_of("input", given.input), output=pathlib.Path(given.output),
             dose_fraction=_of_simulation("dose_fraction"), kernel=given.kernel,
             refilter=given.refilter, photons_per_ray=given.full_dose_photons_per_ray,
             pixel_spacing_mm=given.pixel_spacing, seed=_of_simulation("noise_seed", field="seed"),

@@ -61,7 +61,8 @@ _SPLIT = {
                     "--output is then a folder",
     "patients=id|study|folder":
         "identity of a patient: the patient ID, the default (the study, if the ID is a "
-        "placeholder); the study; or the folder directly below those given"}
+        "placeholder; of a volume its path); the study, which volumes do not have; or the folder "
+        "directly below those given"}
 _FORMAT = {
     "input_unit=hu|mu|redcnn|dfgan|stored":
         "unit of an array or a volume: HU, the default, refused where the values cannot be HU; "
@@ -163,8 +164,10 @@ MODES: dict[str, Mode] = {
             "output=PATH": "of phantoms, the folder for train.npy, valid.npy and test.npy; of "
                            "scans, the .npy to write, or with --split a folder"},
         optional={
-            "input=PATH": "a full-dose scan: a folder of DICOM files, or one; "
-                          f"{_ARRAYS}; or {_VOLUMES}; again for more",
+            "input=PATH[,PATH…]":
+                "full-dose scans: a folder of DICOM files or volumes, or one such file; "
+                f"{_ARRAYS}; {_VOLUMES}; or a pattern of paths in quotes: 'scans/**/*.nii.gz'; "
+                "again for more",
             "config=FILE[:VARIANT]":
                 "configuration, such as configs/attn.py or attn; needed without --input; with it, "
                 "simulation.dose_fraction and simulation.seed replace the defaults of the flags",

@@ -59,10 +59,12 @@ def run(*, ndct: Folders = (), qdct: Folders = (), trees: Folders = (), output: 
         normal, low = _headers(found[:len(ndct)]), _headers(found[len(ndct):])
     matching = match_slices(normal, low)
     notes += matching.notes
-    dataset.check_one_size((pair.ndct.name, (pair.ndct.rows, pair.ndct.columns))
-                           for pair in matching.pairs)
+    odd = dataset.of_other_sizes({pair.ndct.name: (pair.ndct.rows, pair.ndct.columns)
+                                  for pair in matching.pairs})
     patient_of = patients_by(patients, normal, list(itertools.chain(*(trees or ndct))))
-    entries, broken = _entries(matching.pairs, patient_of, notes)
+    entries, broken = _entries([pair for pair in matching.pairs if pair.ndct.name not in odd],
+                               patient_of, notes)
+    broken += [f"{name} {why}" for name, why in odd.items()]
     entries, dropped = dataset.without_duplicates(entries)
     if not entries:
         raise InputError("; ".join(["no pair is left", *broken, *notes]))

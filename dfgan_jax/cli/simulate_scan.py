@@ -14,7 +14,13 @@ import dfgan_jax
 from dfgan_jax.cli.input_format import flags_named, refuse_for
 from dfgan_jax.data import dataset
 from dfgan_jax.data.dataset import Entry
-from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
+from dfgan_jax.data.entries import (
+    check_not_blank,
+    folder_below,
+    patients_by,
+    slice_columns,
+    tell_written,
+)
 from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.scans import nifti, scan
 from dfgan_jax.scans.axes import Axes
@@ -87,17 +93,19 @@ def _range(text: float | str, *, name: str, example: str, below: float) -> _Rang
     return _Range(lowest, highest)
 
 
-def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction: float | str,
-        kernel: str, refilter: float | str | None, photons_per_ray: float | None,
-        pixel_spacing_mm: float | None, seed: int, split: str | None, patients: str,
-        unit: Unit | None = None, axes: Axes | None = None) -> None:
+def run(sources: Sequence[Sequence[pathlib.Path]], *, output: pathlib.Path,
+        dose_fraction: float | str, kernel: str, refilter: float | str | None,
+        photons_per_ray: float | None, pixel_spacing_mm: float | None, seed: int,
+        split: str | None, patients: str, unit: Unit | None = None,
+        axes: Axes | None = None) -> None:
     """Writes pairs of full-dose slices and simulated low-dose slices, with a manifest.
 
     See `noise_insertion`. As in scanners, the lower dose is clipped to the 12 bits from −1024 to
     3071 HU if the whole scan is within them, and rounded if the scan has whole HU.
 
     Args:
-      sources: folders of DICOM files, DICOM files, `.npy` of HU, or NIfTI files.
+      sources: groups of folders of DICOM and NIfTI files, such files, or `.npy` of HU. Each group
+        has a scan, but not each folder of several.
       output: `.npy` file; with `split`, a folder.
       dose_fraction: lower dose over full dose, above 0 and below 1; from a range such as
         `0.1..0.5`, a value is drawn for each slice, evenly in the logarithm. The manifest has it.
@@ -109,14 +117,15 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
       pixel_spacing_mm: for files without a pixel spacing; otherwise None.
       seed: of the noise.
       split: shares of train, valid and test, by patient.
-      patients: as for `--mode=pair`; an array or a volume is one patient, or, with `folder`,
-        belongs to the patient of its folder.
+      patients: as for `--mode=pair`; an array or a volume is a patient, whose name is its path.
+        With `folder`, one that is a source itself belongs to the patient of its folder. None has
+        a `study`.
       unit: of arrays and volumes; None: HU, refused where they cannot be.
       axes: of arrays; None: (N, H, W), refused where it looks like (H, W, N).
 
     Raises:
-      InputError: a source cannot be used, or some slices are broken or show no noise (all others
-        are written).
+      InputError: a source cannot be used; or some slices or volumes are broken, of another size
+        than most, or show no noise (all others are written).
       OSError: a file cannot be written.
     """
     doses = _range(dose_fraction, name="dose_fraction", example="0.25 or 0.1..0.5", below=1)
@@ -131,33 +140,39 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
     dataset.outputs_of(output, shares)
     slices: list[tuple[str, ScanSlice]] = []
     left_out: list[str] = []
+    broken_volumes: list[str] = []
     with contextlib.ExitStack() as opened:
         # Beside the output, since /tmp may be in memory.
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(opened.enter_context(
             tempfile.TemporaryDirectory(dir=output.parent, prefix=".simulate-")))
-        for source in sources:
-            if not source.exists():
-                raise InputError(f"--input: {source}: no such file or folder")
-            if source.suffix.lower() == ".npy" or nifti.is_nifti(source):
-                opened.enter_context(flags_named())
-                patient = source.absolute().parent.name if patients == "folder" else str(source)
-                slices += [(patient, each) for each in opened.enter_context(scan.of_volume(
-                    source, pixel_spacing_mm=pixel_spacing_mm, scratch=scratch, unit=unit,
-                    axes=axes))]
+        for group in sources:
+            volumes, files = _found(group, unit=unit, axes=axes)
+            for volume in volumes:
+                patient = _patient_of_volume(volume, patients, group)
+                try:
+                    with flags_named():
+                        slices += [(patient, each) for each in opened.enter_context(scan.of_volume(
+                            volume, pixel_spacing_mm=pixel_spacing_mm, scratch=scratch, unit=unit,
+                            axes=axes))]
+                except InputError as error:
+                    broken_volumes.append(str(error))
+            if files is None:
                 continue
-            refuse_other_format(source)
-            refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit,
-                       axes=axes)
-            files = DicomFolder(source)
             for line in files.lines():
                 print(line, file=sys.stderr)
             left_out += [f"{path}: {why}" for path, why in files.broken.items()]
-            patient_of = patients_by(patients, files.headers, [source])
-            slices += [(patient_of(header),
-                        scan.of_dicom(header, pixel_spacing_mm=pixel_spacing_mm))
-                       for header in files.headers]
-        dataset.check_one_size((each.name, each.shape) for _, each in slices)
+            patient_of = patients_by(patients, files.headers, group)
+            for header in files.headers:
+                patient = patient_of(header)
+                try:
+                    slices.append((patient, scan.of_dicom(header,
+                                                          pixel_spacing_mm=pixel_spacing_mm)))
+                except InputError as error:
+                    left_out.append(str(error))
+        odd = dataset.of_other_sizes({each.name: each.shape for _, each in slices})
+        left_out += [f"{name} {why}" for name, why in odd.items()]
+        slices = [(patient, each) for patient, each in slices if each.name not in odd]
         measured, unreadable = _measure([each for _, each in slices], kernel=chosen,
                                         photons_per_ray=photons_per_ray)
         left_out += unreadable
@@ -175,13 +190,50 @@ def run(sources: Sequence[pathlib.Path], *, output: pathlib.Path, dose_fraction:
         for note in dropped:
             print(note, file=sys.stderr)
         if not entries:
-            raise InputError("; ".join(["no slice is left", *left_out[:5]]))
+            raise InputError("; ".join(["no slice is left", *[*broken_volumes, *left_out][:5]]))
         written = dataset.write_dataset(output, entries, shares=shares,
                                         description=f"simulating {dose_fraction} of the dose")
     tell_written(written, entries)
-    if left_out:
-        raise InputError(f"{counted(len(left_out), 'slice')} left out, the first {left_out[0]}; "
-                         "all others are written")
+    if reasons := [*broken_volumes, *left_out]:
+        counts = [counted(len(some), noun) for some, noun in (
+            (broken_volumes, "volume"), (left_out, "slice")) if some]
+        raise InputError(f"{' and '.join(counts)} left out, the first {reasons[0]}; all others are "
+                         "written")
+
+
+def _found(group: Sequence[pathlib.Path], *, unit: Unit | None, axes: Axes | None
+           ) -> tuple[list[pathlib.Path], DicomFolder | None]:
+    """The arrays and volumes of a group of sources, and its DICOM files, unless all are arrays.
+
+    Raises:
+      InputError: a source is missing or of another format; no scan is in the group; or a flag
+        says what the headers of its files give.
+    """
+    for source in group:
+        if not source.exists():
+            raise InputError(f"--input: {source}: no such file or folder")
+        if not nifti.is_nifti(source):
+            refuse_other_format(source)
+    arrays = [source for source in group if source.suffix.lower() == ".npy"]
+    others = [source for source in group if source not in arrays]
+    if not others:
+        return arrays, None
+    files = DicomFolder(*others, with_volumes=True)
+    if files.volumes:
+        refuse_for(files.volumes[0], "a volume, whose header names its axes", axes=axes)
+    else:
+        refuse_for(others[0], "DICOM, whose headers give the unit and the axes", unit=unit,
+                   axes=axes)
+    return arrays + files.volumes, files
+
+
+def _patient_of_volume(path: pathlib.Path, patients: str, group: Sequence[pathlib.Path]) -> str:
+    if patients == "study":
+        raise InputError(f"--patients=study: {path} names no study; expected id, with which its "
+                         "path is the patient, or folder")
+    if patients == "id":
+        return str(path)
+    return path.absolute().parent.name if path in group else folder_below(path, group)
 
 
 def _kernel(kernel: str) -> str | float:

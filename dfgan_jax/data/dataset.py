@@ -148,23 +148,20 @@ def without_duplicates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]
     return list(first.values()), notes
 
 
-def check_one_size(sizes: Iterable[tuple[str, tuple[int, int]]]) -> None:
-    """Refuses slices of several sizes, which one file cannot hold.
+def of_other_sizes(sizes: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+    """The slices that do not fit into a file of the others, since a file holds one size.
 
     Args:
-      sizes: file, and its height and width.
+      sizes: name → height and width.
 
-    Raises:
-      InputError: sizes differ; the message names the first slice of another size.
+    Returns:
+      Name → reason, of each slice that does not have the size of most slices.
     """
-    named = list(sizes)
-    counts = collections.Counter(size for _, size in named)
-    if len(counts) > 1:
-        usual = counts.most_common(1)[0][0]
-        other = next(name for name, size in named if size != usual)
-        raise InputError(f"{other} is one of {len(named) - counts[usual]} slices that are not "
-                         f"of the size of the others, {usual[0]}×{usual[1]}; a file holds one "
-                         "size: take the folders apart")
+    counts = collections.Counter(sizes.values())
+    usual = max(counts, key=counts.__getitem__, default=(0, 0))
+    return {name: f"is {size[0]}×{size[1]}, and most slices are {usual[0]}×{usual[1]}; a file "
+                  "holds one size: take the folders apart"
+            for name, size in sizes.items() if size != usual}
 
 
 def outputs_of(output: pathlib.Path, shares: Sequence[float] | None) -> dict[str, pathlib.Path]:
@@ -199,7 +196,7 @@ def write_dataset(output: pathlib.Path, entries: Sequence[Entry], *,
 
     Args:
       output: `.npy` file; with `shares`, a folder for train, valid and test.npy.
-      entries: of one size (`check_one_size`); read one after another.
+      entries: of one size (`of_other_sizes`); read one after another.
       shares: of the splits; None for one file.
       description: of the work, for its progress.
 

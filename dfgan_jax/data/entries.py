@@ -33,22 +33,32 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
         name = header.study_uid or header.series_uid
         return f"study {text_digest(name)[:8]}"
 
-    def folder(header: SliceHeader) -> str:
-        root = next(root for root in roots if header.path.is_relative_to(root))
-        below = header.path.relative_to(root).parts
-        if len(below) < 2:
-            raise InputError(f"{header.path}: lies right in {root}; expected a folder below it, "
-                             "whose name is the patient's")
-        return below[0]
-
     if choice == "folder":
-        return folder
+        return lambda header: folder_below(header.path, roots)
     if choice == "study":
         return study
     if any(is_placeholder(header.patient_id) for header in headers):
         print("Some patient IDs are placeholders: those patients are told apart by study",
               file=sys.stderr)
     return lambda header: study(header) if is_placeholder(header.patient_id) else header.patient_id
+
+
+def folder_below(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> str:
+    """The name of the folder directly below an input folder that a file is in.
+
+    Args:
+      path: of the file.
+      roots: the input folders.
+
+    Raises:
+      InputError: the file is directly in an input folder.
+    """
+    root = next(root for root in roots if path.is_relative_to(root))
+    below = path.relative_to(root).parts
+    if len(below) < 2:
+        raise InputError(f"{path}: lies right in {root}; expected a folder below it, whose name "
+                         "is the patient's")
+    return below[0]
 
 
 def slice_columns(header: SliceHeader) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The CT slices and other files of a folder of DICOM files."""
+"""The CT slices, NIfTI volumes and other files of a folder."""
 
 import collections
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
-from dfgan_jax.scans import dicom
+from dfgan_jax.scans import dicom, nifti
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
@@ -98,20 +98,24 @@ class DicomFolder:
       more: other folders.
       processes: number of files → the processes that may read their headers, or None. They read
         them if there are `_MANY_FILES`.
+      with_volumes: NIfTI files are `volumes`; otherwise they are skipped.
 
     Attributes:
       headers: of the CT slices.
+      volumes: NIfTI files, by their names; they are not opened.
       skipped: path → reason, of sound files that are no CT slices.
       broken: path → reason.
       linked_folders: the real folder behind each link that was followed.
 
     Raises:
-      InputError: no folder has a CT slice.
+      InputError: no folder has a CT slice or a volume.
     """
 
     def __init__(self, root: pathlib.Path, *more: pathlib.Path,
-                 processes: Callable[[int], ProcessPoolExecutor | None] = lambda number: None):
+                 processes: Callable[[int], ProcessPoolExecutor | None] = lambda number: None,
+                 with_volumes: bool = False):
         self.headers: list[SliceHeader] = []
+        self.volumes: list[pathlib.Path] = []
         self.skipped: dict[pathlib.Path, str] = {}
         self.broken: dict[pathlib.Path, str] = {}
         self.linked_folders: list[pathlib.Path] = []
@@ -121,20 +125,25 @@ class DicomFolder:
         name = f"{root} and {len(more)} more" if more else str(root)
         count = sum(map(len, found.values()))
         pool = processes(count)
+        none = "no CT slice or NIfTI volume" if with_volumes else "no CT slice"
         with progress(f"looking through {name}", total=count, unit="files") as bar:
             for folder, paths in found.items():
-                before = len(self.headers)
-                for path, read in zip(paths, _read_all(paths, pool), strict=True):
+                before = len(self.headers) + len(self.volumes)
+                volumes = [path for path in paths if with_volumes and _is_volume(path)]
+                self.volumes += volumes
+                bar.advance(len(volumes))
+                others = sorted(set(paths) - set(volumes))
+                for path, read in zip(others, _read_all(others, pool), strict=True):
                     if isinstance(read, InputError):
                         self.refuse(path, read)
                     else:
                         self.headers += read
                     bar.advance()
-                if len(self.headers) == before and not folder.is_file():
-                    self._without[folder] = f"no CT slice among {counted(len(paths), 'file')}"
-        if not self.headers:
+                if len(self.headers) + len(self.volumes) == before and not folder.is_file():
+                    self._without[folder] = f"{none} among {counted(len(paths), 'file')}"
+        if not self.headers and not self.volumes:
             self._without.clear()
-            raise InputError(f"{name}: no CT slice among {counted(count, 'file')}"
+            raise InputError(f"{name}: {none} among {counted(count, 'file')}"
                              + "".join(f"; {line}" for line in self.lines()))
 
     def _search(self, root: pathlib.Path) -> list[pathlib.Path]:
@@ -177,6 +186,11 @@ class DicomFolder:
     def link_lines(self) -> list[str]:
         """The names of links whose files are not read, or not once more."""
         return _named(self._links, "skipped", "skipped links")
+
+
+def _is_volume(path: pathlib.Path) -> bool:
+    """Whether a file is NIfTI by its name, and none of the attributes that macOS puts beside."""
+    return nifti.is_nifti(path) and not path.name.startswith("._")
 
 
 def _read_all(paths: Sequence[pathlib.Path], processes: ProcessPoolExecutor | None

@@ -117,6 +117,17 @@ def test_a_file_without_a_header_is_named_and_the_rest_written(tmp_path):
     assert len(rows(tmp_path / "pairs.manifest.csv")) == 3
 
 
+def test_a_pair_of_another_size_is_named_and_the_rest_written(tmp_path):
+    full, quarter = write_trees(tmp_path)
+    for number, folder in enumerate((full, quarter)):
+        dicom_files.write(folder / "P1" / "odd.dcm", series="1.4", instance=number,
+                          stored=dicom_files.ramp((8, 9), first=100 + number))
+    with pytest.raises(InputError, match=r"1 broken file left out, the first .*full/P1/odd\.dcm is "
+                                         r"8×9, and most slices are 16×20"):
+        run(full, quarter, tmp_path / "pairs.npy")
+    assert len(rows(tmp_path / "pairs.manifest.csv")) == 3
+
+
 def test_the_same_pixels_at_both_doses_are_no_pair(tmp_path):
     full, quarter = write_trees(tmp_path)
     for number in (1, 2):

@@ -29,7 +29,7 @@ def run_scan(*sources, output, **options):
     defaults = {"dose_fraction": 0.25, "kernel": "soft", "refilter": None,
                 "photons_per_ray": None, "pixel_spacing_mm": SPACING_MM, "seed": 0, "split": None,
                 "patients": "id"}
-    simulate_scan.run(sources, output=output, **defaults | options)
+    simulate_scan.run([[source] for source in sources], output=output, **defaults | options)
     path = output if output.suffix else output / "train.npy"
     content = np.load(path, allow_pickle=True).item()
     ndct, qdct = (np.moveaxis(hounsfield.mu_to_hu(content[key]), -1, 0)
@@ -185,6 +185,92 @@ def test_files_are_patients_and_a_broken_slice_does_not_lose_the_others(tmp_path
     assert {(row["patient"], row["split"]) for row in rows} == {
         (row["patient"], row["split"]) for row in {row["patient"]: row for row in rows}.values()}
     assert {row["split"] for row in rows} == {"train", "valid", "test"}
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """A folder of two patients' volumes, and of files of other kinds."""
+    paths = [tmp_path / "niis" / name for name in ("p1/a.nii.gz", "p1/s/b.nii", "p2/c.nii.gz")]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = nibabel.Nifti1Image(scanned_disc(1e6, seed=seed).T[..., None],
+                                    np.diag([-SPACING_MM, -SPACING_MM, 2, 1]))
+        image.to_filename(path)
+    for name in ("notes.txt", "._c.nii.gz"):  # the latter as macOS leaves it
+        (tmp_path / "niis" / "p2" / name).write_bytes(bytes(200))
+    return paths
+
+
+def test_each_volume_of_a_folder_is_a_patient_or_belongs_to_that_of_its_folder(tmp_path, volumes):
+    ndct, _ = run_scan(tmp_path / "niis", output=tmp_path / "a.npy", pixel_spacing_mm=None)
+    np.testing.assert_allclose(ndct, [scanned_disc(1e6, seed=seed) for seed in range(3)], atol=1e-3)
+    assert [row["patient"] for row in manifest(tmp_path / "a.manifest.csv")] == list(
+        map(str, volumes))
+    run_scan(tmp_path / "niis", output=tmp_path / "b.npy", pixel_spacing_mm=None, patients="folder")
+    assert [row["patient"] for row in manifest(tmp_path / "b.manifest.csv")] == ["p1", "p1", "p2"]
+    with pytest.raises(InputError, match=r"c\.nii\.gz: lies right in .*p2; expected a folder"):
+        run_scan(tmp_path / "niis" / "p2", output=tmp_path / "c.npy", patients="folder")
+
+
+@pytest.mark.parametrize("name", ["niis", "niis/p1/a.nii.gz", "full.npy"])
+def test_volumes_have_no_study(tmp_path, array, volumes, name):
+    with pytest.raises(InputError, match=r"--patients=study: .* names no study; expected id"):
+        run_scan(tmp_path / name, output=tmp_path / "pairs.npy", patients="study")
+
+
+def test_a_folder_may_hold_dicom_and_volumes_and_broken_volumes_are_left_out(tmp_path, volumes):
+    volumes[0].write_bytes(volumes[0].read_bytes()[:-100])
+    dicom_files.write(tmp_path / "niis" / "p3" / "0.dcm", stored=scanned_disc(1e6, seed=9) + 1024,
+                      PixelSpacing=[SPACING_MM, SPACING_MM])
+    with pytest.raises(InputError, match=r"^1 volume left out, the first .*a\.nii\.gz: no NIfTI "
+                                         r"file, or a broken one .*; all others are written"):
+        run_scan(tmp_path / "niis", output=tmp_path / "pairs.npy", pixel_spacing_mm=None)
+    assert [row["patient"] for row in manifest(tmp_path / "pairs.manifest.csv")] == [
+        str(volumes[1]), str(volumes[2]), "patient-1"]
+    for broken in volumes[1:]:
+        broken.write_bytes(b"")
+    with pytest.raises(InputError, match=r"^no slice is left; .*a\.nii\.gz: .*c\.nii\.gz: is em"):
+        run_scan(*volumes, output=tmp_path / "second.npy")
+    assert not (tmp_path / "second.npy").exists()
+
+
+def test_flags_of_arrays_are_refused_where_headers_answer_them(tmp_path, volumes):
+    with pytest.raises(InputError, match=r"--axes=hwn: .*a\.nii\.gz is a volume, whose header"):
+        run_scan(tmp_path / "niis", output=tmp_path / "pairs.npy", axes="hwn")
+    ndct, _ = run_scan(tmp_path / "niis", output=tmp_path / "pairs.npy", unit="stored",
+                       photons_per_ray=1e6)
+    core = np.s_[48, 40:56]  # air would be below the lowest HU
+    np.testing.assert_allclose(ndct[0][core], scanned_disc(1e6)[core] - 1024, atol=1e-3)
+
+
+def test_the_command_line_takes_patterns(tmp_path, volumes):
+    done = command.run("--mode=simulate", f"--input={tmp_path}/niis/**/*.nii.gz", "--kernel=soft",
+                       f"--output={tmp_path / 'pairs.npy'}")
+    assert done.returncode == 0, done.stderr
+    assert {row["patient"] for row in manifest(tmp_path / "pairs.manifest.csv")} == {
+        str(volumes[0]), str(volumes[2])}
+
+
+@pytest.mark.parametrize(("odd", "message"), [
+    ({"PixelSpacing": None}, r"1\.dcm: gives no pixel spacing"),
+    ({"PixelSpacing": [0.8, 0.9]}, r"1\.dcm: pixels are 0\.8 × 0\.9 mm; expected square ones"),
+    ({"stored": np.full((64, 96), 1024)}, r"1\.dcm is 64×96, and most slices are 96×96")])
+def test_one_slice_that_cannot_be_used_does_not_lose_the_others(tmp_path, odd, message):
+    for number in range(3):
+        options = {"stored": scanned_disc(1e6, seed=number) + 1024,
+                   "PixelSpacing": [SPACING_MM, SPACING_MM], **(odd if number == 1 else {})}
+        dicom_files.write(tmp_path / "in" / f"{number}.dcm", instance=number, **options)
+    with pytest.raises(InputError, match=f"1 slice left out, the first .*{message}"):
+        run_scan(tmp_path / "in", output=tmp_path / "pairs.npy", pixel_spacing_mm=None)
+    assert [row["instance_number"] for row in manifest(tmp_path / "pairs.manifest.csv")] == [
+        "0", "2"]
+
+
+def test_slices_none_of_which_can_be_used_are_an_error(tmp_path):
+    dicom_files.write(tmp_path / "in" / "0.dcm", PixelSpacing=None)
+    with pytest.raises(InputError, match=r"no slice is left; .*0\.dcm: gives no pixel spacing"):
+        run_scan(tmp_path / "in", output=tmp_path / "pairs.npy", pixel_spacing_mm=None)
+    assert not (tmp_path / "pairs.npy").exists()
 
 
 @pytest.mark.parametrize(("options", "message"), [

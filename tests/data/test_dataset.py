@@ -132,11 +132,12 @@ def test_the_same_pixels_of_two_patients_are_refused(dose):
         dataset.without_duplicates([entry("a", 1, **{dose: "x"}), entry("b", 2, **{dose: "x"})])
 
 
-def test_sizes_are_not_mixed():
-    dataset.check_one_size([("a", (6, 5)), ("b", (6, 5))])
-    with pytest.raises(InputError, match=r"b is one of 2 slices .* of the others, 6×5"):
-        dataset.check_one_size([("a", (6, 5)), ("b", (5, 6)), ("c", (6, 5)), ("d", (8, 8)),
-                                ("e", (6, 5))])
+def test_slices_of_other_sizes_than_most_are_named():
+    assert dataset.of_other_sizes({"a": (6, 5), "b": (6, 5)}) == {}
+    assert dataset.of_other_sizes({}) == {}
+    odd = dataset.of_other_sizes({"a": (6, 5), "b": (5, 6), "c": (6, 5), "d": (8, 8)})
+    assert list(odd) == ["b", "d"]
+    assert odd["d"].startswith("is 8×8, and most slices are 6×5; a file holds one size")
 
 
 def test_after_an_error_nothing_stands(tmp_path):
