@@ -12,7 +12,7 @@ from dfgan_jax.cli.modes import MODES
 from dfgan_jax.scans.axes import ORDERS
 from dfgan_jax.scans.unit_names import UNITS
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import expanded, one_or_several
+from dfgan_jax.support.files import expanded, one_or_several, refuse_url
 
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 
@@ -104,7 +104,11 @@ def parse(arguments: Sequence[str], *, command: Command,
     _refuse_missing(values, mode=mode, command=command)
     for name in ("workdir", "output", "report"):
         if path := values[name].value:
+            refuse_url(path, name=f"--{name}")
             values[name].value = expanded(path)
+    for name in ("input", "ndct", "qdct", "checkpoint"):
+        for path in values[name].value or []:
+            refuse_url(path, name=f"--{name}")
     for name in ("input", "ndct", "qdct"):
         values[name].value = list(map(expanded, values[name].value or []))
     values["checkpoint"].value = one_or_several(values["checkpoint"].value or [])

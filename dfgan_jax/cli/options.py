@@ -20,7 +20,7 @@ from dfgan_jax.devices.parallel import Parallel
 from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.support.checks import check_one_of, check_seed
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import expanded, one_or_several
+from dfgan_jax.support.files import expanded, one_or_several, refuse_url
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import nearest
 from dfgan_jax.training.input_pipeline import Sampling
@@ -205,7 +205,8 @@ def _read(kind: type[_T], node: Config, path: str) -> _T:
                                        f"{path}.{field.name}")
         elif field.name in node:
             value = node[field.name]
-            is_path = f"{path}.{field.name}" in _PATHS
+            if is_path := (name := f"{path}.{field.name}") in _PATHS:
+                refuse_url(value, name=name)
             if field.is_list:
                 parts = listed(value)
                 values[field.name] = tuple(one_or_several(parts)) if is_path else parts

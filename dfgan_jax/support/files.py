@@ -52,6 +52,21 @@ def one_or_several(parts: Sequence[str]) -> list[str]:
     return [whole] if len(parts) > 1 and os.path.exists(whole) else list(map(expanded, parts))
 
 
+def refuse_url(text: str, *, name: str) -> None:
+    """Refuses a URL, such as gs://bucket/run, which would become a path below the folder `gs:`.
+
+    Args:
+      text: one path or several.
+      name: of the flag or field, for the message.
+
+    Raises:
+      InputError: it is a URL.
+    """
+    if "://" in text:
+        raise InputError(f"{name} is {text!r}; expected a path in a mounted file system: a bucket "
+                         "has to be mounted first, or its files copied")
+
+
 def refuse_existing(path: pathlib.Path) -> None:
     """Refuses an output that would replace a file or folder.
 

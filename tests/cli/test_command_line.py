@@ -46,6 +46,15 @@ def in_the_checkout(monkeypatch):
      "--mode=pair needs --ndct=DIR[,DIR…], or --input=DIR of a tree with both doses"),
     ("--mode=pair --input=a", "--mode=pair needs --output=PATH"),
     ("--mode=pair --input= --output=c", "--input is empty; expected a path"),
+    *[(f"{command}={url}", f"--{command.split('--')[-1]} is {url!r}; expected a path in a mounted "
+       "file system: a bucket has to be mounted first, or its files copied")
+      for command, url in (
+          ("--config=attn --workdir", "gs://bucket/run"),
+          ("--mode=denoise --input=a --output", "s3://bucket/out"),
+          ("--mode=denoise --input=a --output=b --report", "file:///tmp/report.html"),
+          ("--mode=denoise --output=b --input", "https://host/scan.nii.gz"),
+          ("--mode=pair --qdct=q --output=b --ndct", "a,gs://bucket/full"),
+          ("--mode=denoise --input=a --output=b --checkpoint", "hf://owner/model"))],
     ("--mode=denoise --input=a --output=b --checkpoint=", "--checkpoint is empty; expected a path"),
     ("--mode=pair --input=a --output=c --dose_fraction=0.1",
      "--mode=pair takes no --dose_fraction"),

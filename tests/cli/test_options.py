@@ -51,6 +51,10 @@ from dfgan_jax.training.state import Networks
     ({"data.train": "a.npy,b.npy", "data.train_shares": "0.7,0.2"}, "which add up to 1"),
     ({"data.train": "a.npy,b.npy", "data.train_shares": "1.5,-0.5"}, "a share above 0"),
     ({"data.train_shares": "1"}, "none is given"),
+    ({"data.cache_dir": "gs://bucket/cache"},
+     "config.data.cache_dir is 'gs://bucket/cache'; expected a path in a mounted file system"),
+    ({"data.train": "a.npy,s3://b.npy"}, "config.data.train is 'a.npy,s3://b.npy'; expected a pat"),
+    ({"initial_checkpoint": "hf://owner/model"}, "config.initial_checkpoint is 'hf://owner/model'"),
 ])
 def test_values_that_no_run_could_use_are_named(change, message):
     config = attn.get_config()
