@@ -92,7 +92,7 @@ def test_pairs_are_simulated_from_frames_as_from_single_slices(tmp_path):
     found = []
     for name in ("frames", "single"):
         output = tmp_path / f"{name}.npy"
-        simulate_scan.run([tmp_path / name], output=output, dose_fraction=0.25, kernel="soft",
+        simulate_scan.run([[tmp_path / name]], output=output, dose_fraction=0.25, kernel="soft",
                           refilter=None, photons_per_ray=None, pixel_spacing_mm=None, seed=0,
                           split=None, patients="id")
         found.append(np.load(output, allow_pickle=True).item())
