@@ -3,7 +3,6 @@
 import functools
 import pathlib
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -16,13 +15,14 @@ from dfgan_jax.cli.input_format import flags_named, refuse_for
 from dfgan_jax.cli.model_name import model_name
 from dfgan_jax.data import domain
 from dfgan_jax.data.pairs_file import holds_pairs, read_pairs, write_slices
-from dfgan_jax.denoising import denoised_series
+from dfgan_jax.denoising import denoised_series, denoised_volume
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.dicom_tree import SUMMARY, denoise_tree
 from dfgan_jax.devices import agreement
 from dfgan_jax.scans import dicom, hounsfield, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_derivation import Derivation
+from dfgan_jax.scans.dicom_folder import find_files
 from dfgan_jax.scans.dicom_output import DicomOutput
 from dfgan_jax.scans.other_formats import refuse_other_format
 from dfgan_jax.scans.pixel_pitch import square_pitch
@@ -33,9 +33,11 @@ from dfgan_jax.support.files import (
     check_writable,
     refuse_existing,
     release_pages,
+    scratch_beside,
     written_whole,
 )
 from dfgan_jax.support.progress import Progress, progress
+from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
 
 
@@ -46,20 +48,21 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
 
     Args:
       checkpoint_path: see `Denoiser.load`; a description of pretrained weights is printed.
-      source: a folder of DICOM files; one DICOM file; `.npy` of (H, W) or (N, H, W) numbers,
-        HU; `.npy` in the published format, whose quarter dose is denoised; or a volume of HU,
-        `.nii` or `.nii.gz`.
+      source: a folder of DICOM files and volumes; one DICOM file; `.npy` of (H, W) or (N, H, W)
+        numbers, HU; `.npy` in the published format, whose quarter dose is denoised; or a volume
+        of HU, `.nii` or `.nii.gz`.
       output: file or folder to write, whole or not at all, in the same format; arrays are float32.
       strength: of the denoising; see `Denoiser`.
       self_ensemble: see `Denoiser`.
       report: HTML file to write: up to 30 slices before and after.
-      unit: of an array or a volume, and of the output; None: HU, refused where they cannot be.
+      unit: of an array, a volume or a folder's volumes, and of the output; None: HU, refused where
+        they cannot be.
       axes: of an array and of the output; None: (N, H, W), refused where it looks like (H, W, N).
       workers: of a folder; see `denoise_tree`.
 
     Raises:
       InputError: the checkpoint or the input cannot be used, the output or the report exists, or
-        some slices of a folder are broken (all others are written).
+        some slices or volumes of a folder are broken (all others are written).
       OSError: the output cannot be written.
       ProcessError: a worker was killed.
     """
@@ -73,19 +76,26 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
         print(described, flush=True)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    if not source.is_dir():
-        if workers is not None:
-            raise InputError(f"--workers is {workers}, and {source} is one file; only the slices "
-                             "of a folder are read by workers")
-        if jax.process_count() > 1:
-            raise InputError(f"{source} is one file, and this run has {jax.process_count()} "
-                             "processes; only the slices of a folder are divided among processes")
     load = functools.partial(Denoiser.load, checkpoint_path, strength=strength,
                              self_ensemble=self_ensemble)
+    if source.is_dir():
+        refuse_for(source, "a folder, whose files name their axes", axes=axes)
+        if not any(map(nifti.is_nifti, find_files(source))):
+            refuse_for(source, "DICOM, whose headers give the unit", unit=unit)
+        if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
+            raise InputError(f"{output}: expected the name of a folder, as {source} is")
+        _denoise_folder(load(), source, output, report=report, workers=workers, unit=unit)
+        return
+    if workers is not None:
+        raise InputError(f"--workers is {workers}, and {source} is one file; only the slices of a "
+                         "folder are read by workers")
+    if jax.process_count() > 1:
+        raise InputError(f"{source} is one file, and this run has {jax.process_count()} processes; "
+                         "only the files of a folder are divided among processes")
     kind: Callable[[Denoiser, pathlib.Path, pathlib.Path], str]
     given = unit or "hu"
     suffixes: tuple[str, ...]
-    if source.is_file() and source.suffix.lower() == ".npy":
+    if source.suffix.lower() == ".npy":
         kind, suffixes = functools.partial(denoise_array, unit=given, axes=axes), (".npy",)
         if holds_pairs(source):
             kind = _denoise_pairs
@@ -94,17 +104,14 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
             with flags_named():
                 stored = read_hu_array(source, axes=axes)
                 units.check_hu(stored.reshape(-1, *stored.shape[-2:]), name=str(source))
-    elif source.is_file() and nifti.is_nifti(source):
+    elif nifti.is_nifti(source):
         refuse_for(source, "a volume, whose header names its axes", axes=axes)
-        kind, suffixes = functools.partial(denoise_nifti, unit=unit), nifti.SUFFIXES
+        kind, suffixes = functools.partial(_denoise_nifti_file, unit=unit), nifti.SUFFIXES
     else:
         refuse_other_format(source)
         refuse_for(source, "DICOM, whose headers give the unit and the axes", unit=unit, axes=axes)
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected a name of DICOM, as {source} is")
-        if source.is_dir():
-            _denoise_folder(load(), source, output, report=report, workers=workers)
-            return
         dicom.read_headers(source)
         kind, suffixes = _denoise_dicom_file, ("",)
     if not output.name.lower().endswith(suffixes):
@@ -128,12 +135,14 @@ def _derivation(denoiser: Denoiser) -> Derivation:
 
 
 def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
-                    report: pathlib.Path | None, workers: int | None) -> None:
-    summary = denoise_tree(denoiser, derivation=_derivation(denoiser), source=source,
-                           output=output, workers=workers)
-    print(f"Wrote {output}: {counted(summary['slices'], 'slice')} in "
-          f"{len(summary['series'])} series by {summary['model']}; "
-          f"{_beyond(summary['saturated_pixels'])}"
+                    report: pathlib.Path | None, workers: int | None, unit: Unit | None) -> None:
+    summary = denoise_tree(
+        denoiser, derivation=_derivation(denoiser), source=source, output=output, workers=workers,
+        denoise_volume=functools.partial(_denoise_volume_of_folder, denoiser, unit=unit))
+    series, volumes = len(summary["series"]), counted(len(summary["volumes"]), "volume")
+    parts = [*([f"{series} series"] if series else []), *([volumes] if summary["volumes"] else [])]
+    print(f"Wrote {output}: {counted(summary['slices'], 'slice')} in {' and '.join(parts)} by "
+          f"{summary['model']}; {_beyond(summary['saturated_pixels'])}"
           + (f" in the slices written now, not before ({summary['written_before']})"
              if summary["written_before"] else ""))
     for series in summary["series"]:
@@ -146,7 +155,7 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
     if report is not None and agreement.is_main():
         from dfgan_jax.evaluation import denoising_report
 
-        denoising_report.of_folder(report, source, output, summary=summary)
+        denoising_report.of_folder(report, source, output, summary=summary, unit=unit or "hu")
     if summary["broken"] and agreement.is_main():
         (name, why), *rest = summary["broken"].items()
         raise InputError(
@@ -205,13 +214,32 @@ def denoise_array(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
     return f"{counted(len(slices), 'slice')} of {qdct.shape[-2]}×{qdct.shape[-1]}, {name}"
 
 
+def _denoise_volume_of_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
+                              unit: Unit | None) -> JsonObject:
+    """Denoises a volume unless the output is there; see `dicom_tree.VolumeDenoiser`."""
+    saturated = 0
+    with flags_named():
+        if not output.exists():
+            _, saturated = denoise_nifti(denoiser, source, output, unit=unit)
+    return {"saturated_pixels": saturated, **denoised_volume.describe(
+        source, output, unit=unit or "hu", known=denoiser.domain)}
+
+
+def _denoise_nifti_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
+                        unit: Unit | None) -> str:
+    (count, rows, columns), saturated = denoise_nifti(denoiser, source, output, unit=unit)
+    return f"{counted(count, 'slice')} of {rows}×{columns}; {_beyond(saturated)}"
+
+
 def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path, *,
-                  unit: Unit | None) -> str:
-    """Denoises a volume; see `run` for the arguments. Returns a description of the output."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with (tempfile.TemporaryDirectory(dir=output.parent, prefix=".denoise-") as scratch,
-          written_whole(output) as temporary):
-        volume = nifti.open_nifti(source, scratch=pathlib.Path(scratch))
+                  unit: Unit | None) -> tuple[tuple[int, ...], int]:
+    """Denoises a volume; see `run` for the arguments.
+
+    Returns:
+      (N, H, W), and the number of pixels beyond the stored range.
+    """
+    with scratch_beside(output) as scratch, written_whole(output) as temporary:
+        volume = nifti.open_nifti(source, scratch=scratch)
         _check_finite(source, volume.stored)
         if unit is None:
             units.check_hu(volume.slices(), name=str(source))
@@ -223,10 +251,8 @@ def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
             _warn(source, denoiser, ((to_hu(volume.stored[index]), pitch) for index in
                                      denoised_series.measured_slices(len(volume.stored))))
         is_packed = output.name.lower().endswith(".gz")
-        unpacked = pathlib.Path(scratch, "denoised.nii") if is_packed else temporary
-        derivation = _derivation(denoiser)
-        target = nifti.create_like(volume, unpacked, description=(
-            f"denoised by {derivation.name} {derivation.weights_sha256[:12]}, no medical device"))
+        unpacked = scratch / "denoised.nii" if is_packed else temporary
+        target = nifti.create_like(volume, unpacked, description=_derivation(denoiser).brief)
         saturated = 0
         for part, denoised in _denoised(denoiser, volume.stored, to_hu):
             values = units.from_hu(denoised, unit or "hu")
@@ -239,8 +265,7 @@ def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
             release_pages(target)
         if is_packed:
             nifti.pack(unpacked, temporary)
-    return (f"{counted(len(volume.stored), 'slice')} of "
-            f"{volume.stored.shape[1]}×{volume.stored.shape[2]}; {_beyond(saturated)}")
+    return volume.stored.shape, saturated
 
 
 def _denoise_pairs(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:

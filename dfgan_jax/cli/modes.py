@@ -113,12 +113,13 @@ MODES: dict[str, Mode] = {
         summary="denoises DICOM files, arrays and volumes",
         description=(
             "Denoises whole slices of any size and writes them in the input's format: a tree of "
-            "DICOM files becomes the same tree of new series. Nothing is overwritten."),
+            "DICOM files and NIfTI volumes becomes the same tree of new series and volumes. "
+            "Nothing is overwritten."),
         example=("--checkpoint=runs/mine --input=quarter_dose/ --output=denoised/ "
                  "--report=denoised.html"),
         needed={
-            "input=PATH": f"scan to denoise: a folder of DICOM files, or one; {_ARRAYS}, or of "
-                          f"pairs in the published format; or {_VOLUMES}",
+            "input=PATH": "scan to denoise: a folder of DICOM files or volumes, or one such file "
+                          f"({_VOLUMES}); or {_ARRAYS}, or of pairs in the published format",
             "output=PATH": "file or folder to write, of the input's kind"},
         optional={
             "checkpoint=PATH":

@@ -1,4 +1,4 @@
-"""Denoises a folder of DICOM files into a folder with the same names.
+"""Denoises a folder of DICOM files and NIfTI volumes into a folder with the same names.
 
 Reading, denoising and writing overlap, with at most three batches in memory. The output is in
 OUTPUT.incomplete until it is complete; the same command resumes from this folder.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.slice_files import OpenSlice, SliceFiles
 from dfgan_jax.devices import agreement
 from dfgan_jax.devices.backend import has_accelerator
-from dfgan_jax.scans import dicom, dicom_folder, units
+from dfgan_jax.scans import dicom, dicom_folder, nifti, units
 from dfgan_jax.scans.dicom_derivation import Derivation
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
@@ -50,10 +50,16 @@ SLICES_PER_WORKER: Final = 32
 
 T = TypeVar("T")
 
+VolumeDenoiser: TypeAlias = Callable[[pathlib.Path, pathlib.Path], JsonObject]
+"""Takes a NIfTI volume and the file to write, denoises the volume unless that file is there, and
+returns a description for `summary.json`, with `slices` and `saturated_pixels`. Of a broken volume
+it raises `InputError`."""
+
 
 def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
-                 output: pathlib.Path, workers: int | None = None) -> JsonObject:
-    """Denoises every CT slice below a folder; each process of a run denoises a share.
+                 output: pathlib.Path, workers: int | None = None,
+                 denoise_volume: VolumeDenoiser | None = None) -> JsonObject:
+    """Denoises the CT slices and volumes below a folder; each process of a run a share of them.
 
     Args:
       denoiser: of HU.
@@ -63,20 +69,21 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       workers: number of processes that read and write slices; 0: threads of this process do.
         None: beside a GPU or TPU the number of cores, at most `MAX_WORKERS`, of many slices; 0 of
         few, and on a CPU, whose cores the network needs.
+      denoise_volume: denoises the NIfTI volumes, one by one; None: they are skipped.
 
     Returns:
       The content of `summary.json`, in every process. Broken files are listed under `broken`;
       the others are written.
 
     Raises:
-      InputError: there is no CT slice, or every slice is broken; or `OUTPUT.incomplete` belongs
-        to another input or model.
+      InputError: there is nothing to denoise, or all of it is broken; or `OUTPUT.incomplete`
+        belongs to another input or model.
       OSError: a file cannot be written; `OUTPUT.incomplete` is kept.
       ProcessError: a worker was killed; `OUTPUT.incomplete` is kept.
     """
     with _Workers(workers) as started:
         return _denoise_tree(denoiser, started, derivation=derivation, source=source,
-                             output=output)
+                             output=output, denoise_volume=denoise_volume)
 
 
 class _Workers:
@@ -119,10 +126,12 @@ class _Workers:
 
 
 def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivation,
-                  source: pathlib.Path, output: pathlib.Path) -> JsonObject:
+                  source: pathlib.Path, output: pathlib.Path,
+                  denoise_volume: VolumeDenoiser | None) -> JsonObject:
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another output")
-    files = DicomFolder(source, processes=workers.for_files)
+    files = DicomFolder(source, processes=workers.for_files,
+                        with_volumes=denoise_volume is not None)
     if agreement.is_main():
         for line in files.link_lines():
             print(line, file=sys.stderr, flush=True)
@@ -132,13 +141,15 @@ def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivati
                              "leads to; choose another output")
     incomplete = output.with_name(f"{output.name}.incomplete")
     series = list(dicom.group_by_series(files.headers))
-    targets = {header.path: incomplete / header.path.relative_to(source)
-               for header in files.headers}
-    there = set(agreement.from_main(lambda: sorted(_written_before(
-        files.headers, targets, incomplete=incomplete, derivation=derivation))))
+    targets = {path: incomplete / path.relative_to(source)
+               for path in [*(header.path for header in files.headers), *files.volumes]}
+    there_files = set(agreement.from_main(lambda: sorted(map(str, _written_before(
+        files, targets, incomplete=incomplete, derivation=derivation)))))
+    there = {header.name for header in files.headers if str(header.path) in there_files}
     missing = _share([header for slices in series for header in slices
                       if header.name not in there])
     saturated: dict[str, int] = {}
+    volumes: dict[str, JsonObject] = {}
     checks = _Checks(series, denoiser=denoiser)
     for of_series, why in checks.doubtful():
         for header in of_series:
@@ -157,21 +168,31 @@ def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivati
                           processes=processes) as slices:
             _denoise(batches, denoiser=denoiser, slices=slices, files=files,
                      saturated=saturated, checks=checks, bar=bar)
+        for path in files.volumes[jax.process_index()::jax.process_count()]:
+            assert denoise_volume is not None
+            try:
+                volumes[str(path)] = denoise_volume(path, targets[path])
+            except InputError as error:
+                files.refuse(path, error)
     except (OSError, KeyboardInterrupt, BrokenProcessPool):
-        written = sum(targets[header.path].exists() for header in files.headers)
-        print(f"{written} of {counted(len(files.headers), 'slice')} in {incomplete}; the same "
-              "command resumes from there", file=sys.stderr, flush=True)
+        written = [f"{sum(targets[path].exists() for path in paths)} of {counted(len(paths), noun)}"
+                   for noun, paths in (("slice", [header.path for header in files.headers]),
+                                       ("volume", files.volumes)) if paths]
+        print(f"{' and '.join(written)} in {incomplete}; the same command resumes from there",
+              file=sys.stderr, flush=True)
         raise
     own: JsonObject = {"saturated": saturated, "changes": checks.changes,
-                       "files": files.refused()}
+                       "files": files.refused(), "volumes": volumes}
     for found in agreement.gathered(own):
         saturated |= found["saturated"]
         checks.changes |= found["changes"]
         files.refuse_all(found["files"])
-    if not there and not saturated:
+        volumes |= found["volumes"]
+    if not there and not saturated and not volumes:
         raise InputError("; ".join([f"{source}: no slice could be denoised", *files.lines()]))
-    summary = _summary(files, series, source=source, derivation=derivation, there=there,
-                       saturated=saturated, checks=checks)
+    written_volumes = {path: volumes[str(path)] for path in files.volumes if str(path) in volumes}
+    summary = _summary(files, series, written_volumes, source=source, derivation=derivation,
+                       there=there, there_files=there_files, saturated=saturated, checks=checks)
     if agreement.is_main():
         with written_whole(incomplete / SUMMARY) as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
@@ -283,16 +304,16 @@ def _look_at(header: SliceHeader, pixel_spacing_mm: float | None
     return domain.measure(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside), ""
 
 
-def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, pathlib.Path], *,
-                    incomplete: pathlib.Path, derivation: Derivation) -> set[str]:
-    """Finds the slices that an earlier run of the same command wrote.
+def _written_before(files: DicomFolder, targets: dict[pathlib.Path, pathlib.Path], *,
+                    incomplete: pathlib.Path, derivation: Derivation) -> set[pathlib.Path]:
+    """Finds the files whose denoised files an earlier run of the same command wrote.
 
     Raises:
       InputError: the folder has other files.
     """
     remove_leftovers(incomplete)
     left = set(dicom_folder.find_files(incomplete)) if incomplete.exists() else set()
-    uids = {header.path: header.sop_uid for header in headers}
+    uids = {header.path: header.sop_uid for header in files.headers}
     there = set()
     for path, sop_uid in uids.items():
         target = targets[path]
@@ -300,12 +321,17 @@ def _written_before(headers: list[SliceHeader], targets: dict[pathlib.Path, path
             with contextlib.suppress(InputError):  # the file is broken, or no CT slice
                 if dicom.read_headers(target)[0].sop_uid == derivation.derived_uid(sop_uid):
                     there.add(path)
-                    left.remove(target)
+    for path in files.volumes:
+        if targets[path] in left:
+            with contextlib.suppress(InputError):  # the file is broken
+                if nifti.has_header_of(targets[path], path, description=derivation.brief):
+                    there.add(path)
+    left -= {targets[path] for path in there}
     left.discard(incomplete / SUMMARY)
     if left:
         raise InputError(f"{min(left)}: was not made from this input by this model; remove the "
                          "folder, or choose another output")
-    return {header.name for header in headers if header.path in there}
+    return there
 
 
 def _denoise(batches: list[Batch], *, denoiser: Denoiser, slices: SliceFiles,
@@ -349,8 +375,9 @@ def _denoise(batches: list[Batch], *, denoiser: Denoiser, slices: SliceFiles,
             saturated.pop(header.name, None)
 
 
-def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pathlib.Path,
-             derivation: Derivation, there: set[str],
+def _summary(files: DicomFolder, series: list[list[SliceHeader]],
+             volumes: dict[pathlib.Path, JsonObject], *, source: pathlib.Path,
+             derivation: Derivation, there: set[str], there_files: set[str],
              saturated: dict[str, int], checks: _Checks) -> JsonObject:
     def relative(path: pathlib.Path) -> str:
         return str(path.relative_to(source))
@@ -359,8 +386,11 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
     return {
         "input": str(source), **dataclasses.asdict(derivation),
         "trained_on": checks.domain and checks.domain.as_json(),
-        "slices": len(written), "saturated_pixels": sum(saturated.values()),
-        "written_before": len(there),
+        "slices": len(written) + sum(each["slices"] for each in volumes.values()),
+        "saturated_pixels": sum(saturated.values()) + sum(
+            each["saturated_pixels"] for each in volumes.values()),
+        "written_before": len(there) + sum(each["slices"] for path, each in volumes.items()
+                                           if str(path) in there_files),
         "series": [{
             "source_series_uid": slices[0].series_uid,
             "series_uid": derivation.derived_uid(slices[0].series_uid),
@@ -372,6 +402,7 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]], *, source: pat
             "notes": dicom.series_notes(slices),
             **checks.describe(slices),
         } for slices in series],
+        "volumes": [{"file": relative(path), **each} for path, each in volumes.items()],
         "broken": {relative(path): why for path, why in files.broken.items()},
         "skipped": {relative(path): why for path, why in files.skipped.items()},
     }

@@ -28,15 +28,34 @@ from dfgan_jax.support.types import JsonObject
 
 
 def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
-              summary: JsonObject) -> None:
-    """Reports on a folder of DICOM files: slices of its largest series, numbers of all series.
+              summary: JsonObject, unit: Unit = "hu") -> None:
+    """Reports on a folder: slices of its largest series or volume, numbers of all.
 
     Args:
       report: HTML file to write.
       source: folder of the input.
-      output: folder of the denoised series.
+      output: folder of the denoised series and volumes.
       summary: of `dicom_tree`.
+      unit: of the volumes.
     """
+    volumes = [{"description": each["file"], "notes": [], **each} for each in summary["volumes"]]
+    series = [*summary["series"], *volumes]
+    largest = max(series, key=lambda each: each["slices"])
+    if "file" in largest:
+        before, after = (_read(folder / largest["file"], scratch=report.parent, unit=unit,
+                               axes="nhw") for folder in (source, output))
+        name = largest["file"]
+    else:
+        before, after, name = _of_largest_series(source, output)
+    write_denoising_report(
+        report, summary={**summary, "series": series}, names=before.names, before=before.hu,
+        after=after.hu, of_series=name if len(series) > 1 else None)
+    print(f"Report: {report}", flush=True)
+
+
+def _of_largest_series(source: pathlib.Path, output: pathlib.Path
+                       ) -> tuple["_Slices", "_Slices", str]:
+    """Some slices of the largest series of DICOM files, before and after, and its name."""
     largest = max(dicom.group_by_series(DicomFolder(output).headers), key=len)
     sizes = [(header.rows, header.columns) for header in largest]
     usual = collections.Counter(sizes).most_common(1)[0][0]
@@ -46,14 +65,10 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
              f"{header.location_mm:g} mm, {_name(header)}" for header in chosen]
     sources = {path: dicom.read_headers(source / path.relative_to(output))
                for path in {header.path for header in chosen}}
-    write_denoising_report(
-        report, summary=summary, names=names,
-        before=np.stack([dicom.read_pixels(sources[header.path][header.instance[1]]).hu
-                         for header in chosen]),
-        after=np.stack([dicom.read_pixels(header).hu for header in chosen]),
-        of_series=(largest[0].series_description or largest[0].series_uid
-                   if len(summary["series"]) > 1 else None))
-    print(f"Report: {report}", flush=True)
+    before = [sources[header.path][header.instance[1]] for header in chosen]
+    of_before, of_after = (_Slices(np.stack([dicom.read_pixels(header).hu for header in headers]),
+                                   names, len(largest), None) for headers in (before, chosen))
+    return of_before, of_after, largest[0].series_description or largest[0].series_uid
 
 
 class _Slices(NamedTuple):

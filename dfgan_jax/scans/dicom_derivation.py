@@ -46,6 +46,11 @@ class Derivation:
         return (f"Denoised by {self.name}, weights SHA-256 {self.weights_sha256}, "
                 f"dfgan_jax {self.version}. Research software, not a medical device.")
 
+    @property
+    def brief(self) -> str:
+        """The same for NIfTI's `descrip`, which has 79 characters."""
+        return f"denoised by {self.name} {self.weights_sha256[:12]}, no medical device"[:79]
+
     def derived_uid(self, source_uid: str) -> str:
         """A UID that depends on the source and the derivation, but for the model's name.
 

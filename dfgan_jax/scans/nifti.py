@@ -7,6 +7,7 @@ into a scratch folder first.
 
 import dataclasses
 import gzip
+import io
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from dfgan_jax.support.safe_pickle import printable
 SUFFIXES = (".nii", ".nii.gz")
 
 _GZIP_START = b"\x1f\x8b"
+
+_LONGEST_HEADER = nibabel.Nifti2Header.template_dtype.itemsize
 
 _SPACE_UNITS = 0b111
 """The bits of `xyzt_units` for lengths."""
@@ -86,11 +89,9 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
         raise InputError(f"{path}: no such file")
     if other := content_of_failed_download(path):  # or OSError: no right to read it
         raise InputError(f"{path}: {other}")
-    with path.open("rb") as file:
-        is_packed = file.read(len(_GZIP_START)) == _GZIP_START
     # nibabel goes by the name.
-    unpacked = (_unpack(path, scratch, is_packed=is_packed)
-                if is_packed or path.name.lower().endswith(".gz") else path)
+    unpacked = (_unpack(path, scratch)
+                if _is_packed(path) or path.name.lower().endswith(".gz") else path)
     try:
         image: Any = nibabel.load(unpacked)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
@@ -101,8 +102,7 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # a broken file can raise anything
-        raise InputError(f"{path}: no NIfTI file, or a broken one "
-                         f"({type(error).__name__}: {printable(error, limit=160)})") from error
+        raise _broken(path, error) from error
     if not (np.isfinite([slope, intercept]).all() and slope != 0):
         raise InputError(f"{path}: broken: slope {slope:g}, intercept {intercept:g}")
     return NiftiVolume(path=path, unpacked=unpacked, stored=stored, slope=float(slope),
@@ -129,12 +129,37 @@ def create_like(source: NiftiVolume, path: pathlib.Path, *, description: str
     with source.unpacked.open("rb") as file:
         head = bytearray(file.read(start))
     header = type(image.header)(bytes(head[:image.header.template_dtype.itemsize]), check=False)
-    header["descrip"] = description.encode("ascii", "replace")[:79]
+    _describe(header, description)
     head[:len(header.binaryblock)] = header.binaryblock
     path.write_bytes(head)
     allocate(path, start + int(np.prod(image.shape)) * dtype.itemsize)
     values = np.memmap(path, dtype, mode="r+", offset=start, shape=image.shape, order="F")
     return _as_slices(np.asarray(values), image.affine)
+
+
+def has_header_of(path: pathlib.Path, source: pathlib.Path, *, description: str) -> bool:
+    """Whether a file has the header that `create_like` gives it.
+
+    Args:
+      path: of the file.
+      source: whose header `create_like` takes.
+      description: at most 79 characters.
+
+    Raises:
+      InputError: a file is broken.
+    """
+    def header(each: pathlib.Path) -> Any:
+        try:
+            with _open(each) as file:
+                head = file.read(_LONGEST_HEADER)
+            kind = _header_kind(head)
+            return kind(head[:kind.template_dtype.itemsize], check=False)
+        except Exception as error:  # a broken file can raise anything
+            raise _broken(each, error) from error
+
+    expected = header(source)
+    _describe(expected, description)
+    return bool(header(path).binaryblock == expected.binaryblock)
 
 
 def pack(unpacked: pathlib.Path, path: pathlib.Path) -> None:
@@ -143,15 +168,39 @@ def pack(unpacked: pathlib.Path, path: pathlib.Path) -> None:
         shutil.copyfileobj(source, target, 2**20)
 
 
-def _unpack(path: pathlib.Path, scratch: pathlib.Path, *, is_packed: bool) -> pathlib.Path:
+def _is_packed(path: pathlib.Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_GZIP_START)) == _GZIP_START
+
+
+def _open(path: pathlib.Path) -> io.BufferedIOBase:
+    """Opens a file for reading what is unpacked of it; its content tells whether it is packed."""
+    return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")
+
+
+def _broken(path: pathlib.Path, error: Exception) -> InputError:
+    return InputError(f"{path}: no NIfTI file, or a broken one "
+                      f"({type(error).__name__}: {printable(error, limit=160)})")
+
+
+def _header_kind(head: bytes) -> Any:
+    """nibabel's class of the header that a file starts with."""
+    is_second = len(head) > 3 and _LONGEST_HEADER in (
+        int.from_bytes(head[:4], order) for order in ("little", "big"))
+    return nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
+
+
+def _describe(header: Any, description: str) -> None:
+    header["descrip"] = description.encode("ascii", "replace")[:79]
+
+
+def _unpack(path: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
     """Unpacks, or copies, as many bytes as the header states, and no more."""
     unpacked = scratch / "unpacked.nii"
     try:
-        with gzip.open(path, "rb") if is_packed else path.open("rb") as source:
-            head = source.read(540)
-            kind: Any = nibabel.Nifti2Header if len(head) > 3 and 540 in (
-                int.from_bytes(head[:4], order) for order in ("little", "big")
-            ) else nibabel.Nifti1Header
+        with _open(path) as source:
+            head = source.read(_LONGEST_HEADER)
+            kind = _header_kind(head)
             header = kind(head[:kind.template_dtype.itemsize])
             left = (int(header["vox_offset"]) - len(head) + header.get_data_dtype().itemsize
                     * int(np.prod(header.get_data_shape(), dtype=object)))
@@ -168,8 +217,7 @@ def _unpack(path: pathlib.Path, scratch: pathlib.Path, *, is_packed: bool) -> pa
             raise InputError(f"{path}: broken: {error}") from error
         raise
     except Exception as error:  # a broken file can raise anything
-        raise InputError(f"{path}: no NIfTI file, or a broken one "
-                         f"({type(error).__name__}: {printable(error, limit=160)})") from error
+        raise _broken(path, error) from error
     return unpacked
 
 

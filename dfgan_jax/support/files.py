@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -121,10 +122,13 @@ def release_pages(array: Shaped[np.ndarray, "..."]) -> None:
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes temporary files of `written_whole` below a folder, left by a killed process."""
-    for path in folder.rglob(".*"):
+    """Removes what a killed process left of `written_whole` and `scratch_beside` below a folder."""
+    for path in list(folder.rglob(".*")):
         if re.search(r"\.[0-9a-f]{16}$", path.name):
-            path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -216,11 +220,26 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     writers at once, the last one's file stays, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Process ids repeat between the machines and containers that share a folder.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = _temporary(path)
     try:
         with full_disk_named(path):
             yield temporary
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder beside a file, for files as large: /tmp may be in memory."""
+    folder = _temporary(path)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    """A name beside a path, which no other process has: process ids repeat between machines."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")

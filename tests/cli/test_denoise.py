@@ -89,9 +89,9 @@ def make_pairs(path):
     write_pairs(path, Pairs(ndct, ndct[::-1].copy()))
 
 
-def make_volume(path):
-    nibabel.save(nibabel.Nifti1Image(hu((33, 20, 3)).astype(np.int16), np.diag([-1, -1, 2, 1])),
-                 path)
+def make_volume(path, *, thickness=2):
+    nibabel.save(nibabel.Nifti1Image(hu((33, 20, 3)).astype(np.int16),
+                                     np.diag([-1, -1, thickness, 1])), path)
 
 
 KINDS = {"in.npy": make_array, "pairs.npy": make_pairs, "in.nii": make_volume,
@@ -206,9 +206,114 @@ def test_a_folder_is_denoised_and_its_broken_slices_are_told(tmp_path, weights, 
         Denoiser.load(weights).weights_sha256)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """Two volumes of 3 slices and a DICOM file."""
+    folder = tmp_path / "in"
+    (folder / "p").mkdir(parents=True)
+    make_volume(folder / "a.nii.gz")
+    make_volume(folder / "p" / "b.nii")
+    dicom_files.write(folder / "p" / "1.dcm")
+    return folder
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def summary_of(output):
+    return json.loads((output / "summary.json").read_text())
+
+
+def test_each_volume_of_a_folder_is_denoised_as_it_is_alone(tmp_path, weights, folder, capsys):
+    (folder / "._a.nii.gz").write_bytes(bytes(200))  # as macOS leaves it
+    (folder / "c.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"1 broken file not denoised, the first c\.nii\.gz: no "):
+        run(tmp_path, weights, "in", "out")
+    assert names(tmp_path / "out") == ["a.nii.gz", "p/1.dcm", "p/b.nii", "summary.json"]
+    assert "7 slices in 1 series and 2 volumes by " in capsys.readouterr().out
+    for name in ("a.nii.gz", "p/b.nii"):
+        alone = nibabel.load(run(tmp_path, weights, f"in/{name}", f"alone/{name}"))
+        written = nibabel.load(tmp_path / "out" / name)
+        np.testing.assert_array_equal(written.get_fdata(), alone.get_fdata())
+        assert written.header == alone.header
+    summary = summary_of(tmp_path / "out")
+    assert [(each["file"], each["slices"]) for each in summary["volumes"]] == [
+        ("a.nii.gz", 3), ("p/b.nii", 3)]
+    assert (list(summary["broken"]), summary["skipped"]) == (
+        ["c.nii.gz"], {"._a.nii.gz": "not a DICOM file"})
+
+
+def test_volumes_written_before_are_not_denoised_again(tmp_path, weights, folder, monkeypatch,
+                                                       capsys):
+    expected = summary_of(run(tmp_path, weights, "in", "whole"))
+    denoise_nifti = denoise.denoise_nifti
+
+    def interrupted(denoiser, source, output, *, unit):
+        if output.name == "b.nii":
+            raise KeyboardInterrupt
+        return denoise_nifti(denoiser, source, output, unit=unit)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(denoise, "denoise_nifti", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, weights, "in", "out")
+    assert "1 of 1 slice and 1 of 2 volumes in " in capsys.readouterr().err
+    incomplete = tmp_path / "out.incomplete"
+    assert names(incomplete) == ["a.nii.gz", "p/1.dcm"]
+    leftover = incomplete / "p" / f".b.nii.{'0' * 16}"  # of a killed process
+    leftover.mkdir()
+    (leftover / "unpacked.nii").touch()
+    time = (incomplete / "a.nii.gz").stat().st_mtime_ns
+    output = run(tmp_path, weights, "in", "out")
+    assert (output / "a.nii.gz").stat().st_mtime_ns == time
+    assert names(output) == ["a.nii.gz", "p/1.dcm", "p/b.nii", "summary.json"]
+    summary = summary_of(output)
+    assert (summary["written_before"], summary["slices"]) == (4, 7)
+    measured = [{**each, "saturated_pixels": 0} for each in expected["volumes"]]
+    assert [{**each, "saturated_pixels": 0} for each in summary["volumes"]] == measured
+    assert measured[0]["pixel_spacing_mm"] == 1
+
+
+def test_volumes_of_another_strength_or_input_are_not_taken_for_written(tmp_path, weights, folder):
+    (folder / "p" / "1.dcm").unlink()
+    run(tmp_path, weights, "in", "out").rename(tmp_path / "out.incomplete")
+    again = functools.partial(denoise.run, checkpoint_path=str(weights), source=folder,
+                              output=tmp_path / "out")
+    with pytest.raises(InputError, match=r"a\.nii\.gz: was not made from this input by this model"):
+        again(strength=0.5)
+    make_volume(folder / "p" / "b.nii", thickness=3)
+    with pytest.raises(InputError, match=r"b\.nii: was not made from this input by this model"):
+        again()
+
+
+def test_units_of_the_volumes_of_a_folder_are_refused_or_taken_by_a_flag(tmp_path, weights):
+    array, values, scale, offset = scaled("mu")
+    (tmp_path / "in").mkdir()
+    save_array(tmp_path / "in" / "a.nii", values)
+    options = {"checkpoint_path": str(weights), "source": tmp_path / "in"}
+    with pytest.raises(InputError, match=r"no slice could be denoised; broken: .*a\.nii: has "
+                                         r"values from .*--input_unit=mu converts them"):
+        denoise.run(**options, output=tmp_path / "out")
+    with pytest.raises(InputError, match=r"--axes=hwn: .*in is a folder, whose files name their"):
+        denoise.run(**options, output=tmp_path / "out", axes="hwn")
+    with pytest.raises(InputError, match=r"out\.nii: expected the name of a folder, as .*in is"):
+        denoise.run(**options, output=tmp_path / "out.nii")
+    denoise.run(**options, output=tmp_path / "new", unit="mu", report=tmp_path / "r.html")
+    written = load_array(tmp_path / "new" / "a.nii")
+    np.testing.assert_allclose((written - offset) / scale, Denoiser.load(weights)(array), atol=0.1)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert len(json.loads(re.search(r'id="viewer-data">(.*?)</script>', page).group(1))[
+        "slices"]) == 2
+    dicom_files.write(tmp_path / "dicom" / "1.dcm")
+    with pytest.raises(InputError, match=r"--input_unit=mu: .*dicom is DICOM, whose headers give"):
+        denoise.run(checkpoint_path=str(weights), source=tmp_path / "dicom",
+                    output=tmp_path / "out", unit="mu")
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda path: None, "no such file or folder"),
-    (lambda path: path.mkdir(), "no CT slice among 0 files"),
+    (lambda path: path.mkdir(), "no CT slice or NIfTI volume among 0 files"),
     (lambda path: path.write_text("notes"), "not a DICOM file"),
     (lambda path: dicom_files.write(path, RescaleSlope=None), "no rescale slope"),
 ])

@@ -11,7 +11,7 @@ import sys
 from dfgan_jax.denoising import denoiser, dicom_tree
 from dfgan_jax.devices import processes
 from dfgan_jax.devices.launchers import Place
-from tests.denoising.test_dicom_tree import DERIVATION, FakeDenoiser
+from tests.denoising.test_dicom_tree import DERIVATION, FakeDenoiser, copy_volume
 
 
 class Dying(FakeDenoiser):
@@ -31,7 +31,8 @@ def main() -> None:
                                 process_id=int(index))):
         summary = dicom_tree.denoise_tree(
             Dying() if dies == index else FakeDenoiser(), derivation=DERIVATION,
-            source=pathlib.Path(source), output=pathlib.Path(output), workers=0)
+            source=pathlib.Path(source), output=pathlib.Path(output), workers=0,
+            denoise_volume=copy_volume)
         assert (pathlib.Path(output) / dicom_tree.SUMMARY).exists()
         print(summary["slices"], file=sys.stderr)
 

@@ -4,7 +4,14 @@ import signal
 import numpy as np
 
 from dfgan_jax.scans.dicom import read_headers, read_slice_of
-from tests.denoising.test_dicom_tree import SECOND_SERIES, files, run, slices, stored
+from tests.denoising.test_dicom_tree import (
+    SECOND_SERIES,
+    copy_volume,
+    files,
+    run,
+    slices,
+    stored,
+)
 from tests.devices.test_processes import ends, start
 from tests.scans import enhanced_files
 from tests.scans.dicom_files import write
@@ -23,17 +30,20 @@ def make_input(source):
     enhanced_files.write(source / "frames.dcm", series="1.2.826.0.1.3680043.8.498.3")
     cut = write(source / "cut.dcm", instance=9)
     cut.write_bytes(cut.read_bytes()[:-100])
+    for name, content in (("v.nii", b"v"), ("w.nii", b""), ("x.nii.gz", b"x")):
+        (source / name).write_bytes(content)
 
 
 def test_two_processes_write_what_one_writes(tmp_path):
     make_input(tmp_path / "in")
-    expected = run(tmp_path)
+    expected = run(tmp_path, denoise_volume=copy_volume)
     for status, output in ends(start(2, "-m", "tests.denoising.process", str(tmp_path / "in"),
                                      str(tmp_path / "two"), "none")):
         assert status == 0, output
         assert output.splitlines()[-1] == str(expected["slices"])
     assert json.loads((tmp_path / "two" / "summary.json").read_text()) == expected
-    assert list(expected["broken"]) == ["cut.dcm"]
+    assert list(expected["broken"]) == ["cut.dcm", "w.nii"]
+    assert [each["file"] for each in expected["volumes"]] == ["v.nii", "x.nii.gz"]
     assert expected["series"][1]["noise_after_hu"] is not None
     assert files(tmp_path / "two") == files(tmp_path / "out")
     actual = pixels(tmp_path / "two")

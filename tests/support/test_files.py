@@ -17,6 +17,7 @@ from dfgan_jax.support.files import (
     refuse_existing,
     release_pages,
     remove_leftovers,
+    scratch_beside,
     written_whole,
 )
 from tests.cli.command import ROOT
@@ -74,6 +75,11 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     kept = [tmp_path / name for name in ("a", ".a", ".a.0123", f".a.{'g' * 16}", f"a.{'0' * 16}")]
     for path in [*kept, tmp_path / f".a.{'0' * 16}", tmp_path / f".b.dcm.{'f' * 16}"]:
         path.touch()
+    with scratch_beside(tmp_path / "c") as scratch:
+        (tmp_path / "left").mkdir()
+        (tmp_path / "left" / "file").touch()
+        name = scratch.name
+    (tmp_path / "left").rename(tmp_path / name)
     remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     remove_leftovers(tmp_path / "absent")
