@@ -182,8 +182,11 @@ class TensorUnpickler(SafeUnpickler):
     def find_class(self, module: str, name: str) -> object:
         if module == "collections" and name in ("OrderedDict", "Counter"):
             return self._dict
+        return super().find_class(module, name)
+
+    def unknown(self, module: str, name: str) -> object:
         try:
-            return super().find_class(module, name)
+            return super().unknown(module, name)
         except pickle.UnpicklingError as error:
             hint = ("" if module in ("collections", "builtins", "__builtin__") else
                     ". Was a whole module saved? Save its state_dict() instead")

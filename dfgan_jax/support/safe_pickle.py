@@ -21,8 +21,10 @@ _MAX_OPCODES = 2_000_000
 
 _MAX_ARGUMENTS = 16
 _MAX_KEY_LENGTH = 1000
+_MAX_NAME_LENGTH = 200
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
+
 
 def printable(text: object, *, limit: int = 300) -> str:
     """Text from a file, made safe for one line of a terminal, without addresses of objects."""
@@ -114,6 +116,8 @@ class PickledDtype(StandIn):
         self.code, self.byte_order = code, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if type(state) is not tuple or len(state) > _MAX_ARGUMENTS:  # many calls could share one
+            raise pickle.UnpicklingError("the state of an array's type is no short tuple")
         _, byte_order, subdtype, names, fields, *_ = state
         if byte_order not in ("<", ">", "=", "|") or (subdtype, names, fields) != (None,) * 3:
             raise pickle.UnpicklingError("an array holds no plain numbers")
@@ -135,6 +139,9 @@ class PickledDtype(StandIn):
             return data[0]
         if not isinstance(data, bytes | bytearray | memoryview):
             raise pickle.UnpicklingError("an array's numbers are not bytes")
+        if type(order) is not str:  # the text of a list of lists may be as long as 2 ** its depth
+            raise pickle.UnpicklingError(f"an array has a memory order of type "
+                                         f"{type(order).__name__}")
         if order not in ("C", "F", "K") or (order == "K") != (axes is not None):
             raise pickle.UnpicklingError(f"an array has the memory order {printable(order)!r}")
         dtype = np.dtype(self.byte_order + self.code)
@@ -234,13 +241,19 @@ class SafeUnpickler(pickle._Unpickler):
         self.dispatch = _Countdown(type(self).dispatch)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> object:
+        # Many mentions could share one long text, and a message be made of each.
+        if len(module) + len(name) > _MAX_NAME_LENGTH:
+            raise pickle.UnpicklingError(f"it names something of {len(module) + len(name):,} "
+                                         f"letters; at most {_MAX_NAME_LENGTH} are expected")
         if (module, name) == ("_codecs", "encode"):
             return self._encode
-        try:
-            return self._names[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it names {module}.{name}; only {self._allowed} are allowed") from None
+        known = f"{module}.{name}"
+        return self._names[known] if known in self._names else self.unknown(module, name)
+
+    def unknown(self, module: str, name: str) -> object:
+        """Refuses a name that is none of the given; a subclass may return a stand-in."""
+        raise pickle.UnpicklingError(
+            f"it names {module}.{name}; only {self._allowed} are allowed")
 
     def _encode(self, text: str, encoding: str) -> bytes:
         """`_codecs.encode`, through which protocol 2 writes bytes."""

@@ -314,6 +314,22 @@ def test_text_that_is_encoded_over_and_over_is_refused(tmp_path):
         read_pairs(save_pickle(tmp_path / "bomb.npy", payload))
 
 
+def test_a_memory_order_that_is_long_as_a_text_is_not_written_out(tmp_path):
+    """Each of its pairs holds the former twice."""
+    order = b"]" + b"2\x86" * 18
+    payload = (b"\x80\x04cnumpy._core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\n\x8c\x02f4\x85R"
+               b"K\0\x85" + order + b"tR.")
+    path = save_pickle(tmp_path / "bomb.npy", payload)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"has a memory order of type tuple$"):
+            read_pairs(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**19
+
+
 def test_big_endian_files_are_read(tmp_path):
     content = {"f_nd": mu().astype(">f4"), "f_qd": mu().astype(">f8")}
     (pairs,) = read_pairs(save(tmp_path / "big.npy", content)).blocks()

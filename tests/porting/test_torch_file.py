@@ -294,6 +294,12 @@ def nested(depth):
     (dump(Call(Name("torch", "device"), (0,) * 17)), "no short tuple of arguments"),
     (dump(Call(Name("collections", "OrderedDict"), ("ab",))), "no list of items"),
     (dump(Call(Name("collections", "OrderedDict"), (["ab"],))), "made of no pairs"),
+    # What is long as a text, or is shared by many calls.
+    (b"\x80\x02cnumpy.core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\nX\x02\0\0\0f4\x85R"
+     b"K\0\x85" + nested(18) + b"tR.", "a memory order of type tuple"),
+    (b"\x80\x02cnumpy\ndtype\nX\x02\0\0\0f4\x85R" + dump((3, "<", *(None,) * 15))[2:-1] + b"b.",
+     "the state of an array's type is no short tuple"),
+    (dump(Name("a" * 100, "b" * 101)), "something of 201 letters; at most 200 are expected"),
     (b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x", "a length in it is wrong"),
     (b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"x", "a length in it is wrong"),
     (b"", "the file ends early"), (b"\x80", "the file ends early"), (b"garbage", "refused"),
