@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from dfgan_jax.support.digests import json_digest, named_arrays_digest
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import InputError, first_line
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
 
@@ -58,10 +59,11 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
 
     Args:
       path: a workdir, its `checkpoints` folder, or the folder of one step. Of several steps the
-        best is taken, or the latest if none has a score.
+        best is taken, or the latest if none has a score. Steps whose metadata or score cannot be
+        read are named on stderr, and left out.
 
     Raises:
-      InputError: there is no checkpoint.
+      InputError: there is no checkpoint, or none can be read.
     """
     path = pathlib.Path(path).absolute()
     if (path / STATE).is_dir() and (path / META).is_dir():
@@ -70,13 +72,21 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f"{path}: no checkpoint here; expected a workdir, its checkpoints folder, "
                          "or the folder of one step")
-    folders = step_folders(workdir)
-    if not folders:
-        raise InputError(f"{path}: holds no finished checkpoint")
-    scores = {folder: checked_score(folder, read_meta(folder)) for folder in folders}
+    scores: dict[pathlib.Path, float | None] = {}
+    faults = []
+    for folder in step_folders(workdir):
+        try:
+            scores[folder] = checked_score(folder, read_meta(folder))
+        except InputError as error:
+            if folder.is_dir():  # else a running training has deleted it
+                faults.append(error)
+    if not scores:
+        raise faults[0] if faults else InputError(f"{path}: holds no finished checkpoint")
+    for fault in faults:
+        print(f"{first_line(fault)}: left out", file=sys.stderr, flush=True)
     scored = {folder: score for folder, score in scores.items() if score is not None}
     # Of equal scores, the latest is taken, since it comes first.
-    return max(scored, key=lambda folder: scored[folder]) if scored else folders[0]
+    return max(scored, key=lambda folder: scored[folder]) if scored else next(iter(scores))
 
 
 def step_folders(workdir: pathlib.Path) -> list[pathlib.Path]:

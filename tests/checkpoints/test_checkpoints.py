@@ -3,6 +3,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from dfgan_jax.checkpoints import folder as checkpoint_folder
 from dfgan_jax.checkpoints.folder import (
     alone,
     locate,
@@ -250,15 +252,41 @@ def test_what_a_killed_save_left_is_removed_and_is_no_damage(tmp_path):
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("0.2", "9.2", "its score has changed"), ("score", "scora", "its score cannot be read")])
-def test_a_changed_score_chooses_no_checkpoint(tmp_path, old, new, message):
+@pytest.mark.parametrize(("file", "old", "new", "message"), [
+    ("metrics/metrics", "0.5", "9.5", "its score has changed"),
+    ("metrics/metrics", "score", "scora", "its score cannot be read"),
+    ("meta/metadata", '"epoch": 1', '"epoch": 7', "its metadata have changed"),
+    ("meta", None, None, "its metadata cannot be read")])
+def test_what_cannot_be_read_is_left_out_while_another_can(tmp_path, capsys, file, old, new,
+                                                           message):
+    with Checkpoints(tmp_path) as kept:
+        for step, score in [(1, 0.5), (2, 0.2), (3, 0.1)]:
+            save(kept, step, score)
+    path = tmp_path / "checkpoints" / "1" / file
+    if old is None:
+        shutil.rmtree(path)  # as a kill during its deletion leaves it
+    else:
+        path.write_text(path.read_text().replace(old, new))
+    assert locate(tmp_path) == tmp_path / "checkpoints" / "2"
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'checkpoints' / '1'}: ")
+    assert message in line
+    assert line.endswith(": left out")
+    for step in "23":
+        shutil.rmtree(tmp_path / "checkpoints" / step)
+    with pytest.raises(InputError, match=message):
+        locate(tmp_path)
+
+
+def test_what_a_run_deletes_meanwhile_is_left_out_in_silence(tmp_path, capsys, monkeypatch):
     with Checkpoints(tmp_path) as kept:
         save(kept, 1, 0.2)
-        save(kept, 2, 0.5)
-    path = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
-    path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(InputError, match=message):
+    left, gone = (tmp_path / "checkpoints" / step for step in "12")
+    monkeypatch.setattr(checkpoint_folder, "step_folders", lambda workdir: [gone, left])
+    assert locate(tmp_path) == left
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(checkpoint_folder, "step_folders", lambda workdir: [gone])
+    with pytest.raises(InputError, match="holds no finished checkpoint"):
         locate(tmp_path)
 
 
