@@ -23,6 +23,7 @@ from dfgan_jax.checkpoints.folder import (
     step_folders,
     this_process,
 )
+from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import DivergenceError, InputError, first_line
 from dfgan_jax.support.types import JsonObject
 
@@ -125,6 +126,48 @@ class Checkpoints:
         return None if step is None else pathlib.Path(self._manager.directory) / str(step)
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _error_of_disk(folder: pathlib.Path, fault: BaseException) -> OSError | None:
+    """The error of the disk behind a fault of a checkpoint; None if its content is damaged."""
+    cause: BaseException | None = fault
+    while cause is not None:
+        # Missing files are damage: a killed deletion leaves such a folder.
+        if isinstance(cause, OSError) and not isinstance(
+                cause, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            return cause
+        cause = cause.__cause__
+    # The errors of tensorstore have no cause.
+    try:
+        for place, _, names in os.walk(folder, onerror=_raise):
+            for name in names:
+                file_digest(pathlib.Path(place) / name)
+    except OSError as error:
+        return error
+    return None
+
+
+def _damage(folder: pathlib.Path) -> str | None:
+    """The damage of a checkpoint in a line; None if it is sound.
+
+    Raises:
+      InputError: the disk refuses to read it.
+    """
+    try:
+        check_sound(folder)
+    except MemoryError:
+        raise
+    except Exception as error:  # damage raises any exception in orbax and tensorstore
+        if refusal := _error_of_disk(folder, error):
+            raise InputError(f"{folder}: cannot be read now ({first_line(refusal)}); expected a "
+                             "readable checkpoint. Nothing was moved; the same command continues "
+                             "once the disk can read it") from error
+        return first_line(error).removeprefix(f"{folder}: ")
+    return None
+
+
 def set_aside_damaged(workdir: str | os.PathLike[str]) -> list[str]:
     """Moves the damaged checkpoints of a run into its folder `damaged`.
 
@@ -135,7 +178,8 @@ def set_aside_damaged(workdir: str | os.PathLike[str]) -> list[str]:
       A line for each damaged checkpoint.
 
     Raises:
-      InputError: there are several checkpoints, and none can be read; none is moved.
+      InputError: the disk refuses to read a checkpoint; or there are several checkpoints, and
+        none can be read. None is moved.
     """
     workdir = pathlib.Path(workdir).absolute()
     for unfinished in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
@@ -143,12 +187,9 @@ def set_aside_damaged(workdir: str | os.PathLike[str]) -> list[str]:
     steps = step_folders(workdir)
     damaged = {}
     for folder in steps:
-        try:
-            check_sound(folder)
-        except MemoryError:
-            raise
-        except Exception as error:  # damage raises any exception in orbax and tensorstore
-            damaged[folder] = first_line(error).removeprefix(f"{folder}: ")
+        # tensorstore does not tell a passing error of the disk from damage, which stays.
+        if reason := _damage(folder) and _damage(folder):
+            damaged[folder] = reason
     # If all are affected, the disk is more likely unreadable than every checkpoint damaged.
     if len(damaged) == len(steps) > 1:
         folder, reason = damaged.popitem()

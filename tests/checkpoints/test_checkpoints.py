@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dfgan_jax.checkpoints import folder as checkpoint_folder
+from dfgan_jax.checkpoints import run
 from dfgan_jax.checkpoints.folder import (
     alone,
     locate,
@@ -212,6 +213,44 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_the_latest(tmp_
     assert len(set_aside_damaged(tmp_path)) == 1
     assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"2", "2.again"}
     jax.tree.map(np.testing.assert_array_equal, restored, state(1))
+
+
+@pytest.mark.parametrize("file", ["meta/metadata", "metrics/metrics", "state/_METADATA",
+                                  "state/manifest.ocdbt"])
+@pytest.mark.parametrize("steps", [(1,), (1, 2)])
+def test_a_checkpoint_that_the_disk_refuses_to_read_stays(tmp_path, file, steps):
+    """A link to itself, which neither Python nor tensorstore can open, is such a disk."""
+    with Checkpoints(tmp_path) as kept:
+        for step in steps:
+            save(kept, step, 0.5)
+    path = tmp_path / "checkpoints" / "1" / file
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(InputError, match=r"/checkpoints/1: cannot be read now \(.*symbolic links"):
+        set_aside_damaged(tmp_path)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == set(map(str, steps))
+
+
+def test_what_cannot_be_read_for_a_moment_stays(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+    errors = [ValueError(os.strerror(errno.EIO))]
+
+    def check(folder):
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(run, "check_sound", check)
+    assert set_aside_damaged(tmp_path) == []
+    assert errors == []
+
+
+def test_a_checkpoint_whose_deletion_was_killed_is_set_aside(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1)
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "meta")
+    [line] = set_aside_damaged(tmp_path)
+    assert "its metadata cannot be read" in line
 
 
 def test_where_none_of_several_can_be_read_all_stay(tmp_path):
