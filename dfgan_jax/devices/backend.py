@@ -1,6 +1,8 @@
 """JAX's backend: its platforms, its devices in words, and its cache of compiled programs."""
 
+import contextlib
 import os
+import pathlib
 
 import jax
 
@@ -43,7 +45,8 @@ def keep_compiled() -> None:
     """Enables JAX's cache of programs that take more than 0.1 s to compile.
 
     The folder is `compiled` in the user's cache, unless JAX_COMPILATION_CACHE_DIR names another.
-    If the folder cannot be made, the cache is not enabled.
+    If the folder cannot be made, the cache is not enabled. Its empty files, which a full disk or a
+    power cut leaves, are removed.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
@@ -54,3 +57,10 @@ def keep_compiled() -> None:
         configure("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         configure("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # JAX would compile an empty program at each start, and never writes over its file. Other damage
+    # shows only when a whole file is decompressed; JAX warns of it.
+    kept = jax.config.jax_compilation_cache_dir
+    for program in pathlib.Path(kept).glob("*-cache") if kept else ():
+        with contextlib.suppress(OSError):  # of a read-only folder, or removed by another process
+            if program.stat().st_size == 0:
+                program.unlink()
