@@ -6,6 +6,7 @@ shared memory.
 """
 
 import contextlib
+import errno
 import functools
 import multiprocessing.shared_memory
 import os
@@ -83,17 +84,23 @@ class SliceFiles:
             self._open_memory()
 
     def _open_memory(self) -> None:
-        size = OPEN_BATCHES * self._area
-        if _SHARED_MEMORY.is_dir():
+        memory = multiprocessing.shared_memory.SharedMemory(create=True,
+                                                            size=OPEN_BATCHES * self._area)
+        try:
+            _reserve(memory)
+        except OSError as error:
+            _release(memory)
+            if error.errno != errno.ENOSPC:
+                raise
             left = os.statvfs(_SHARED_MEMORY)
-            if left.f_bavail * left.f_frsize < size:  # a write beyond it would kill the process
-                print(f"note: {_SHARED_MEMORY} has {left.f_bavail * left.f_frsize / 1e6:,.0f} MB, "
-                      f"{size / 1e6:,.0f} MB are needed (docker run --shm-size): slices are read "
-                      "and written by threads, which is slower", file=sys.stderr, flush=True)
-                self._processes = None
-                return
-        self._memory = multiprocessing.shared_memory.SharedMemory(create=True, size=size)
-        self._context.callback(_release, self._memory)
+            print(f"note: {_SHARED_MEMORY} has {left.f_bavail * left.f_frsize / 1e6:,.0f} MB, "
+                  f"{OPEN_BATCHES * self._area / 1e6:,.0f} MB are needed (docker run --shm-size): "
+                  "slices are read and written by threads, which is slower", file=sys.stderr,
+                  flush=True)
+            self._processes = None
+            return
+        self._memory = memory
+        self._context.callback(_release, memory)
 
     def __enter__(self) -> "SliceFiles":
         self._context.enter_context(self._output)
@@ -162,6 +169,13 @@ def _size(header: SliceHeader) -> int:
     """Bytes of a slice in shared memory, aligned; 0 of a frame, which threads read."""
     size = header.rows * header.columns * _BYTES_PER_PIXEL
     return -(-size // 64) * 64 if header.frame is None else 0
+
+
+def _reserve(memory: multiprocessing.shared_memory.SharedMemory) -> None:
+    """Takes all pages of shared memory: where none is left, a write would kill the process."""
+    if _SHARED_MEMORY.is_dir():
+        with (_SHARED_MEMORY / memory.name).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, memory.size)
 
 
 def _release(memory: multiprocessing.shared_memory.SharedMemory) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import signal
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pydicom
@@ -12,14 +14,17 @@ import pytest
 
 from dfgan_jax.denoising import dicom_tree, slice_files
 from dfgan_jax.denoising.dicom_tree import denoise_tree
+from dfgan_jax.denoising.slice_files import SliceFiles
 from dfgan_jax.scans import dicom_folder
-from dfgan_jax.scans.dicom import read_slice
+from dfgan_jax.scans.dicom import read_header, read_slice
 from dfgan_jax.support.errors import ProcessError
 from dfgan_jax.support.workers import start_workers
 from tests.cli import command
 from tests.denoising.test_dicom_tree import DERIVATION, SECOND_SERIES, FakeDenoiser, files, slices
 from tests.scans import enhanced_files
 from tests.scans.dicom_files import ramp, write
+
+linux = pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs Linux")
 
 
 def run(tmp_path, output, *, workers, denoiser=None):
@@ -106,13 +111,32 @@ def test_by_default_workers_start_beside_an_accelerator_for_many_slices(
     assert counts == started
 
 
+@linux
 def test_without_shared_memory_threads_read_and_write(tmp_path, monkeypatch, capsys):
     slices(tmp_path / "in", 2)
-    monkeypatch.setattr(slice_files, "_SHARED_MEMORY", tmp_path)
+    areas = []
+
+    def full(descriptor, start, size):
+        areas.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     monkeypatch.setattr(os, "statvfs", lambda path: types.SimpleNamespace(f_bavail=0, f_frsize=1))
     assert run(tmp_path, "out", workers=2)["slices"] == 2
     assert re.search(r"note: .* has 0 MB, .* MB are needed \(docker run --shm-size\)",
                      capsys.readouterr().err)
+    [area] = areas
+    assert not os.path.exists(area)
+
+
+@linux
+def test_shared_memory_is_reserved_before_it_is_written(tmp_path):
+    """Another program may take what is only counted."""
+    header = read_header(write(tmp_path / "1.dcm", stored=ramp((64, 64))))
+    with SliceFiles([[header]], {}, derivation=DERIVATION,
+                    processes=ProcessPoolExecutor(1)) as opened:
+        taken = os.stat(f"/dev/shm/{opened._memory.name}").st_blocks * 512
+    assert taken >= slice_files.OPEN_BATCHES * 64 * 64 * (4 + 1)  # HU, and the mask
 
 
 def test_a_worker_loads_no_jax():
