@@ -35,6 +35,10 @@ MAX_BATCH_PIXELS_ON_CPU = 2 * 512 ** 2
 """A larger batch is no faster there, and the first slice of a series would be written later."""
 
 
+_MAX_LIKELY_HU = 1e6
+"""Values beyond are of no scan, metal included, and make a network overflow."""
+
+
 class _View(NamedTuple):
     """A slice turned by 90° · `quarter_turns`, then flipped from left to right."""
 
@@ -231,14 +235,18 @@ class Denoiser:
                 raise InputError(f"slice {start + broken[0]} has a NaN or an infinity")
             hu = units.to_hu(hu, unit or "hu", name="qdct_hu")
             denoised_slices[start:start + len(hu)] = units.from_hu(
-                self._denoise(hu, (batch_size, *size)), unit or "hu")
+                self._denoise(hu, (batch_size, *size), first=start), unit or "hu")
             if progress is not None:
                 progress.advance(len(hu))
         return denoised
 
-    def _denoise(self, hu: Float[np.ndarray, "n h w"], shape: tuple[int, int, int]
+    def _denoise(self, hu: Float[np.ndarray, "n h w"], shape: tuple[int, int, int], *, first: int
                  ) -> Float[np.ndarray, "n h w"]:
-        """Denoises finite slices, float32, padded to the shape of a batch."""
+        """Denoises finite slices, float32, padded to the shape of a batch.
+
+        Args:
+          first: index of the first slice, for messages.
+        """
         count, height, width = hu.shape
         missing = [(0, padded - length) for padded, length in zip(shape, hu.shape, strict=True)]
         if any(missing[1] + missing[2]):
@@ -246,17 +254,24 @@ class Denoiser:
         if any(missing[0]):  # one shape is compiled, whatever the number of slices
             hu = np.pad(hu, [missing[0], (0, 0), (0, 0)], mode="edge")
         if self.self_ensemble:
-            denoised = np.mean([_turned_back(self._denoise_whole(_turned(hu, view)), view)
-                                for view in _VIEWS], axis=0)
+            denoised = np.mean([_turned_back(self._denoise_whole(_turned(hu, view), first=first),
+                                             view) for view in _VIEWS], axis=0)
         else:
-            denoised = self._denoise_whole(hu)
+            denoised = self._denoise_whole(hu, first=first)
         return denoised[:count, :height, :width]
 
-    def _denoise_whole(self, hu: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h w"]:
+    def _denoise_whole(self, hu: Float[np.ndarray, "n h w"], *, first: int
+                       ) -> Float[np.ndarray, "n h w"]:
         """Denoises a full batch of a size that the generator takes."""
         denoised, is_finite = self._apply(hu)
         if not np.all(is_finite):
-            raise InputError(f"{self.path or 'the model'}: its output is not finite")
+            index = int(np.argmin(is_finite))
+            lowest, highest = hu[index].min(), hu[index].max()
+            cause = (f"; its values from {lowest:.4g} to {highest:.4g} HU are the likely cause, "
+                     f"expected at most {_MAX_LIKELY_HU:g} in magnitude"
+                     if max(-lowest, highest) > _MAX_LIKELY_HU else "")
+            raise InputError(f"{self.path or 'the model'}: its output is not finite for slice "
+                             f"{first + index}{cause}")
         return np.asarray(denoised)
 
     def slices_per_batch(self, size: tuple[int, ...], *, count: int) -> int:

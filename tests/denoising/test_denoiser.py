@@ -157,6 +157,21 @@ def test_wide_slices_of_known_axes_are_denoised_in_any_batch(unet):
     assert Denoiser(*unet)(np.zeros((17, 16, 64)), unit=None).shape == (17, 16, 64)
 
 
+@pytest.mark.parametrize(("values", "message"), [
+    ([-2e6, 500], r"slice 3; its values from -2e\+06 to 500 HU are the likely cause, expected at "
+                  r"most 1e\+06 in magnitude$"),
+    ([-500, 3e30], r"slice 3; its values from -500 to 3e\+30 HU are the likely cause"),
+    ([-500, 9e5], "slice 3$")])
+@pytest.mark.parametrize("self_ensemble", [False, True])
+def test_the_slice_whose_output_is_not_finite_is_named(unet, values, message, self_ensemble):
+    denoiser = Denoiser(*unet, self_ensemble=self_ensemble)
+    denoiser._apply = lambda hu: (hu, (hu == 0).all((1, 2)))
+    hu = np.zeros((5, 16, 16), np.float32)
+    hu[3, 0] = np.resize(values, 16)
+    with pytest.raises(InputError, match=f"^the model: its output is not finite for {message}"):
+        denoiser(hu, batch_size=2, unit=None)
+
+
 def test_several_devices_give_the_bits_of_one(unet):
     generator, variables = unet
     hu = np.random.default_rng(2).normal(0, 300, (8, 32, 48)).astype(np.float32)

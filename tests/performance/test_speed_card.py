@@ -150,7 +150,7 @@ def test_an_output_that_is_not_finite_is_told(config):
     compared = speed_card.compare_dtypes(dataclasses.replace(subject, variables=jax.tree.map(
         lambda x: x + float("nan") * (x.dtype == "float32"), subject.variables)), PLAN)
     assert compared == {"slices": 1, "size": 32,
-                        "status": "float32: the model: its output is not finite"}
+                        "status": "float32: the model: its output is not finite for slice 0"}
     assert comparison_words(compared) == compared["status"]
 
 
