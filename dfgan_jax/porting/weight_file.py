@@ -2,15 +2,17 @@
 
 import os
 import pathlib
+import pickle
 from collections.abc import Mapping
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dfgan_jax.porting.torch_file import read_torch_file, write_torch_file
+from dfgan_jax.porting.torch_file import ZIP_MAGIC, read_torch_file, write_torch_file
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, written_whole
+from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import reason
 
 SAFETENSORS = ".safetensors"
@@ -43,12 +45,16 @@ def read_weight_file(path: str | os.PathLike[str]) -> object:
         raise InputError(f"{path}: no such file")
     with path.open("rb") as file:
         start = file.read(9)
-    header_bytes = int.from_bytes(start[:8], "little")
-    if start[8:] != b"{" or header_bytes > path.stat().st_size:
+    header_bytes, file_bytes = int.from_bytes(start[:8], "little"), path.stat().st_size
+    if start[8:] != b"{" or header_bytes > file_bytes:
         if start.lstrip().startswith(b"{"):  # which starts no pickle
             raise InputError(f"{path}: is a JSON text, such as the index of a model in several "
                              "files, and holds no weights; expected one file, of "
                              f"{', '.join(SUFFIXES)}")
+        if (is_safetensors(path) and not start.startswith((ZIP_MAGIC, pickle.PROTO))
+                and not content_of_failed_download(path)):
+            raise InputError(f"{path}: is truncated, or no safetensors file: its header says "
+                             f"{header_bytes:,} bytes, the file has {file_bytes:,}")
         return read_torch_file(path)
     if header_bytes > _MAX_HEADER_BYTES:
         raise InputError(f"{path}: refused: its header has {header_bytes:,} bytes; at most "

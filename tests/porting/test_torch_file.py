@@ -226,7 +226,7 @@ def test_memory_orders_that_there_are_not_are_refused(tmp_path, order, axes):
     (b"\x89HDF\r\n\x1a\n" + bytes(100), r"refused.*it is no pickle, .*: b'H' is no opcode$"),
     (b"- width: 32\n", "refused.*it is no pickle, .*: b'-' is no opcode$"),
 ])
-@pytest.mark.parametrize("name", ["gan.pth", "gan.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize("name", ["gan.pth", "gan.bin", "model.safetensors.index.json"])
 def test_files_of_other_kinds_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name}: {message}") as caught:

@@ -346,6 +346,30 @@ def test_safetensors_are_read_by_their_content(tmp_path):
     assert_equal(weights.state_dicts()["generator"], state_dict)
 
 
+WHOLE = safetensors.numpy.save({"a": np.ones(2, np.float32)})  # 8 + 56 + 8 bytes
+
+
+@pytest.mark.parametrize(("content", "header", "size"), [
+    ((2**60).to_bytes(8, "little") + WHOLE[8:], "1,152,921,504,606,846,976", "72"),
+    (WHOLE[:40], "56", "40"), (WHOLE[:4], "56", "4"), (bytes(1000), "0", "1,000"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(92), "727,905,341,903,489,161", "100")])
+def test_damaged_safetensors_are_not_taken_for_pickles(tmp_path, content, header, size):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.safetensors: is truncated, or no safetensors file: "
+                                         f"its header says {header} bytes, the file has {size}$"):
+        read_weight_file(tmp_path / "x.safetensors")
+
+
+def test_a_pickle_or_json_named_as_safetensors_is_told_as_such(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for content, message in ((b"\x80\x02N.", "a pickle, but not PyTorch's"),
+                             (b"PK\x03\x04", "refused, or truncated: the file ends early"),
+                             (b"{}", "is a JSON text")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_weight_file(path)
+
+
 def test_broken_safetensors_are_refused(tmp_path, fuzz_files):
     content = safetensors.numpy.save({"a": np.ones(2, np.float32), "b": np.ones(1, np.float16)})
     path = tmp_path / "x.safetensors"
@@ -354,7 +378,8 @@ def test_broken_safetensors_are_refused(tmp_path, fuzz_files):
         copy[:rng.integers(len(content) // 2, len(content) + 1)]
         for copy in mutated(content, count=fuzz_files, rng=rng)))
     assert len(messages) > fuzz_files / 2
-    assert all(line.startswith(f"{path}: refused") and "\n" not in line for line in messages)
+    assert all(line.startswith((f"{path}: refused", f"{path}: is truncated")) and "\n" not in line
+               for line in messages)
     path.write_bytes((1 << 25).to_bytes(8, "little") + b"{" + bytes(1 << 25))
     with pytest.raises(InputError, match=r"its header has 33,554,432 bytes; at most 16,777,216"):
         read_weight_file(path)
