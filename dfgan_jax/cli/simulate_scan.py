@@ -22,7 +22,7 @@ from dfgan_jax.data.entries import (
     tell_written,
 )
 from dfgan_jax.data.overlap import slice_digests
-from dfgan_jax.scans import nifti, scan
+from dfgan_jax.scans import nifti, scan, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.hounsfield import cut_and_rounded_like
@@ -267,6 +267,8 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
     def measure(each: ScanSlice) -> _Measurement:
         hu, outside = each.read()
         check_not_blank(each.name, hu)
+        if each.header and (found := units.doubt([hu[~outside]])) is not None:
+            raise InputError(f"{each.name}: {found.reason}")
         source = "slice"
         noise: ScanNoise | InputError
         if photons_per_ray is not None and kernel != "auto":

@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -32,11 +33,13 @@ from dfgan_jax.devices import agreement
 from dfgan_jax.devices.backend import has_accelerator
 from dfgan_jax.scans import dicom, dicom_folder, nifti, units
 from dfgan_jax.scans.dicom_derivation import Derivation
+from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.pixel_pitch import square_pitch
+from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError, ProcessError
-from dfgan_jax.support.files import remove_leftovers, written_whole
+from dfgan_jax.support.files import locked_itself, remove_leftovers, written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.types import JsonObject
@@ -44,6 +47,12 @@ from dfgan_jax.support.wording import counted
 from dfgan_jax.support.workers import MAX_WORKERS, start_workers, usable_cores
 
 SUMMARY = "summary.json"
+
+_OF_SYSTEMS: Final = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*|\.nfs.*")
+"""Files that systems put into folders that are looked at."""
+
+_PREAMBLE: Final = slice(128, 132)
+"""Bytes of a DICOM file that are `DICM`."""
 
 SLICES_PER_WORKER: Final = 32
 """Fewer slices are read and written before a process has started."""
@@ -81,9 +90,13 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
       OSError: a file cannot be written; `OUTPUT.incomplete` is kept.
       ProcessError: a worker was killed; `OUTPUT.incomplete` is kept.
     """
-    with _Workers(workers) as started:
-        return _denoise_tree(denoiser, started, derivation=derivation, source=source,
-                             output=output, denoise_volume=denoise_volume)
+    incomplete = output.with_name(f"{output.name}.incomplete")
+    with _Workers(workers) as started, contextlib.ExitStack() as held:
+        files = _found(source, output, started, with_volumes=denoise_volume is not None)
+        if agreement.is_main():
+            held.enter_context(locked_itself(incomplete))
+        return _denoise_tree(denoiser, started, files, derivation=derivation, source=source,
+                             output=output, incomplete=incomplete, denoise_volume=denoise_volume)
 
 
 class _Workers:
@@ -125,13 +138,16 @@ class _Workers:
         return self._pool
 
 
-def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivation,
-                  source: pathlib.Path, output: pathlib.Path,
-                  denoise_volume: VolumeDenoiser | None) -> JsonObject:
+def _found(source: pathlib.Path, output: pathlib.Path, workers: _Workers, *, with_volumes: bool
+           ) -> DicomFolder:
+    """The files of the input.
+
+    Raises:
+      InputError: there are none, the output lies within them, or process 0 finds others.
+    """
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output}: lies within the input {source}; choose another output")
-    files = DicomFolder(source, processes=workers.for_files,
-                        with_volumes=denoise_volume is not None)
+    files = DicomFolder(source, processes=workers.for_files, with_volumes=with_volumes)
     if agreement.is_main():
         for line in files.link_lines():
             print(line, file=sys.stderr, flush=True)
@@ -139,7 +155,18 @@ def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivati
         if output.resolve().is_relative_to(folder):
             raise InputError(f"{output}: lies within {folder}, which a link in the input {source} "
                              "leads to; choose another output")
-    incomplete = output.with_name(f"{output.name}.incomplete")
+    # Each process takes its share of its own list.
+    own = text_digest("\n".join([*(header.name for header in files.headers),
+                                 *map(str, files.volumes)]))
+    if agreement.from_main(lambda: {"files": own})["files"] != own:
+        raise InputError(f"{source}: this process finds other files than process 0; expected the "
+                         "same in every process, whole before the start")
+    return files
+
+
+def _denoise_tree(denoiser: Denoiser, workers: _Workers, files: DicomFolder, *,
+                  derivation: Derivation, source: pathlib.Path, output: pathlib.Path,
+                  incomplete: pathlib.Path, denoise_volume: VolumeDenoiser | None) -> JsonObject:
     series = list(dicom.group_by_series(files.headers))
     targets = {path: incomplete / path.relative_to(source)
                for path in [*(header.path for header in files.headers), *files.volumes]}
@@ -194,6 +221,11 @@ def _denoise_tree(denoiser: Denoiser, workers: _Workers, *, derivation: Derivati
     summary = _summary(files, series, written_volumes, source=source, derivation=derivation,
                        there=there, there_files=there_files, saturated=saturated, checks=checks)
     if agreement.is_main():
+        for path in [*written_volumes, *(header.path for header in files.headers
+                                         if header.name in there | saturated.keys())]:
+            if not targets[path].exists():
+                raise InputError(f"{targets[path]}: not there, though another process has written "
+                                 "it; expected one file system for the output of all processes")
         with written_whole(incomplete / SUMMARY) as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
         incomplete.rename(output)
@@ -297,7 +329,7 @@ def _look_at(header: SliceHeader, pixel_spacing_mm: float | None
              ) -> tuple[ScanProperties | None, str]:
     """The properties of a slice, if its pitch is known; and the reason if it cannot be in HU."""
     hu, outside = dicom.read_pixels(header)
-    if (found := units.doubt([hu])) is not None:
+    if (found := units.doubt([hu[~outside]])) is not None:
         return None, found.reason
     if pixel_spacing_mm is None:
         return None, ""
@@ -312,26 +344,62 @@ def _written_before(files: DicomFolder, targets: dict[pathlib.Path, pathlib.Path
       InputError: the folder has other files.
     """
     remove_leftovers(incomplete)
-    left = set(dicom_folder.find_files(incomplete)) if incomplete.exists() else set()
+    ours = {*targets.values(), incomplete / SUMMARY}
+    left = {path for path in dicom_folder.find_files(incomplete)
+            if path not in ours and not _OF_SYSTEMS.fullmatch(path.name)}
     uids = {header.path: header.sop_uid for header in files.headers}
+    before = [path for path, target in targets.items() if target.exists()]
     there = set()
-    for path, sop_uid in uids.items():
-        target = targets[path]
-        if target in left:
-            with contextlib.suppress(InputError):  # the file is broken, or no CT slice
-                if dicom.read_headers(target)[0].sop_uid == derivation.derived_uid(sop_uid):
-                    there.add(path)
-    for path in files.volumes:
-        if targets[path] in left:
-            with contextlib.suppress(InputError):  # the file is broken
-                if nifti.has_header_of(targets[path], path, description=derivation.brief):
-                    there.add(path)
-    left -= {targets[path] for path in there}
-    left.discard(incomplete / SUMMARY)
+    with (progress("checking earlier files", total=len(before), unit="files") as bar,
+          contextlib.closing(call_ahead(functools.partial(
+              _was_written, targets[path], path, derivation=derivation, source_uid=uids.get(path))
+              for path in before)) as results):
+        for path, result in zip(before, results, strict=True):
+            bar.advance()
+            try:
+                is_written = result()
+            except InputError:  # cut off, as a power failure leaves a file
+                targets[path].unlink()
+                continue
+            if is_written:
+                there.add(path)
+            else:
+                left.add(targets[path])
     if left:
-        raise InputError(f"{min(left)}: was not made from this input by this model; remove the "
-                         "folder, or choose another output")
+        raise InputError(f"{min(left)}: was not made from this input by this model; remove it, or "
+                         "choose another output")
     return there
+
+
+def _was_written(target: pathlib.Path, path: pathlib.Path, *, derivation: Derivation,
+                 source_uid: str | None) -> bool:
+    """Whether a file is the denoised file of another.
+
+    Args:
+      target: the file.
+      path: of the input.
+      derivation: of the denoised files.
+      source_uid: of the first slice of a DICOM file; None for a volume.
+
+    Raises:
+      InputError: it is cut off.
+    """
+    if not target.stat().st_size:
+        raise InputError(f"{target}: empty")
+    if source_uid is None:
+        return nifti.has_header_of(target, path, description=derivation.brief)
+    with target.open("rb") as file:
+        if file.read(_PREAMBLE.stop)[_PREAMBLE] != b"DICM":
+            return False
+    try:
+        headers = dicom.read_headers(target)
+    except NotACTSlice:
+        return False
+    if headers[0].sop_uid != derivation.derived_uid(source_uid):
+        return False
+    for header in headers:
+        dicom.read_pixels(header)
+    return True
 
 
 def _denoise(batches: list[Batch], *, denoiser: Denoiser, slices: SliceFiles,

@@ -29,13 +29,13 @@ class FoundFiles(NamedTuple):
     Attributes:
       files: sorted.
       skipped: link → reason, of links to folders whose files are found without them.
-      dangling: link → reason, of links to nothing.
+      unreadable: path → reason, of links to nothing and of folders that cannot be read.
       folders: the real folder behind each link that was followed.
     """
 
     files: list[pathlib.Path]
     skipped: dict[pathlib.Path, str]
-    dangling: dict[pathlib.Path, str]
+    unreadable: dict[pathlib.Path, str]
     folders: list[pathlib.Path]
 
 
@@ -48,7 +48,7 @@ def search(root: pathlib.Path) -> FoundFiles:
       root: a folder; a file is the only one found.
 
     Raises:
-      OSError: a folder cannot be read.
+      OSError: the folder cannot be read.
     """
     found = FoundFiles([], {}, {}, [])
     if root.is_file():
@@ -58,7 +58,15 @@ def search(root: pathlib.Path) -> FoundFiles:
     waiting = [root]
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
-        status = folder.stat()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            if folder == root:
+                raise
+            found.unreadable[folder] = error.strerror or str(error)
+            continue
         identity = status.st_dev, status.st_ino
         if folder != root and folder.is_symlink():
             real = folder.resolve()
@@ -72,15 +80,14 @@ def search(root: pathlib.Path) -> FoundFiles:
                                      "name")
             continue
         searched.add(identity)
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                path = pathlib.Path(entry.path)
-                if entry.is_symlink() and not path.exists():
-                    found.dangling[path] = f"a link to {os.readlink(path)}, which leads to no file"
-                elif entry.is_dir():
-                    (links if entry.is_symlink() else waiting).append(path)
-                else:
-                    found.files.append(path)
+        for entry in entries:
+            path = pathlib.Path(entry.path)
+            if entry.is_symlink() and not path.exists():
+                found.unreadable[path] = f"a link to {os.readlink(path)}, which leads to no file"
+            elif entry.is_dir():
+                (links if entry.is_symlink() else waiting).append(path)
+            else:
+                found.files.append(path)
     found.files.sort()
     return found
 
@@ -148,10 +155,10 @@ class DicomFolder:
 
     def _search(self, root: pathlib.Path) -> list[pathlib.Path]:
         """The files below a folder; remembers its links."""
-        paths, skipped, dangling, linked = search(root)
+        paths, skipped, unreadable, linked = search(root)
         self.skipped |= skipped
-        self.broken |= dangling
-        self._links |= skipped | dangling
+        self.broken |= unreadable
+        self._links |= skipped | unreadable
         self.linked_folders += linked
         return paths
 

@@ -8,6 +8,7 @@ into a scratch folder first.
 import dataclasses
 import gzip
 import io
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -146,7 +147,7 @@ def has_header_of(path: pathlib.Path, source: pathlib.Path, *, description: str)
       description: at most 79 characters.
 
     Raises:
-      InputError: a file is broken.
+      InputError: a file is broken, or the first is cut off.
     """
     def header(each: pathlib.Path) -> Any:
         try:
@@ -159,7 +160,13 @@ def has_header_of(path: pathlib.Path, source: pathlib.Path, *, description: str)
 
     expected = header(source)
     _describe(expected, description)
-    return bool(header(path).binaryblock == expected.binaryblock)
+    if header(path).binaryblock != expected.binaryblock:
+        return False
+    size = int(expected["vox_offset"]) + (expected.get_data_dtype().itemsize
+                                          * int(np.prod(expected.get_data_shape(), dtype=object)))
+    if _unpacked_size(path) != size % 2**32:
+        raise InputError(f"{path}: cut off")
+    return True
 
 
 def pack(unpacked: pathlib.Path, path: pathlib.Path) -> None:
@@ -176,6 +183,15 @@ def _is_packed(path: pathlib.Path) -> bool:
 def _open(path: pathlib.Path) -> io.BufferedIOBase:
     """Opens a file for reading what is unpacked of it; its content tells whether it is packed."""
     return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")
+
+
+def _unpacked_size(path: pathlib.Path) -> int:
+    """Bytes of the unpacked file, modulo 2³², as gzip's last four bytes state them."""
+    if not _is_packed(path):
+        return path.stat().st_size % 2**32
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(), "little")
 
 
 def _broken(path: pathlib.Path, error: Exception) -> InputError:

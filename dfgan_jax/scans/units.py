@@ -112,6 +112,8 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
     is_small = is_whole = is_picture = True
     pixels = tissue = 0
     for one in slices:
+        if not one.size:
+            continue
         low, high = float(one.min()), float(one.max())
         is_small = (is_small and low >= _LOWEST and high <= _HIGHEST_METAL
                     and int((one > _HIGHEST).sum()) <= _METAL_SHARE * one.size)

@@ -163,6 +163,31 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def locked_itself(folder: pathlib.Path) -> Iterator[None]:
+    """Makes a folder and locks it for this process, without a file in it.
+
+    The folder may be renamed meanwhile; one that stays empty is removed. The system releases the
+    lock however the process ends. On a system without locks of folders there is none.
+
+    Raises:
+      InputError: another process holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as opened:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
+            if not _lock(descriptor):
+                raise InputError(f"{folder}: another process is writing into it; wait until it has "
+                                 "ended, or choose another output")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it has files, or another name
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def one_at_a_time(path: pathlib.Path) -> Iterator[None]:
     """Holds the lock of a file, which is made; waits while another process or thread holds it.
 
@@ -184,7 +209,7 @@ def one_at_a_time(path: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _lock(file: IO[bytes], *, waits: bool = False) -> bool:
+def _lock(file: IO[bytes] | int, *, waits: bool = False) -> bool:
     """Locks a file until it is closed; False where another holds the lock, unless this waits.
 
     Raises:

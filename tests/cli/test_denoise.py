@@ -445,6 +445,7 @@ def test_a_volume_of_8_bits_is_a_picture(tmp_path, weights):
 
 def test_a_dicom_file_that_is_not_in_hu_is_refused_without_a_flag_that_would_be(tmp_path, weights):
     stored = np.random.default_rng(0).normal(1064, 20, (16, 20)).round().astype(int)
+    stored[0, :4] = 0  # padding, which is air whatever the others are
     dicom_files.write(tmp_path / "in.dcm", stored=stored, intercept=0)
     with pytest.raises(InputError, match=r"in\.dcm: .*they look like HU \+ 1024") as caught:
         run(tmp_path, weights, "in.dcm")

@@ -254,7 +254,10 @@ def test_the_command_line_takes_patterns(tmp_path, volumes):
 @pytest.mark.parametrize(("odd", "message"), [
     ({"PixelSpacing": None}, r"1\.dcm: gives no pixel spacing"),
     ({"PixelSpacing": [0.8, 0.9]}, r"1\.dcm: pixels are 0\.8 × 0\.9 mm; expected square ones"),
-    ({"stored": np.full((64, 96), 1024)}, r"1\.dcm is 64×96, and most slices are 96×96")])
+    ({"stored": np.full((64, 96), 1024)}, r"1\.dcm is 64×96, and most slices are 96×96"),
+    # Stored values that have lost their intercept; padding is air, whatever they are.
+    ({"stored": np.pad(np.arange(1040, 1135) * np.ones((95, 1), int), ((1, 0), (1, 0))),
+      "intercept": 0}, r"1\.dcm: has values from 1040 to 1134, which cannot be HU")])
 def test_one_slice_that_cannot_be_used_does_not_lose_the_others(tmp_path, odd, message):
     for number in range(3):
         options = {"stored": scanned_disc(1e6, seed=number) + 1024,

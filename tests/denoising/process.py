@@ -1,6 +1,9 @@
 """One process of several that denoise a folder: a command for `test_tree_processes.py`.
 
-Usage: python -m tests.denoising.process INPUT OUTPUT DIES COORDINATOR COUNT INDEX
+Usage: python -m tests.denoising.process INPUT OUTPUT HOW COORDINATOR COUNT INDEX
+
+HOW is the index of the process that dies; or `other input` or `other output`: process 1 has
+INPUT-1 or OUTPUT-1 in their places; or `none`.
 """
 
 import os
@@ -24,13 +27,16 @@ class Dying(FakeDenoiser):
 
 
 def main() -> None:
-    source, output, dies, coordinator, count, index = sys.argv[1:]
+    source, output, how, coordinator, count, index = sys.argv[1:]
+    if index == "1":
+        source += "-1" if how == "other input" else ""
+        output += "-1" if how == "other output" else ""
     processes.LOST_AFTER_S = 4.0
     denoiser.MAX_BATCH_PIXELS_ON_CPU = 2 * 32 * 32
     with processes.joined(Place(coordinator=coordinator, num_processes=int(count),
                                 process_id=int(index))):
         summary = dicom_tree.denoise_tree(
-            Dying() if dies == index else FakeDenoiser(), derivation=DERIVATION,
+            Dying() if how == index else FakeDenoiser(), derivation=DERIVATION,
             source=pathlib.Path(source), output=pathlib.Path(output), workers=0,
             denoise_volume=copy_volume)
         assert (pathlib.Path(output) / dicom_tree.SUMMARY).exists()

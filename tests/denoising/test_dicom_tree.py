@@ -189,6 +189,46 @@ def test_what_was_interrupted_goes_on_from_there(tmp_path, monkeypatch, capsys, 
     np.testing.assert_array_equal(read_slice(out / "04.dcm").stored, ramp() + 5)
 
 
+@pytest.mark.parametrize("cut", [lambda content: content[:-200], lambda content: content[:400],
+                                 lambda content: b""])
+@pytest.mark.parametrize("name", ["01.dcm", "02.dcm"])
+def test_a_file_that_was_cut_off_is_written_again(tmp_path, cut, name):
+    """As a power failure leaves it; of six slices the first is measured, the second is not."""
+    slices(tmp_path / "in")
+    run(tmp_path)
+    (tmp_path / "out" / "summary.json").unlink()
+    path = tmp_path / "out" / name
+    path.write_bytes(cut(path.read_bytes()))
+    (tmp_path / "out").rename(tmp_path / "out.incomplete")
+    summary = run(tmp_path)
+    assert (summary["slices"], summary["written_before"]) == (6, 5)
+    np.testing.assert_array_equal(read_slice(path).stored, ramp() + 5)
+    assert summary["broken"] == {}
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "a/.DS_Store", "._01.dcm", "Thumbs.db",
+                                  "desktop.ini", ".nfs000000000000000100000001"])
+def test_files_of_systems_do_not_keep_a_folder_from_going_on(tmp_path, name):
+    slices(tmp_path / "in", 2)
+    path = tmp_path / "out.incomplete" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of the system")
+    assert run(tmp_path)["slices"] == 2
+
+
+def test_two_commands_do_not_write_one_output_at_once(tmp_path):
+    slices(tmp_path / "in", 3)
+
+    class StartsASecond(FakeDenoiser):
+        def __call__(self, qdct_hu, **options):
+            with pytest.raises(InputError, match=r"out\.incomplete: another process is writing"):
+                run(tmp_path)
+            return super().__call__(qdct_hu, **options)
+
+    assert run(tmp_path, denoiser=StartsASecond())["slices"] == 3
+    assert not (tmp_path / "out.incomplete").exists()
+
+
 def left_by_another_model(tmp_path):
     slices(tmp_path / "in", 3)
     run(tmp_path, derivation=OTHER_MODEL)
@@ -314,6 +354,21 @@ def test_a_series_that_is_not_in_hu_is_broken_and_the_others_are_written(tmp_pat
     assert summary["broken"]["stored/2.dcm"].startswith("its series has values from ")
     assert "they look like HU + 1024" in summary["broken"]["stored/2.dcm"]
     assert files(tmp_path / "out") == ["hu/1.dcm", "hu/2.dcm", "hu/3.dcm", "summary.json"]
+
+
+def test_padding_does_not_hide_a_series_that_is_not_in_hu(tmp_path):
+    stored = noisy_disc(20, seed=0) + 1024
+    corners = stored.copy()
+    corners[:8, :8] = 0
+    for folder, padding in (("a", None), ("b", 0)):
+        write(tmp_path / "in" / folder / "1.dcm", intercept=0, stored=corners,
+              series=f"{SERIES}.{padding is None:d}",
+              **({} if padding is None else {"PixelPaddingValue": padding}))
+    slices(tmp_path / "in" / "sound", 2)
+    summary = run(tmp_path)
+    assert summary["slices"] == 2
+    assert list(summary["broken"]) == ["a/1.dcm", "b/1.dcm"]
+    assert all("which cannot be HU" in why for why in summary["broken"].values())
 
 
 def test_slices_written_before_are_measured_in_their_files(tmp_path):

@@ -63,3 +63,23 @@ def test_when_one_of_two_is_killed_the_other_ends_and_the_folder_is_resumed(tmp_
     summary = run(tmp_path)
     assert (summary["slices"], summary["written_before"]) == (12, len([
         name for name in written if name.endswith(".dcm") and not name.startswith(".")]))
+
+
+def test_processes_that_find_other_files_write_nothing(tmp_path):
+    """The folder of process 1 lacks a file: every later slice would be in no share."""
+    slices(tmp_path / "in", 6)
+    slices(tmp_path / "in-1", 5)
+    ended = ends(start(2, "-m", "tests.denoising.process", str(tmp_path / "in"),
+                       str(tmp_path / "out"), "other input"))
+    assert "this process finds other files than process 0" in ended[1][1]
+    assert all(status for status, _ in ended)
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_that_write_into_other_folders_do_not_call_it_complete(tmp_path):
+    slices(tmp_path / "in", 6)
+    ended = ends(start(2, "-m", "tests.denoising.process", str(tmp_path / "in"),
+                       str(tmp_path / "out"), "other output"))
+    assert "expected one file system for the output of all processes" in ended[0][1]
+    assert all(status for status, _ in ended)
+    assert not (tmp_path / "out").exists()

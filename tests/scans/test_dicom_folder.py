@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 import warnings
 
 import pytest
@@ -81,7 +83,7 @@ def test_links_to_nothing_are_named(tmp_path, target, shown):
     link.symlink_to(target)
     found = search(tmp_path / "in")
     assert found.files == [tmp_path / "in" / "x"]
-    assert found.dangling == {link: f"a link to {shown}, which leads to no file"}
+    assert found.unreadable == {link: f"a link to {shown}, which leads to no file"}
 
 
 def test_a_folder_names_its_links_one_by_one_and_counts_the_rest(tmp_path):
@@ -155,3 +157,20 @@ def test_misspelled_character_sets_are_taken_quietly(tmp_path, caplog, capfd, ch
     assert read.header.patient_id == "patient-1"
     assert caplog.records == []
     assert capfd.readouterr().err == ""
+
+
+def test_a_folder_that_cannot_be_read_is_broken_by_itself(tmp_path, monkeypatch):
+    write(tmp_path / "in" / "1.dcm")
+    closed = tmp_path / "in" / "lost+found"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    folder = DicomFolder(tmp_path / "in")
+    assert [header.path.name for header in folder.headers] == ["1.dcm"]
+    assert folder.broken == {closed: "Permission denied"}
