@@ -176,6 +176,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.validation.select_by = "psnr"
     # First epoch whose checkpoint may be the best.
     config.validation.first_epoch = 1
+    # Most slices of the validation split after each epoch, evenly spaced; 0: all.
+    config.validation.slices = 0
 
     config.evaluation = ml_collections.ConfigDict()
     # Tables beside that of full_range, separated by commas: published, redcnn,

@@ -55,9 +55,12 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         options.optimizer.check_length(total_steps)
     origin = _origin(options, data)
     training = options.training(total_steps=total_steps)
+    used = dict(data)
+    if options.validation.slices:
+        used["valid"] = data["valid"].some(options.validation.slices)
     with prefixed("config.data."):
-        resident = is_resident(data, options.data.on_device, devices)
-    steps = compile_steps(training, data, sampling=options.sampling, most=options.log_every_steps,
+        resident = is_resident(used, options.data.on_device, devices)
+    steps = compile_steps(training, used, sampling=options.sampling, most=options.log_every_steps,
                           batch_statistics=options.validation.statistics == "batch",
                           devices=devices, resident=resident)
     shapes = training.state_shapes()

@@ -9,6 +9,7 @@ from jaxtyping import Integer, Num
 from numpy.typing import DTypeLike
 
 from dfgan_jax.support.digests import array_digest, text_digest
+from dfgan_jax.support.spacing import evenly_spaced
 
 
 class SliceStack:
@@ -74,6 +75,13 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.ndct)
+
+    def some(self, most: int) -> "Pairs":
+        """At most `most` of the pairs, evenly spaced, in memory; `self` if there are no more."""
+        if len(self) <= most:
+            return self
+        rows = evenly_spaced(len(self), most=most)
+        return Pairs(self.ndct[rows], self.qdct[rows])
 
     @property
     def parts(self) -> list["Pairs"]:

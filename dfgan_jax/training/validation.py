@@ -10,7 +10,7 @@ import numpy as np
 from dfgan_jax.evaluation.metrics import all_metrics
 from dfgan_jax.evaluation.protocols import FULL_RANGE_HU
 from dfgan_jax.scans import hounsfield
-from dfgan_jax.support.checks import check_above_zero, check_one_of
+from dfgan_jax.support.checks import check_above_zero, check_not_negative, check_one_of
 from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, TrainState
@@ -27,6 +27,7 @@ class ValidationOptions:
         each batch, which also update the running statistics, as in the published code.
       select_by: the best checkpoint has the highest `psnr`, or the lowest `generator_loss`.
       first_epoch: first epoch whose checkpoint may be the best, from 1.
+      slices: most validation slices, evenly spaced over the split; 0: all.
 
     Raises:
       InputError: a value is out of range.
@@ -35,11 +36,13 @@ class ValidationOptions:
     statistics: str
     select_by: str
     first_epoch: int
+    slices: int = 0
 
     def __post_init__(self) -> None:
         check_one_of(self, "statistics", ("running", "batch"))
         check_one_of(self, "select_by", ("psnr", "generator_loss"))
         check_above_zero(self, "first_epoch")
+        check_not_negative(self, "slices")
 
     def score(self, scores: dict[str, float], *, epoch: int) -> float | None:
         """The score of an epoch, highest for the best; None if the epoch cannot be the best."""

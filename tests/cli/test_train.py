@@ -393,7 +393,8 @@ def test_weights_that_training_cannot_start_from_are_told(tmp_path, options, mes
 
 
 RECIPE = ["--config=configs/cnn10.py", "--config.discriminators=pair", *command.TINY[1:],
-          "--config.data.crop=32", "--config.epochs=2", "--config.evaluation.protocols=redcnn"]
+          "--config.data.crop=32", "--config.epochs=2", "--config.validation.slices=2",
+          "--config.evaluation.protocols=redcnn"]
 
 
 @pytest.fixture(scope="module")
@@ -421,6 +422,18 @@ def test_the_recipe_trains_on_crops_of_files_of_several_sizes(recipe):
         same = jax.tree.map(np.array_equal, getattr(state, name)["params"],
                             weights.generator["params"])
         assert all(jax.tree.leaves(same)) == there
+
+
+def test_the_recipe_validates_on_some_slices(recipe):
+    """The first and the last of three, as a computation of its own scores them."""
+    options, folder, _ = recipe
+    valid = read_pairs(next(option for option in options if option.startswith(
+        "--config.data.valid=")).split("=", 1)[1])
+    ndct, qdct = (hounsfield.mu_to_hu(dose)[[0, 2]] for dose in (valid.ndct, valid.qdct))
+    denoised = Denoiser.load(folder / "run" / "checkpoints" / "12")(qdct)
+    mse = np.mean((denoised - ndct) ** 2, axis=(1, 2), dtype=np.float64)
+    assert read_history(folder / "run")[-1]["psnr"] == pytest.approx(
+        np.mean(10 * np.log10(4095**2 / mse)), abs=1e-3)
 
 
 def test_a_stopped_run_of_the_recipe_goes_on_bit_for_bit(recipe, tmp_path):

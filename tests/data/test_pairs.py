@@ -26,6 +26,15 @@ def test_slices_of_several_sizes_have_no_common_shape():
         stack.shape  # noqa: B018
 
 
+def test_some_of_several_files_are_evenly_spaced():
+    numbered = [Pairs(*(np.full((count, 2, 2), 10 * file, np.float32)
+                        + np.arange(count)[:, None, None] for _ in range(2)))
+                for file, count in ((1, 4), (2, 5))]
+    pairs = joined(numbered)
+    assert pairs.some(3).ndct[:, 0, 0].tolist() == [10, 20, 24]
+    assert pairs.some(9) is pairs
+
+
 def test_the_digest_depends_on_every_pixel_of_either_dose():
     def pairs(**changed):
         doses = {name: np.zeros((2, 16, 16), np.float32) for name in ("ndct", "qdct")}
