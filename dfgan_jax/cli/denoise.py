@@ -138,7 +138,8 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
                     report: pathlib.Path | None, workers: int | None, unit: Unit | None) -> None:
     summary = denoise_tree(
         denoiser, derivation=_derivation(denoiser), source=source, output=output, workers=workers,
-        denoise_volume=functools.partial(_denoise_volume_of_folder, denoiser, unit=unit))
+        denoise_volume=functools.partial(_denoise_volume_of_folder, denoiser, unit=unit),
+        volume_unit=unit or "hu")
     series, volumes = len(summary["series"]), counted(len(summary["volumes"]), "volume")
     parts = [*([f"{series} series"] if series else []), *([volumes] if summary["volumes"] else [])]
     print(f"Wrote {output}: {counted(summary['slices'], 'slice')} in {' and '.join(parts)} by "
@@ -252,7 +253,8 @@ def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
                                      denoised_series.measured_slices(len(volume.stored))))
         is_packed = output.name.lower().endswith(".gz")
         unpacked = scratch / "denoised.nii" if is_packed else temporary
-        target = nifti.create_like(volume, unpacked, description=_derivation(denoiser).brief)
+        target = nifti.create_like(volume, unpacked, description=_derivation(
+            denoiser).brief_of(source, unit or "hu"))
         saturated = 0
         for part, denoised in _denoised(denoiser, volume.stored, to_hu):
             values = units.from_hu(denoised, unit or "hu")

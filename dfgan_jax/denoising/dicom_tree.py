@@ -4,6 +4,7 @@ Reading, denoising and writing overlap, with at most three batches in memory. Th
 OUTPUT.incomplete until it is complete; the same command resumes from this folder.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -37,6 +38,7 @@ from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.pixel_pitch import square_pitch
+from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError, ProcessError
 from dfgan_jax.support.files import locked_itself, remove_leftovers, written_whole
@@ -50,6 +52,9 @@ SUMMARY = "summary.json"
 
 _OF_SYSTEMS: Final = re.compile(r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*|\.nfs.*")
 """Files that systems put into folders that are looked at."""
+
+_Written: TypeAlias = Literal["whole", "cut off", "other"]
+"""A file of an earlier run: as that wrote it, without its end, or not of this input and model."""
 
 _PREAMBLE: Final = slice(128, 132)
 """Bytes of a DICOM file that are `DICM`."""
@@ -67,7 +72,8 @@ it raises `InputError`."""
 
 def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.Path,
                  output: pathlib.Path, workers: int | None = None,
-                 denoise_volume: VolumeDenoiser | None = None) -> JsonObject:
+                 denoise_volume: VolumeDenoiser | None = None, volume_unit: Unit = "hu"
+                 ) -> JsonObject:
     """Denoises the CT slices and volumes below a folder; each process of a run a share of them.
 
     Args:
@@ -79,6 +85,7 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
         None: beside a GPU or TPU the number of cores, at most `MAX_WORKERS`, of many slices; 0 of
         few, and on a CPU, whose cores the network needs.
       denoise_volume: denoises the NIfTI volumes, one by one; None: they are skipped.
+      volume_unit: of their values.
 
     Returns:
       The content of `summary.json`, in every process. Broken files are listed under `broken`;
@@ -96,7 +103,8 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
         if agreement.is_main():
             held.enter_context(locked_itself(incomplete))
         return _denoise_tree(denoiser, started, files, derivation=derivation, source=source,
-                             output=output, incomplete=incomplete, denoise_volume=denoise_volume)
+                             output=output, incomplete=incomplete, denoise_volume=denoise_volume,
+                             volume_unit=volume_unit)
 
 
 class _Workers:
@@ -166,12 +174,14 @@ def _found(source: pathlib.Path, output: pathlib.Path, workers: _Workers, *, wit
 
 def _denoise_tree(denoiser: Denoiser, workers: _Workers, files: DicomFolder, *,
                   derivation: Derivation, source: pathlib.Path, output: pathlib.Path,
-                  incomplete: pathlib.Path, denoise_volume: VolumeDenoiser | None) -> JsonObject:
+                  incomplete: pathlib.Path, denoise_volume: VolumeDenoiser | None,
+                  volume_unit: Unit) -> JsonObject:
     series = list(dicom.group_by_series(files.headers))
     targets = {path: incomplete / path.relative_to(source)
                for path in [*(header.path for header in files.headers), *files.volumes]}
     there_files = set(agreement.from_main(lambda: sorted(map(str, _written_before(
-        files, targets, incomplete=incomplete, derivation=derivation)))))
+        files, targets, incomplete=incomplete, derivation=derivation,
+        volume_unit=volume_unit)))))
     there = {header.name for header in files.headers if str(header.path) in there_files}
     missing = _share([header for slices in series for header in slices
                       if header.name not in there])
@@ -337,69 +347,80 @@ def _look_at(header: SliceHeader, pixel_spacing_mm: float | None
 
 
 def _written_before(files: DicomFolder, targets: dict[pathlib.Path, pathlib.Path], *,
-                    incomplete: pathlib.Path, derivation: Derivation) -> set[pathlib.Path]:
+                    incomplete: pathlib.Path, derivation: Derivation, volume_unit: Unit
+                    ) -> set[pathlib.Path]:
     """Finds the files whose denoised files an earlier run of the same command wrote.
+
+    Those that were cut off are removed.
 
     Raises:
       InputError: the folder has other files.
     """
     remove_leftovers(incomplete)
     ours = {*targets.values(), incomplete / SUMMARY}
-    left = {path for path in dicom_folder.find_files(incomplete)
-            if path not in ours and not _OF_SYSTEMS.fullmatch(path.name)}
+    others = [path for path in dicom_folder.find_files(incomplete)
+              if path not in ours and not _OF_SYSTEMS.fullmatch(path.name)]
     uids = {header.path: header.sop_uid for header in files.headers}
     before = [path for path, target in targets.items() if target.exists()]
-    there = set()
+    found: dict[_Written, list[pathlib.Path]] = collections.defaultdict(list)
     with (progress("checking earlier files", total=len(before), unit="files") as bar,
           contextlib.closing(call_ahead(functools.partial(
-              _was_written, targets[path], path, derivation=derivation, source_uid=uids.get(path))
-              for path in before)) as results):
+              _written, targets[path], path, derivation=derivation, source_uid=uids.get(path),
+              volume_unit=volume_unit) for path in before)) as results):
         for path, result in zip(before, results, strict=True):
             bar.advance()
-            try:
-                is_written = result()
-            except InputError:  # cut off, as a power failure leaves a file
-                targets[path].unlink()
-                continue
-            if is_written:
-                there.add(path)
-            else:
-                left.add(targets[path])
-    if left:
-        raise InputError(f"{min(left)}: was not made from this input by this model; remove it, or "
-                         "choose another output")
-    return there
+            with contextlib.suppress(InputError):  # denoised again, or reported then
+                found[result()].append(path)
+    others += [targets[path] for path in found["other"]]
+    if others:
+        raise InputError(
+            f"{min(others)}{f' and {len(others) - 1} more' if others[1:] else ''}: not made from "
+            f"this input by this model; remove {incomplete}, or choose another output")
+    for path in found["cut off"]:
+        targets[path].unlink()
+    return set(found["whole"])
 
 
-def _was_written(target: pathlib.Path, path: pathlib.Path, *, derivation: Derivation,
-                 source_uid: str | None) -> bool:
-    """Whether a file is the denoised file of another.
+def _written(target: pathlib.Path, path: pathlib.Path, *, derivation: Derivation,
+             source_uid: str | None, volume_unit: Unit) -> _Written:
+    """The state of a file that is the denoised file of another, or is not.
 
     Args:
       target: the file.
       path: of the input.
       derivation: of the denoised files.
       source_uid: of the first slice of a DICOM file; None for a volume.
+      volume_unit: of volumes.
 
     Raises:
-      InputError: it is cut off.
+      InputError: a file cannot be read.
     """
-    if not target.stat().st_size:
-        raise InputError(f"{target}: empty")
-    if source_uid is None:
-        return nifti.has_header_of(target, path, description=derivation.brief)
-    with target.open("rb") as file:
-        if file.read(_PREAMBLE.stop)[_PREAMBLE] != b"DICM":
-            return False
+    try:
+        if not target.stat().st_size:
+            return "cut off"  # as a power failure leaves a file
+        if source_uid is None:
+            if not nifti.has_header_of(target, path,
+                                       description=derivation.brief_of(path, volume_unit)):
+                return "other"
+            return "whole" if nifti.is_whole(target) else "cut off"
+        with target.open("rb") as file:
+            if file.read(_PREAMBLE.stop)[_PREAMBLE] != b"DICM":
+                return "other"
+    except OSError as error:
+        raise InputError(f"{target}: {error.strerror or error}") from error
     try:
         headers = dicom.read_headers(target)
+        if headers[0].sop_uid != derivation.derived_uid(source_uid):
+            return "other"
+        for header in headers:
+            dicom.read_pixels(header)
     except NotACTSlice:
-        return False
-    if headers[0].sop_uid != derivation.derived_uid(source_uid):
-        return False
-    for header in headers:
-        dicom.read_pixels(header)
-    return True
+        return "other"
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        return "cut off"
+    return "whole"
 
 
 def _denoise(batches: list[Batch], *, denoiser: Denoiser, slices: SliceFiles,

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import functools
+import pathlib
 import uuid
 
 from pydicom import uid
@@ -11,6 +12,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from dfgan_jax.scans.dicom_file import numbers_of, text_of, values_of
+from dfgan_jax.scans.unit_names import Unit
+from dfgan_jax.support.digests import file_digest, text_digest
 
 _UID_NAMESPACE = uuid.UUID("5f0c7f0e-3a52-5c8e-9d1c-6d0f1b7a2c41")
 
@@ -46,10 +49,14 @@ class Derivation:
         return (f"Denoised by {self.name}, weights SHA-256 {self.weights_sha256}, "
                 f"dfgan_jax {self.version}. Research software, not a medical device.")
 
-    @property
-    def brief(self) -> str:
-        """The same for NIfTI's `descrip`, which has 79 characters."""
-        return f"denoised by {self.name} {self.weights_sha256[:12]}, no medical device"[:79]
+    def brief_of(self, path: pathlib.Path, unit: Unit) -> str:
+        """The same for NIfTI's `descrip`, which has 79 characters.
+
+        It starts with a digest of the derivation, of the volume's file and of its unit.
+        """
+        digest = text_digest(f"{file_digest(path)} {unit} {self.description}")
+        return (f"{digest[:12]} denoised by {self.name} {self.weights_sha256[:12]}, no medical "
+                "device")[:79]
 
     def derived_uid(self, source_uid: str) -> str:
         """A UID that depends on the source and the derivation, but for the model's name.

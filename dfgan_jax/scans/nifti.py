@@ -6,6 +6,7 @@ into a scratch folder first.
 # mypy: untyped-calls-exclude=nibabel
 
 import dataclasses
+import errno
 import gzip
 import io
 import os
@@ -88,11 +89,16 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if other := content_of_failed_download(path):  # or OSError: no right to read it
-        raise InputError(f"{path}: {other}")
-    # nibabel goes by the name.
-    unpacked = (_unpack(path, scratch)
-                if _is_packed(path) or path.name.lower().endswith(".gz") else path)
+    try:
+        if other := content_of_failed_download(path):
+            raise InputError(f"{path}: {other}")
+        # nibabel goes by the name.
+        unpacked = (_unpack(path, scratch)
+                    if _is_packed(path) or path.name.lower().endswith(".gz") else path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise InputError(f"{path}: {error.strerror or error}") from error
     try:
         image: Any = nibabel.load(unpacked)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
@@ -147,26 +153,36 @@ def has_header_of(path: pathlib.Path, source: pathlib.Path, *, description: str)
       description: at most 79 characters.
 
     Raises:
-      InputError: a file is broken, or the first is cut off.
+      InputError: the source is broken.
+      OSError: a file cannot be read.
     """
-    def header(each: pathlib.Path) -> Any:
-        try:
-            with _open(each) as file:
-                head = file.read(_LONGEST_HEADER)
-            kind = _header_kind(head)
-            return kind(head[:kind.template_dtype.itemsize], check=False)
-        except Exception as error:  # a broken file can raise anything
-            raise _broken(each, error) from error
-
-    expected = header(source)
+    try:
+        expected = _header(source)
+    except Exception as error:  # a broken file can raise anything
+        raise _broken(source, error) from error
     _describe(expected, description)
-    if header(path).binaryblock != expected.binaryblock:
+    try:
+        there = _header(path)
+    except OSError:
+        raise
+    except Exception:  # of another kind
         return False
-    size = int(expected["vox_offset"]) + (expected.get_data_dtype().itemsize
-                                          * int(np.prod(expected.get_data_shape(), dtype=object)))
-    if _unpacked_size(path) != size % 2**32:
-        raise InputError(f"{path}: cut off")
-    return True
+    return bool(there.binaryblock == expected.binaryblock)
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a file with a sound header has all the bytes that this states."""
+    header = _header(path)
+    stated = int(header["vox_offset"]) + (header.get_data_dtype().itemsize
+                                          * int(np.prod(header.get_data_shape(), dtype=object)))
+    return bool(_unpacked_size(path) == stated % 2**32)
+
+
+def _header(path: pathlib.Path) -> Any:
+    with _open(path) as file:
+        head = file.read(_LONGEST_HEADER)
+    kind = _header_kind(head)
+    return kind(head[:kind.template_dtype.itemsize], check=False)
 
 
 def pack(unpacked: pathlib.Path, path: pathlib.Path) -> None:

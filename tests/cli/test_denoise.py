@@ -144,7 +144,7 @@ def test_volumes_keep_their_type_scale_and_place(tmp_path, weights, monkeypatch,
     source = nibabel.load(tmp_path / name)
     assert written.get_data_dtype() == dtype
     np.testing.assert_array_equal(written.affine, source.affine)
-    assert bytes(written.header["descrip"]).startswith(b"denoised by DFGAN ")
+    assert re.match(rb"[0-9a-f]{12} denoised by DFGAN ", bytes(written.header["descrip"]))
     scale = slope or 1
     # As they lie in CT: x to the left, y to the back.
     slices = source.get_fdata()[::-1, ::-1, ::-1].transpose(2, 0, 1)
@@ -280,10 +280,10 @@ def test_volumes_of_another_strength_or_input_are_not_taken_for_written(tmp_path
     run(tmp_path, weights, "in", "out").rename(tmp_path / "out.incomplete")
     again = functools.partial(denoise.run, checkpoint_path=str(weights), source=folder,
                               output=tmp_path / "out")
-    with pytest.raises(InputError, match=r"a\.nii\.gz: was not made from this input by this model"):
+    with pytest.raises(InputError, match=r"a\.nii\.gz( and 1 more)?: not made from this input"):
         again(strength=0.5)
     make_volume(folder / "p" / "b.nii", thickness=3)
-    with pytest.raises(InputError, match=r"b\.nii: was not made from this input by this model"):
+    with pytest.raises(InputError, match=r"b\.nii( and 1 more)?: not made from this input"):
         again()
 
 
