@@ -59,11 +59,11 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
 
     Args:
       path: a workdir, its `checkpoints` folder, or the folder of one step. Of several steps the
-        best is taken, or the latest if none has a score. Steps whose metadata or score cannot be
-        read are named on stderr, and left out.
+        best is taken, or the latest if none has a score. Steps that lack files, as their deletion
+        leaves them, are left out while another is whole, and named on stderr.
 
     Raises:
-      InputError: there is no checkpoint, or none can be read.
+      InputError: there is no checkpoint; or one, which could be the best, cannot be read.
     """
     path = pathlib.Path(path).absolute()
     if (path / STATE).is_dir() and (path / META).is_dir():
@@ -73,16 +73,21 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
         raise InputError(f"{path}: no checkpoint here; expected a workdir, its checkpoints folder, "
                          "or the folder of one step")
     scores: dict[pathlib.Path, float | None] = {}
-    faults = []
+    deleted: list[InputError] = []
+    damaged: list[InputError] = []
     for folder in step_folders(workdir):
         try:
             scores[folder] = checked_score(folder, read_meta(folder))
         except InputError as error:
             if folder.is_dir():  # else a running training has deleted it
-                faults.append(error)
+                is_partial = isinstance(error.__cause__, FileNotFoundError)
+                (deleted if is_partial else damaged).append(error)
+    if damaged and scores:
+        raise InputError(f"{first_line(damaged[0])}; it could be the best checkpoint. To take "
+                         f"another, give its folder, such as {next(iter(scores))}")
     if not scores:
-        raise faults[0] if faults else InputError(f"{path}: holds no finished checkpoint")
-    for fault in faults:
+        raise (damaged + deleted or [InputError(f"{path}: holds no finished checkpoint")])[0]
+    for fault in deleted:
         print(f"{first_line(fault)}: left out", file=sys.stderr, flush=True)
     scored = {folder: score for folder, score in scores.items() if score is not None}
     # Of equal scores, the latest is taken, since it comes first.

@@ -294,18 +294,25 @@ def test_what_a_killed_save_left_is_removed_and_is_no_damage(tmp_path):
 @pytest.mark.parametrize(("file", "old", "new", "message"), [
     ("metrics/metrics", "0.5", "9.5", "its score has changed"),
     ("metrics/metrics", "score", "scora", "its score cannot be read"),
-    ("meta/metadata", '"epoch": 1', '"epoch": 7', "its metadata have changed"),
-    ("meta", None, None, "its metadata cannot be read")])
-def test_what_cannot_be_read_is_left_out_while_another_can(tmp_path, capsys, file, old, new,
-                                                           message):
+    ("meta/metadata", '"epoch": 1', '"epoch": 7', "its metadata have changed")])
+def test_a_damaged_checkpoint_that_could_be_the_best_is_told(tmp_path, file, old, new, message):
     with Checkpoints(tmp_path) as kept:
         for step, score in [(1, 0.5), (2, 0.2), (3, 0.1)]:
             save(kept, step, score)
     path = tmp_path / "checkpoints" / "1" / file
-    if old is None:
-        shutil.rmtree(path)  # as a kill during its deletion leaves it
-    else:
-        path.write_text(path.read_text().replace(old, new))
+    path.write_text(path.read_text().replace(old, new))
+    other = tmp_path / "checkpoints" / "3"
+    with pytest.raises(InputError, match=f"{message}.*give its folder, such as {other}"):
+        locate(tmp_path)
+    assert locate(other) == other
+
+
+def test_a_checkpoint_that_is_half_deleted_is_left_out_while_another_is_whole(tmp_path, capsys):
+    message = "its metadata cannot be read"
+    with Checkpoints(tmp_path) as kept:
+        for step, score in [(1, 0.5), (2, 0.2), (3, 0.1)]:
+            save(kept, step, score)
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "meta")
     assert locate(tmp_path) == tmp_path / "checkpoints" / "2"
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{tmp_path / 'checkpoints' / '1'}: ")
