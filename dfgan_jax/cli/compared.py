@@ -43,7 +43,8 @@ def model_of(denoiser: Denoiser) -> Model:
     """A checkpoint as a row of the tables, named by its configuration."""
     config = denoiser.meta["config"]
     return Model(denoiser=denoiser, name=model_name(config), seed=config.get("seed"),
-                 shared=shared_by_seeds(config) if "seed" in config else None)
+                 shared=(shared_by_seeds(config, fingerprints=denoiser.meta.get("data"))
+                         if "seed" in config else None))
 
 
 def further_models(paths: Sequence[str]) -> list[Denoiser]:

@@ -80,7 +80,7 @@ def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
                              self_ensemble=self_ensemble)
     if source.is_dir():
         refuse_for(source, "a folder, whose files name their axes", axes=axes)
-        if not any(map(nifti.is_nifti, find_files(source))):
+        if unit is not None and not any(map(nifti.is_nifti, find_files(source))):
             refuse_for(source, "DICOM, whose headers give the unit", unit=unit)
         if output.name.lower().endswith((".npy", *nifti.SUFFIXES)):
             raise InputError(f"{output}: expected the name of a folder, as {source} is")
@@ -140,8 +140,8 @@ def _denoise_folder(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Pa
         denoiser, derivation=_derivation(denoiser), source=source, output=output, workers=workers,
         denoise_volume=functools.partial(_denoise_volume_of_folder, denoiser, unit=unit),
         volume_unit=unit or "hu")
-    series, volumes = len(summary["series"]), counted(len(summary["volumes"]), "volume")
-    parts = [*([f"{series} series"] if series else []), *([volumes] if summary["volumes"] else [])]
+    parts = [f"{len(summary['series'])} series"] if summary["series"] else []
+    parts += [counted(len(summary["volumes"]), "volume")] if summary["volumes"] else []
     print(f"Wrote {output}: {counted(summary['slices'], 'slice')} in {' and '.join(parts)} by "
           f"{summary['model']}; {_beyond(summary['saturated_pixels'])}"
           + (f" in the slices written now, not before ({summary['written_before']})"

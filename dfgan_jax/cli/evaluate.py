@@ -1,5 +1,6 @@
 """`--mode=evaluate`: one table over the input, classical denoisers and checkpoints."""
 
+import functools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
     if (workdir / CONFIG_FILE).exists():
         raise InputError(f"{workdir}: belongs to a training run, whose results stay; choose "
                          "another --workdir")
-    check_writable(workdir)
+    agreement.from_main(functools.partial(check_writable, workdir))
     options.check_same_in_all(checkpoint_paths)
     given, paths = _split(checkpoint_paths)
     denoisers: list[Denoiser] = []

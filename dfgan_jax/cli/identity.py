@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Final
 
 from dfgan_jax.cli.options import RunOptions, flattened, meant
 from dfgan_jax.support.errors import InputError
@@ -10,6 +12,8 @@ from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
 
 CONFIG_FILE = "config.json"
+
+_PAIRS: Final = ("data.train", "data.valid", "data.test")
 
 
 def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
@@ -35,7 +39,7 @@ def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
     except ValueError as error:  # no JSON, or no UTF-8
         raise InputError(f"{path}: not readable as JSON ({error})") from error
     here = flattened(options.as_json())
-    free = {"data.train", "data.valid", "data.test"}
+    free = set(_PAIRS)
     if options.optimizer.schedule == "constant":
         free.add("epochs")
     differing = sorted(name for name in there.keys() | here.keys()
@@ -55,15 +59,19 @@ def claim_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
         temporary.write_text(json.dumps(options.as_json(), indent=2) + "\n")
 
 
-def shared_by_seeds(config: JsonObject) -> str:
+def shared_by_seeds(config: JsonObject, *, fingerprints: Mapping[str, str] | None = None) -> str:
     """A name that is the same for runs that differ only by their seed.
 
     Args:
       config: of a checkpoint.
+      fingerprints: split → fingerprint of the run's pairs, in place of the names of their files;
+        None: the names count.
     """
-    return json.dumps({name: value for name, value in meant(config).items()
-                       if name not in ("seed", "name") and not _changes_no_training(name)},
-                      sort_keys=True)
+    own = {"seed", "name", *(_PAIRS if fingerprints else ())}
+    return json.dumps({
+        "pairs": [(fingerprints or {}).get(split) for split in ("train", "valid")],
+        **{name: value for name, value in meant(config).items()
+           if name not in own and not _changes_no_training(name)}}, sort_keys=True)
 
 
 def _changes_no_training(name: str) -> bool:

@@ -105,7 +105,8 @@ MODES: dict[str, Mode] = {
         optional={
             "strength=NUMBER": "a further row of each checkpoint, with this strength",
             "dose_fraction=SHARE": "a further row of each checkpoint, with the strength for scans "
-                                   "of this dose",
+                                   "of this dose; up to a quarter it is 1, the row that there is "
+                                   "anyway",
             "self_ensemble": "a further row of each checkpoint, as a self-ensemble",
             "workdir=DIR": "folder to write into; runs/NAME_evaluation by default",
             **_FIELDS, **_PROCESSES}),
@@ -166,8 +167,8 @@ MODES: dict[str, Mode] = {
                            "scans, the .npy to write, or with --split a folder"},
         optional={
             "input=PATH[,PATH…]":
-                "full-dose scans: a folder of DICOM files or volumes, or one such file; "
-                f"{_ARRAYS}; {_VOLUMES}; or a pattern of paths in quotes: 'scans/**/*.nii.gz'; "
+                f"full-dose scans: a folder of DICOM files or volumes ({_VOLUMES}), or one such "
+                f"file; {_ARRAYS}; or a pattern of paths in quotes: 'scans/**/*.nii.gz'; "
                 "again for more",
             "config=FILE[:VARIANT]":
                 "configuration, such as configs/attn.py or attn; needed without --input; with it, "

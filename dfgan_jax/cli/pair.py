@@ -14,7 +14,7 @@ from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
 from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairing import SlicePair, match_slices
-from dfgan_jax.scans import dicom, units
+from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.dicom_header import SliceHeader
@@ -117,11 +117,10 @@ def _read(pair: SlicePair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(header: SliceHeader) -> np.ndarray:
-    hu, outside = dicom.read_pixels(header)
-    check_not_blank(header.name, hu)
-    if (found := units.doubt([hu[~outside]])) is not None:
-        raise InputError(f"{header.name}: {found.reason}")
-    return hu
+    pixels = dicom.read_pixels(header)
+    check_not_blank(header.name, pixels.hu)
+    dicom.check_hu(header.name, pixels)
+    return pixels.hu
 
 
 def _entry(pair: SlicePair, patient: str, digest_of: Callable[[pathlib.Path], str]) -> Entry:

@@ -22,9 +22,10 @@ from dfgan_jax.data.entries import (
     tell_written,
 )
 from dfgan_jax.data.overlap import slice_digests
-from dfgan_jax.scans import nifti, scan, units
+from dfgan_jax.scans import dicom, nifti, scan
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_folder import DicomFolder
+from dfgan_jax.scans.dicom_storage import Pixels
 from dfgan_jax.scans.hounsfield import cut_and_rounded_like
 from dfgan_jax.scans.other_formats import refuse_other_format
 from dfgan_jax.scans.scan import ScanSlice
@@ -35,6 +36,7 @@ from dfgan_jax.simulation.noise_insertion import insert_noise
 from dfgan_jax.simulation.projection import KERNELS
 from dfgan_jax.simulation.scan_rays import ELECTRONIC_NOISE_STD, REFERENCE_THICKNESS_MM
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import allow_open_files
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.wording import counted
@@ -141,13 +143,14 @@ def run(sources: Sequence[Sequence[pathlib.Path]], *, output: pathlib.Path,
     slices: list[tuple[str, ScanSlice]] = []
     left_out: list[str] = []
     broken_volumes: list[str] = []
+    groups = [_found(group, unit=unit, axes=axes) for group in sources]
+    allow_open_files(sum(len(volumes) for volumes, _ in groups))
     with contextlib.ExitStack() as opened:
         # Beside the output, since /tmp may be in memory.
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(opened.enter_context(
             tempfile.TemporaryDirectory(dir=output.parent, prefix=".simulate-")))
-        for group in sources:
-            volumes, files = _found(group, unit=unit, axes=axes)
+        for group, (volumes, files) in zip(sources, groups, strict=True):
             for volume in volumes:
                 patient = _patient_of_volume(volume, patients, group)
                 try:
@@ -233,7 +236,7 @@ def _patient_of_volume(path: pathlib.Path, patients: str, group: Sequence[pathli
                          "path is the patient, or folder")
     if patients == "id":
         return str(path)
-    return path.absolute().parent.name if path in group else folder_below(path, group)
+    return folder_below(path, group)
 
 
 def _kernel(kernel: str) -> str | float:
@@ -267,8 +270,8 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
     def measure(each: ScanSlice) -> _Measurement:
         hu, outside = each.read()
         check_not_blank(each.name, hu)
-        if each.header and (found := units.doubt([hu[~outside]])) is not None:
-            raise InputError(f"{each.name}: {found.reason}")
+        if each.header is not None:
+            dicom.check_hu(each.name, Pixels(hu, outside))
         source = "slice"
         noise: ScanNoise | InputError
         if photons_per_ray is not None and kernel != "auto":

@@ -27,7 +27,7 @@ def patients_by(choice: str, headers: Sequence[SliceHeader], roots: Sequence[pat
       roots: the input folders.
 
     Raises:
-      InputError: by the function, for `folder`, if a file is directly in an input folder.
+      InputError: by the function, for `folder`; see `folder_below`.
     """
     def study(header: SliceHeader) -> str:
         name = header.study_uid or header.series_uid
@@ -48,11 +48,13 @@ def folder_below(path: pathlib.Path, roots: Sequence[pathlib.Path]) -> str:
 
     Args:
       path: of the file.
-      roots: the input folders.
+      roots: the input folders; a file among them counts as the only one of its folder.
 
     Raises:
       InputError: the file is directly in an input folder.
     """
+    if path in roots:
+        return path.absolute().parent.name
     root = next(root for root in roots if path.is_relative_to(root))
     below = path.relative_to(root).parts
     if len(below) < 2:

@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -186,8 +187,10 @@ class Comparison:
         self._rows[name] = row
         with progress(f"denoising with {name}", total=agreement.share_of(len(self._qdct)),
                       unit="slices") as bar:
+            start = time.perf_counter()
             images = row.denoise(self._qdct, bar)
-        if speed := measure_speed(row, self._qdct):
+            first_s = time.perf_counter() - start
+        if speed := measure_speed(row, self._qdct, first_s=first_s):
             self._speeds[name] = speed
         if self._physics is not None:
             self._physics.measure(name, row, images)

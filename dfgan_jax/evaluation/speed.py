@@ -29,8 +29,14 @@ class Speed:
     gflop: float | None
 
 
-def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"]) -> Speed | None:
+def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"], *, first_s: float) -> Speed | None:
     """Times a row that has denoised these slices before, so that its program is compiled.
+
+    Args:
+      row: to time.
+      qdct: (N, H, W), HU.
+      first_s: duration of the row's first call, of all slices [s]; a user's own function that took
+        longer than a second is not called again.
 
     A network denoises a batch, a classical denoiser the middle slice, a user's own function all
     slices, as before; the median of at most five calls counts.
@@ -44,8 +50,12 @@ def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"]) -> Speed | None:
         return None
     if denoiser is not None:
         count = denoiser.slices_per_batch(qdct.shape[1:], count=len(qdct))
+    elif row.table.kind == "baseline":
+        count = 1
+    elif first_s > _SECONDS:
+        return Speed(slices_per_s=len(qdct) / first_s, gflop=None)
     else:
-        count = 1 if row.table.kind == "baseline" else len(qdct)
+        count = len(qdct)
     chosen = qdct[evenly_spaced(len(qdct), most=count)]
     times: list[float] = []
     while len(times) < _MOST_CALLS and sum(times) < _SECONDS:

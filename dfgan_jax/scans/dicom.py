@@ -16,6 +16,7 @@ import pydicom
 from jaxtyping import Bool, Float32, Integer, Num
 from pydicom.dataset import Dataset
 
+from dfgan_jax.scans import units
 from dfgan_jax.scans.dicom_derivation import Derivation, mark_as_derived
 from dfgan_jax.scans.dicom_file import broken, parse
 from dfgan_jax.scans.dicom_frames import frame_dataset, frame_headers, frame_named, is_enhanced
@@ -90,6 +91,20 @@ def read_pixels(header: SliceHeader) -> Pixels:
         return to_hu(header.path, stored, header.native.storage)
     read = read_slice_of(header)
     return Pixels(read.hu, read.outside)
+
+
+def check_hu(name: str, pixels: Pixels) -> None:
+    """Refuses a slice that cannot be in HU; padding is air, whatever the unit of the others is.
+
+    Args:
+      name: of the slice, for the message.
+      pixels: of the slice.
+
+    Raises:
+      InputError: it cannot be in HU.
+    """
+    if (found := units.doubt([pixels.hu[~pixels.outside]])) is not None:
+        raise InputError(f"{name}: {found.reason}")
 
 
 def read_stored(header: SliceHeader, outside: Bool[np.ndarray, "h w"]) -> StoredSlice:

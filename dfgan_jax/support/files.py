@@ -21,8 +21,9 @@ from dfgan_jax.support.errors import InputError
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = resource = None  # type: ignore[assignment]
 
 
 def user_cache() -> pathlib.Path:
@@ -106,6 +107,17 @@ def allocate(path: pathlib.Path, size: int) -> None:
             file.write(block[:left])
 
 
+def allow_open_files(count: int) -> None:
+    """Lets this process keep some more files open at once, as far as the system allows it."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        resource.setrlimit(resource.RLIMIT_NOFILE, (
+            wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 def release_pages(array: Shaped[np.ndarray, "..."]) -> None:
     """Releases the pages of a mapped file, which otherwise count as this process's memory.
 
@@ -125,10 +137,10 @@ def remove_leftovers(folder: pathlib.Path) -> None:
     """Removes what a killed process left of `written_whole` and `scratch_beside` below a folder."""
     for path in list(folder.rglob(".*")):
         if re.search(r"\.[0-9a-f]{16}$", path.name):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)  # it may have been in a removed folder
 
 
 @contextlib.contextmanager
@@ -146,8 +158,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         try:
             is_ours = _lock(file)
         except OSError as error:
-            print(f"warning: {folder}: cannot be locked ({error}); see that no second run uses it",
-                  file=sys.stderr, flush=True)
+            _warn_unlocked(folder, error)
         else:
             if not is_ours:
                 file.seek(0)
@@ -167,17 +178,22 @@ def locked_itself(folder: pathlib.Path) -> Iterator[None]:
     """Makes a folder and locks it for this process, without a file in it.
 
     The folder may be renamed meanwhile; one that stays empty is removed. The system releases the
-    lock however the process ends. On a system without locks of folders there is none.
+    lock however the process ends. On a file system without locks of folders, such as NFS, the
+    folder is not locked, and a warning is printed to stderr.
 
     Raises:
       InputError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as opened:
-        with contextlib.suppress(OSError):
+        try:
             descriptor = os.open(folder, os.O_RDONLY)
             opened.callback(os.close, descriptor)
-            if not _lock(descriptor):
+            is_ours = _lock(descriptor)
+        except OSError as error:
+            _warn_unlocked(folder, error)
+        else:
+            if not is_ours:
                 raise InputError(f"{folder}: another process is writing into it; wait until it has "
                                  "ended, or choose another output")
         try:
@@ -207,6 +223,11 @@ def one_at_a_time(path: pathlib.Path) -> Iterator[None]:
             print(f"warning: {path}: cannot be locked ({error}); other processes may do the same "
                   "work at once", file=sys.stderr, flush=True)
         yield
+
+
+def _warn_unlocked(folder: pathlib.Path, error: OSError) -> None:
+    print(f"warning: {folder}: cannot be locked ({error}); see that no second run uses it",
+          file=sys.stderr, flush=True)
 
 
 def _lock(file: IO[bytes] | int, *, waits: bool = False) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 SAVED = 85
-"""Exit status of `main.py` after a signal and a checkpoint of new steps.
+"""Exit status of `main.py` after a checkpoint of new steps and a signal other than Ctrl-C's.
 
 128 + the signal would also be the status of a process that it ended outside of training.
 """

@@ -102,3 +102,18 @@ def test_runs_that_differ_in_their_seed_share_all_else(config):
                   **{"evaluation.physics": False}) == shared()
     assert shared(batch_size=7) != shared()
     assert shared(**{"data.train": "others.npy"}) != shared()  # their means differ by the data, too
+
+
+def test_seeds_of_one_model_may_have_their_pairs_in_other_places():
+    """The pairs are known by their fingerprints; a test split that came later changes nothing."""
+    config = attn.get_config()
+    moved = attn.get_config()
+    moved.data.train, moved.data.test = "other/train.npy", "other/test.npy"
+
+    def shared(each, **fingerprints):
+        return shared_by_seeds(each.to_dict(), fingerprints={"train": "a", "valid": "b",
+                                                             **fingerprints})
+
+    assert shared(config) == shared(moved, test="c")
+    assert shared(config) != shared(config, train="c")
+    assert shared_by_seeds(config.to_dict()) != shared_by_seeds(moved.to_dict())

@@ -35,7 +35,7 @@ def test_a_network_is_timed_by_batches(redcnn, monkeypatch):
     qdct = np.zeros((6, 64, 64), np.float32)
     monkeypatch.setattr(Denoiser, "slices_per_batch", lambda self, size, count: 4)
     clock(monkeypatch, [0, 0.1, 0, 0.8, 0, 0.2])
-    speed = measure_speed(row, qdct)
+    speed = measure_speed(row, qdct, first_s=9.0)
     assert speed is not None
     assert speed.slices_per_s == pytest.approx(4 / 0.2)
     assert speed.gflop == denoiser.flops((64, 64)) / 1e9
@@ -50,7 +50,7 @@ def test_a_classical_denoiser_is_timed_on_the_middle_slice(monkeypatch):
 
     row = Row(table=tables.Row(kind="baseline"), denoise=denoise)
     clock(monkeypatch, [0, 2.5])
-    assert measure_speed(row, np.arange(5.0).reshape(5, 1, 1)) == Speed(
+    assert measure_speed(row, np.arange(5.0).reshape(5, 1, 1), first_s=9.0) == Speed(
         slices_per_s=0.4, gflop=None)
     assert [hu.item() for hu in seen] == [2]
 
@@ -58,12 +58,18 @@ def test_a_classical_denoiser_is_timed_on_the_middle_slice(monkeypatch):
 def test_a_users_own_function_is_timed_on_all_slices(monkeypatch):
     own = Row(table=tables.Row(kind="model"), denoise=lambda hu, bar: hu)
     clock(monkeypatch, [0, 4])
-    assert measure_speed(own, np.zeros((2, 8, 8), np.float32)) == Speed(
+    assert measure_speed(own, np.zeros((2, 8, 8), np.float32), first_s=0.5) == Speed(
         slices_per_s=0.5, gflop=None)
+
+
+def test_a_slow_function_of_a_user_is_not_called_again():
+    own = Row(table=tables.Row(kind="model"), denoise=lambda hu, bar: pytest.fail("called"))
+    assert measure_speed(own, np.zeros((2, 8, 8), np.float32), first_s=8.0) == Speed(
+        slices_per_s=0.25, gflop=None)
 
 
 def test_the_input_and_slices_denoised_elsewhere_have_no_speed():
     qdct = np.zeros((2, 8, 8), np.float32)
-    assert measure_speed(input_row(), qdct) is None
+    assert measure_speed(input_row(), qdct, first_s=0.0) is None
     elsewhere = Row(table=tables.Row(kind="model"), denoise=lambda hu, bar: hu, is_function=False)
-    assert measure_speed(elsewhere, qdct) is None
+    assert measure_speed(elsewhere, qdct, first_s=0.0) is None

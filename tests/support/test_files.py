@@ -2,6 +2,7 @@ import concurrent.futures
 import errno
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -167,3 +168,13 @@ def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
     with locked(tmp_path):
         pass
     assert capsys.readouterr().err.startswith(f"warning: {tmp_path}: cannot be locked (")
+
+
+def test_the_limit_of_open_files_rises_as_far_as_the_system_lets_it():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(100, hard), hard))
+        files.allow_open_files(50)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(150, hard), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
