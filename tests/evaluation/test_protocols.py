@@ -71,22 +71,25 @@ def test_windowed_protocols_score_what_is_in_their_window(name):
     assert str(data_range) in PROTOCOLS[name].data_range
 
 
-@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("name", [name for name in WINDOWS if name != "ldct_benchmark_neuro"])
 def test_ssim_has_the_zero_of_the_projects_own_code(name):
-    """RED-CNN scores HU; the others move the window's lower end to 0 first."""
+    """RED-CNN scores HU; the others move the window's lower end to 0 first.
+
+    Near that end the zero matters most. That of the brain's window is 0 HU.
+    """
     low, high, data_range = WINDOWS[name]
     rng = np.random.default_rng(0)
-    ndct = rng.uniform(low, high, (1, 48, 48)).astype(np.float32)
-    images = (ndct + rng.normal(0, data_range / 10, ndct.shape)).astype(np.float32)
-    zero = 0 if name == "redcnn" else low
-    _, whole = skimage.metrics.structural_similarity(
-        *(np.clip(each[0], low, high) - zero for each in (images, ndct)), data_range=data_range,
-        gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
-    inside = slice(5, -5)  # where neither pads
-    score = PROTOCOLS[name].score(images, ndct)["ssim"]
-    assert score == pytest.approx(whole.mean(), abs=0.01)
-    exact = PROTOCOLS[name].score(images[:, inside, inside], ndct[:, inside, inside])["ssim"]
-    assert exact == pytest.approx(whole[inside, inside].mean(), abs=0.02)
+    ndct = rng.uniform(low, low + data_range / 20, (1, 48, 48)).astype(np.float32)
+    images = (ndct + rng.normal(0, data_range / 20, ndct.shape)).astype(np.float32)
+
+    def ssim(zero):
+        return skimage.metrics.structural_similarity(
+            *(np.clip(each[0], low, high) - zero for each in (images, ndct)),
+            data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+
+    zero, other = (0, low) if name == "redcnn" else (low, 0)
+    assert PROTOCOLS[name].score(images, ndct)["ssim"] == pytest.approx(ssim(zero), abs=0.01)
+    assert abs(ssim(zero) - ssim(other)) > 0.02
 
 
 def test_vif_is_asked_for_under_the_error_window():
