@@ -103,7 +103,11 @@ def model_rows(models: Sequence[Model]) -> dict[str, Row]:
         while name in rows:
             name, number = f"{label} ({number})", number + 1
         run = None if model.shared is None else (model.name + setting, model.shared)
-        rows[name] = Row(table=tables.Row(kind="model", run=run, seed=model.seed),
+        default = next((other for other, row in rows.items() if setting and row.denoiser
+                        and not _setting(row.denoiser)
+                        and row.denoiser.weights_sha256 == model.denoiser.weights_sha256), None)
+        rows[name] = Row(table=tables.Row(kind="model", run=run, seed=model.seed,
+                                          setting_of=default),
                          denoise=_in_all(functools.partial(_denoise, model.denoiser)),
                          denoiser=model.denoiser)
     return rows

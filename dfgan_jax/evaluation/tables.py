@@ -35,12 +35,14 @@ class Row:
       run: the model's name and `rows.Model.shared`: runs with an equal `run` differ only by their
         seed. None: no run is of this kind.
       seed: of the run.
+      setting_of: the row of the same model with the default settings; None for that row.
     """
 
     kind: str
     parameters: str = ""
     run: tuple[str, str] | None = None
     seed: int | None = None
+    setting_of: str | None = None
 
 
 def size_of(shape: tuple[int, ...]) -> int | str:

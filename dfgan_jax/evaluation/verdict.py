@@ -145,7 +145,8 @@ def judge(model: str, psnr: Mapping[str, Float[np.ndarray, " n"]], rows: Mapping
                     sample.interval(difference, np.ones(sample.count)))
 
     def best(kind: str) -> Gain | None:
-        names = [name for name, row in rows.items() if row.kind == kind and name != model]
+        names = [name for name, row in rows.items()
+                 if row.kind == kind and model not in (name, row.setting_of)]
         return gain(max(names, key=lambda name: float(psnr[name].mean()))) if names else None
 
     slices = physics.get("slices") or {"rows": {}}

@@ -6,7 +6,7 @@ from dfgan_jax.cli import evaluate
 from dfgan_jax.cli.compared import model_of
 from dfgan_jax.cli.identity import claim_workdir
 from dfgan_jax.cli.options import RunOptions
-from dfgan_jax.evaluation.rows import model_rows
+from dfgan_jax.evaluation.rows import Row, model_rows
 from dfgan_jax.support.errors import InputError
 from tests.cli.untrained import untrained
 
@@ -40,13 +40,14 @@ def test_settings_are_further_rows_of_each_checkpoint(tmp_path, monkeypatch):
     config.evaluation.baselines, config.evaluation.physics = "", False
     config.simulation.test_slices, config.data.size = 1, 64
     config.data.cache_dir = str(tmp_path / "cache")
-    measured: list[str] = []
+    measured: dict[str, Row] = {}
     monkeypatch.setattr(evaluate, "compare", lambda options, *, denoisers, **others:
-                        measured.extend(model_rows([model_of(each) for each in denoisers])))
+                        measured.update(model_rows([model_of(each) for each in denoisers])))
     evaluate.run(config, workdir=tmp_path / "out", strength=2 / 3, self_ensemble=True,
                  checkpoint_paths=[str(tmp_path / name) for name in "ab"])
-    assert measured == [f"RED-CNN ({name}){setting}" for name in "ab"
-                        for setting in ("", ", strength 0.667", ", self-ensemble")]
+    assert {name: row.table.setting_of for name, row in measured.items()} == {
+        f"RED-CNN ({name}){setting}": f"RED-CNN ({name})" if setting else None for name in "ab"
+        for setting in ("", ", strength 0.667", ", self-ensemble")}
 
 
 @pytest.mark.parametrize(("checkpoints", "message"), [
