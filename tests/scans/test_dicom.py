@@ -710,7 +710,7 @@ def test_a_self_ensemble_is_described_and_gives_uids_of_its_own(tmp_path):
 
 
 def test_a_file_that_is_gone_after_its_header_was_read_is_broken_by_itself(tmp_path):
-    header = read_header(write(tmp_path / "a.dcm"))
+    (header,) = dicom.read_headers(write(tmp_path / "a.dcm"))
     assert header.native is not None
     header.path.unlink()
     with pytest.raises(InputError, match=r"a\.dcm: No such file or directory"):
