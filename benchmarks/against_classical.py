@@ -7,8 +7,8 @@
 The evaluation of `main.py` tunes classical denoisers on validation slices, as a test must. Here
 they have an advantage that no user has: for each file of pairs, and for each protocol, the
 parameters with the highest mean PSNR that a search finds on at most four of its own slices. The
-checkpoints are not tuned; --self_ensemble adds a
-row of each as a self-ensemble, --dose_fraction rows with the strength for a known dose.
+checkpoints are not tuned; --self_ensemble adds a row of each as a self-ensemble, --dose_fraction
+rows with the strength for a known dose.
 
 For each file, native size, two tables: PSNR [dB] and SSIM under full_range and redcnn; the mean
 error in soft tissue [HU] and the anatomy in the removed map [HU, root mean square in the body] of

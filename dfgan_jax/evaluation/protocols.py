@@ -113,12 +113,13 @@ def _clipped(images: np.ndarray, window_hu: Window | None) -> np.ndarray:
     return images if window_hu is None else np.clip(images, *window_hu)
 
 
-def _windowed(name: str, window_hu: Window, description: str, *, zero_hu: float,
+def _windowed(name: str, window_hu: Window, description: str, *, zero_hu: float | None = None,
               error_window_hu: Window | None = None,
               metrics: tuple[str, ...] = Protocol.metrics) -> Protocol:
-    """A protocol that clips to a window, with the window's width as its range."""
+    """A protocol that clips to a window, with its width as the range, and its low end as zero."""
     return Protocol(name=name, description=description, data_range_hu=window_hu.width,
-                    data_range=f"{window_hu.width:g} HU", window_hu=window_hu, zero_hu=zero_hu,
+                    data_range=f"{window_hu.width:g} HU", window_hu=window_hu,
+                    zero_hu=window_hu.low if zero_hu is None else zero_hu,
                     error_window_hu=error_window_hu or window_hu, metrics=metrics)
 
 
@@ -129,7 +130,7 @@ def _ldct_benchmark(anatomy: str, window_hu: Window) -> Protocol:
         f"{window_hu.width:g} HU); RMSE and VIF over −1024 to 1900 HU. Its own code takes a width "
         "one HU less (at most 0.11 dB), SSIM with a flat 7×7 window, and VIF with the two images "
         "exchanged, which is another number.",
-        zero_hu=window_hu.low, error_window_hu=Window(-1024.0, 1900.0), metrics=METRICS)
+        error_window_hu=Window(-1024.0, 1900.0), metrics=METRICS)
 
 
 FULL_RANGE = Protocol(
@@ -155,10 +156,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
     _ldct_benchmark("chest", windows.LUNG),
     _ldct_benchmark("abdomen", windows.ABDOMEN),
     _ldct_benchmark("neuro", windows.BRAIN),
-    _windowed("dugan", Window(-300.0, 300.0), "DU-GAN's window.", zero_hu=-300.0),
+    _windowed("dugan", Window(-300.0, 300.0), "DU-GAN's window."),
     _windowed("corediff", Window(-1000.0, 1000.0),
               "CoreDiff's window. Its own code takes as range the difference of the brightest and "
-              "the darkest pixel of each reference, at most 2000 HU.", zero_hu=-1000.0),
+              "the darkest pixel of each reference, at most 2000 HU."),
 )}
 """Name → protocol. Windows and ranges are from the projects' own test code: Eulig et al.,
 Medical Physics 2024 (ldct-benchmark); Chen et al., IEEE TMI 2017 (RED-CNN); Huang et al., IEEE

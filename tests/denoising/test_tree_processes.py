@@ -2,6 +2,7 @@ import json
 import signal
 
 import numpy as np
+import pytest
 
 from dfgan_jax.scans.dicom import read_headers, read_slice_of
 from tests.denoising.test_dicom_tree import (
@@ -65,21 +66,15 @@ def test_when_one_of_two_is_killed_the_other_ends_and_the_folder_is_resumed(tmp_
         name for name in written if name.endswith(".dcm") and not name.startswith(".")]))
 
 
-def test_processes_that_find_other_files_write_nothing(tmp_path):
-    """The folder of process 1 lacks a file: every later slice would be in no share."""
+@pytest.mark.parametrize(("how", "process", "message"), [
+    # The folder of process 1 lacks a file: every later slice would be in no share.
+    ("other input", 1, "this process finds other files than process 0"),
+    ("other output", 0, "expected one file system for the output of all processes")])
+def test_processes_of_other_folders_do_not_call_theirs_complete(tmp_path, how, process, message):
     slices(tmp_path / "in", 6)
     slices(tmp_path / "in-1", 5)
     ended = ends(start(2, "-m", "tests.denoising.process", str(tmp_path / "in"),
-                       str(tmp_path / "out"), "other input"))
-    assert "this process finds other files than process 0" in ended[1][1]
-    assert all(status for status, _ in ended)
-    assert not (tmp_path / "out").exists()
-
-
-def test_processes_that_write_into_other_folders_do_not_call_it_complete(tmp_path):
-    slices(tmp_path / "in", 6)
-    ended = ends(start(2, "-m", "tests.denoising.process", str(tmp_path / "in"),
-                       str(tmp_path / "out"), "other output"))
-    assert "expected one file system for the output of all processes" in ended[0][1]
+                       str(tmp_path / "out"), how))
+    assert message in ended[process][1]
     assert all(status for status, _ in ended)
     assert not (tmp_path / "out").exists()
