@@ -151,9 +151,10 @@ def judge(model: str, psnr: Mapping[str, Float[np.ndarray, " n"]], rows: Mapping
 
     slices = physics.get("slices") or {"rows": {}}
     over_baseline = best("baseline")
-    anatomy = {name: structure["rms_hu"]
+    anatomy = {name: rms_hu
                for name in (model, *([over_baseline.over] if over_baseline else []))
-               if (structure := (slices["rows"].get(name) or {}).get("structure"))}
+               if (rms_hu := ((slices["rows"].get(name) or {}).get("structure") or {})
+                   .get("rms_hu")) is not None}
     tissues = {name: (slices["rows"].get(name) or {}).get("tissues") or {}
                for name in (model, INPUT_ROW)}
     bias_hu = {name: bias for name, found in tissues.items()

@@ -77,6 +77,13 @@ def test_physics_of_the_model_stands_beside_its_rivals():
     assert list(found.detection) == ["DFGAN", "QDCT", "NDCT"]
 
 
+def test_removed_maps_of_slices_without_a_body_have_no_anatomy():
+    measured = physics()
+    for row in ("DFGAN", "total variation"):
+        measured["slices"]["rows"][row]["structure"]["rms_hu"] = None
+    assert verdict(physics=measured).anatomy_hu == {}
+
+
 def test_a_lesion_without_d_prime_leaves_the_row_out():
     measured = physics()
     measured["phantom"]["rows"]["QDCT"]["detectability"][0]["d_prime"] = None
