@@ -50,7 +50,8 @@ class Verdict:
       model: the row of the verdict.
       over_input: gain over QDCT.
       over_baseline: gain over the classical denoiser with the highest PSNR; None without one.
-      over_model: gain over the other model with the highest PSNR; None without one.
+      over_model: gain over the other model with the highest PSNR at default settings, as those of
+        `model`; None without one.
       bias_hu: mean error in soft tissue [HU], of the model and of QDCT, by row.
       anatomy_hu: anatomy in the removed map [HU rms], of the model and of the best classical
         denoiser, by row.
@@ -146,7 +147,7 @@ def judge(model: str, psnr: Mapping[str, Float[np.ndarray, " n"]], rows: Mapping
 
     def best(kind: str) -> Gain | None:
         names = [name for name, row in rows.items()
-                 if row.kind == kind and model not in (name, row.setting_of)]
+                 if row.kind == kind and name != model and row.setting_of is None]
         return gain(max(names, key=lambda name: float(psnr[name].mean()))) if names else None
 
     slices = physics.get("slices") or {"rows": {}}
