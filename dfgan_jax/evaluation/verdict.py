@@ -14,6 +14,7 @@ from jaxtyping import Float
 from dfgan_jax.evaluation.statistics import MIN_TEST_PATIENTS, Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW, Row
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 Origin: TypeAlias = Literal["phantoms", "simulated dose", "scans", "unknown"]
 """Of the test pairs: simulated phantoms, scans with a simulated low dose, pairs of scans, or
@@ -26,12 +27,15 @@ class Gain:
     Attributes:
       over: the other row.
       psnr_db: mean over the slices [dB].
-      interval: 95 % bootstrap interval of the mean [dB]; see `Sample.interval`.
+      interval: 95 % interval of the mean [dB]; see `Sample.patient_interval`.
+      decision: `ahead`, `behind`, or `level` where the interval includes 0; `undecided` with fewer
+        than `MIN_TEST_PATIENTS` patients, or without an interval.
     """
 
     over: str
     psnr_db: float
     interval: tuple[float, float] | None
+    decision: Literal["ahead", "behind", "level", "undecided"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +86,20 @@ class Verdict:
 
     def sentences(self) -> list[str]:
         """The meaning of the numbers in words, and what they do not show."""
-        return [self._gains(), *self._losses(), self._limits()]
+        return [self._gains(), *self._losses(), *self._few(), self._limits()]
 
     def _gains(self) -> str:
-        parts = [f"{_ahead(self.over_input)} the low dose"]
-        parts += [f"{_ahead(gain)} {gain.over}, the best {kind} here" for gain, kind in (
+        parts = [f"{_difference(self.over_input)} the low dose"]
+        parts += [f"{_difference(gain)} {gain.over}, the best {kind} here" for gain, kind in (
             (self.over_baseline, "classical denoiser"), (self.over_model, "other network"))
             if gain is not None]
-        return f"In PSNR, {self.model} is {'; '.join(parts)}."
+        where = ""
+        if self.patients is None:
+            where = " on these slices"
+        elif self.patients < MIN_TEST_PATIENTS:
+            where = (f" on this {self._unit}" if self.patients == 1 else
+                     f" on these {counted(self.patients, self._unit)}")
+        return f"In PSNR{where}, {self.model} is {'; '.join(parts)}."
 
     def _losses(self) -> list[str]:
         model, low_dose = (self.detection.get(name) for name in (self.model, INPUT_ROW))
@@ -101,28 +111,38 @@ class Verdict:
                   "easier to detect" if difference > 0 else "harder to detect")
         return [f"Simulated lesions are {change} than at the low dose."]
 
+    def _few(self) -> list[str]:
+        if self.patients is None:
+            return ["The patients of the slices are not known, so the numbers do not extend to "
+                    "others."]
+        return [f"With {counted(self.patients, self._unit)} the numbers do not extend to others."
+                ] if self.patients < MIN_TEST_PATIENTS else []
+
     def _limits(self) -> str:
-        few = self.patients is not None and self.patients < MIN_TEST_PATIENTS
         return {
             "phantoms": "Phantoms are not patients: nothing here shows how it does on your scans.",
             "simulated dose": "The low dose is simulated, and nothing here shows whether a "
                               "finding survives.",
-            "scans": ("With so few patients the numbers do not extend to others, and nothing here "
-                      "shows whether a finding survives." if few else
-                      "Nothing here shows whether a finding survives, or how it does on another "
-                      "scanner, kernel or dose."),
+            "scans": "Nothing here shows whether a finding survives, or how it does on another "
+                     "scanner, kernel or dose.",
             "unknown": "The origin of the pairs is not known, and nothing here shows whether a "
                        "finding survives.",
         }[self.origin]
 
+    @property
+    def _unit(self) -> str:
+        return "phantom" if self.origin == "phantoms" else "patient"
 
-def _ahead(gain: Gain) -> str:
-    """`1.70 dB ahead of`; `level with` where the interval includes 0."""
+
+def _difference(gain: Gain) -> str:
+    """`1.70 dB ahead of`; `level with`; of few patients only the difference, `1.70 dB above`."""
     if not math.isfinite(gain.psnr_db):
         return "not comparable with"
-    if gain.interval is not None and gain.interval[0] <= 0 <= gain.interval[1]:
+    if gain.decision == "level":
         return "level with"
-    return f"{abs(gain.psnr_db):.2f} dB {'ahead of' if gain.psnr_db > 0 else 'behind'}"
+    words = {"ahead": "ahead of", "behind": "behind",
+             "undecided": "above" if gain.psnr_db > 0 else "below"}
+    return f"{abs(gain.psnr_db):.2f} dB {words[gain.decision]}"
 
 
 def judge(model: str, psnr: Mapping[str, Float[np.ndarray, " n"]], rows: Mapping[str, Row],
@@ -142,8 +162,10 @@ def judge(model: str, psnr: Mapping[str, Float[np.ndarray, " n"]], rows: Mapping
     """
     def gain(over: str) -> Gain:
         difference = psnr[model] - psnr[over]
-        return Gain(over, float(difference.mean()),
-                    sample.interval(difference, np.ones(sample.count)))
+        interval = sample.patient_interval(difference)
+        return Gain(over, float(difference.mean()), interval, (
+            "undecided" if interval is None or sample.test_unit != "patients" else
+            "ahead" if interval[0] > 0 else "behind" if interval[1] < 0 else "level"))
 
     def best(kind: str) -> Gain | None:
         names = [name for name, row in rows.items()

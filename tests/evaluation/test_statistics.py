@@ -44,6 +44,23 @@ def test_no_interval_where_there_can_be_none(patients, values):
         np.array(values), np.full(len(values), 1 / len(values))) is None
 
 
+def test_interval_for_patients_is_students_for_two_to_five():
+    """Means of 1, 2 and 6: mean 3, standard error √(7 / 3); t of two degrees is 4.303."""
+    values = np.array([0.0, 2.0, 2.0, 6.0])
+    half = 4.3027 * (7 / 3) ** 0.5
+    assert Sample(list("aabc"), 4).patient_interval(values) == pytest.approx(
+        (3 - half, 3 + half), abs=1e-3)
+    assert Sample(list("aaaa"), 4).patient_interval(values) is None
+    assert Sample(None, 4).patient_interval(values) is None
+    assert Sample(list("aabc"), 4).patient_interval(np.array([0.0, np.inf, 1.0, 1.0])) is None
+
+
+def test_interval_for_six_patients_is_the_bootstraps():
+    values = np.arange(18.0)
+    sample = Sample(SIX, 18)
+    assert sample.patient_interval(values) == sample.interval(values, np.ones(18))
+
+
 def exact_wilcoxon(differences):
     """Two-sided p over all 2ⁿ signs, for differences without ties."""
     ranks = scipy.stats.rankdata(np.abs(differences))
@@ -70,7 +87,7 @@ def test_five_patients_are_tested_slice_by_slice_and_that_is_said():
     assert sample.test_unit == "slices"
     assert sample.interval_unit == "patients"
     assert any("has 5 patients, fewer than 6" in note for note in sample.notes(rows=3))
-    assert any("rough" in note for note in sample.notes(rows=3))
+    assert any("too narrow. Those of the gains" in note for note in sample.notes(rows=3))
 
 
 def test_unknown_patients_are_said():
