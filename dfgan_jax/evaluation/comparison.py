@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.data.pairs import Pairs
@@ -35,11 +35,15 @@ from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
 from dfgan_jax.evaluation.verdict import Origin, judge
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.scans.windows import Window
+from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
+
+_CONSTANT_HU = 0.01
+"""Difference of the pixels of a slice up to which it is constant: a resize rounds to 0.0005 HU."""
 
 PITCH_SPREAD = 1.1
 """Ratio of pixel pitches up to which slices share a frequency axis, by their mean pitch."""
@@ -48,7 +52,9 @@ PITCH_SPREAD = 1.1
 class Comparison:
     """Measures rows and writes their tables, files and report.
 
-    Each of several processes denoises a share of the slices; process 0 scores and writes.
+    Each of several processes denoises a share of the slices; process 0 scores and writes. Slices of
+    a constant NDCT, or of a QDCT equal to it, are denoised but not scored, in any row: a PSNR that
+    is infinite in some rows and finite in others has no mean.
 
     Args:
       options: selects protocols, baselines and measurements.
@@ -56,7 +62,7 @@ class Comparison:
       data: pairs in normalised HU: `test`, and `valid` if there are baselines.
 
     Raises:
-      InputError: the manifest of the test slices is wrong.
+      InputError: the manifest of the test slices is wrong, or none of them can be scored.
     """
 
     def __init__(self, options: EvaluationOptions, *, sources: Sources,
@@ -71,11 +77,20 @@ class Comparison:
         self._facts = SliceFacts.of_files(sources.data.test, self._manifest, test.sizes)
         self._pitch = self._pixel_pitch()
         self._model_notes: list[str] = []
-        self._sample = Sample(self._patients(), len(test))
+        self._scored = np.flatnonzero([
+            np.ptp(ndct) > _CONSTANT_HU and not np.array_equal(ndct, qdct)
+            for ndct, qdct in zip(self._ndct, self._qdct, strict=True)])
+        if not len(self._scored):
+            raise InputError(f"data.test ({sources.describe('test')}): all "
+                             f"{counted(len(test), 'slice')} have a constant NDCT, or a QDCT equal "
+                             "to it; expected one that can be scored, at least")
+        patients = self._patients()
+        self._sample = Sample(patients and [patients[index] for index in self._scored],
+                              len(self._scored))
         self._size = tables.size_of(self._ndct.shape)
         self._physics = self._build_physics() if options.physics else None
         self._scores: dict[str, dict[str, Scores]] = {each.name: {} for each in options.tables}
-        self._kept = evenly_spaced(len(test), most=MOST_SLICES)
+        self._kept = self._scored[evenly_spaced(len(self._scored), most=MOST_SLICES)]
         self._viewed = {REFERENCE_ROW: self._ndct[self._kept]}
         self._examples: list[Example] = []
         self._overview: Example | None = None
@@ -132,10 +147,10 @@ class Comparison:
         with written_whole(workdir / "results.json") as temporary:
             temporary.write_text(json.dumps(finite_or_null(results), indent=2, allow_nan=False)
                                  + "\n")
-        for write, name in ((tables.write_slices_csv, "slices.csv"),
-                            (tables.write_patients_csv, "patients.csv")):
-            write(workdir / name, self._scores, self._options.tables, self._sample,
-                  size=self._size)
+        tables.write_slices_csv(workdir / "slices.csv", self._scores, self._options.tables,
+                                self._sample, size=self._size, numbers=self._scored.tolist())
+        tables.write_patients_csv(workdir / "patients.csv", self._scores, self._options.tables,
+                                  self._sample, size=self._size)
         print(tables.as_text(results), flush=True)
         report = write_report(
             workdir, results=results, examples=self._examples, history=list(history),
@@ -196,14 +211,16 @@ class Comparison:
             self._physics.measure(name, row, images)
         if not agreement.is_main():
             return
-        for protocol, scored in _score(name, images, self._ndct, self._options.tables):
-            self._scores[protocol.name][name] = scored
+        for protocol, scores in _score(name, images[self._scored], self._ndct[self._scored],
+                                       self._options.tables):
+            self._scores[protocol.name][name] = scores
         self._viewed[name] = images[self._kept]
         if name == self._headline:
             psnr = {each: scores["psnr"] for each, scores in self._scores[FULL_RANGE.name].items()}
-            worst = int(np.argmin(np.subtract(psnr[name], psnr[INPUT_ROW])))
-            self._examples = chosen_examples(name, images, self._ndct, self._qdct, worst=worst)
-            middle = len(images) // 2
+            worst = self._scored[np.argmin(psnr[name] - psnr[INPUT_ROW])]
+            self._examples = chosen_examples(name, images, self._ndct, self._qdct,
+                                             scored=self._scored, worst=int(worst))
+            middle = self._scored[len(self._scored) // 2]
             self._overview = Example(f"Slice {middle}", self._ndct[middle], self._qdct[middle],
                                      images[middle])
 
@@ -263,6 +280,9 @@ class Comparison:
     def _notes_on_data(self) -> list[str]:
         """Sentences on the slices for a reader of the tables."""
         notes = []
+        if left_out := len(self._ndct) - len(self._scored):
+            notes.append(f"{left_out} of {counted(len(self._ndct), 'test slice')} have a constant "
+                         "NDCT, or a QDCT equal to it: they count in no score of any row.")
         for name, scores in self._scores.items():
             if equal := int(np.isinf(scores[INPUT_ROW]["psnr"]).sum()):
                 where = "" if PROTOCOLS[name].window_hu is None else " within the window"
@@ -321,7 +341,7 @@ def finite_or_null(tree: object) -> object:
 
 def chosen_examples(name: str, images: Float[np.ndarray, "n h w"],
                     ndct: Float[np.ndarray, "n h w"], qdct: Float[np.ndarray, "n h w"], *,
-                    worst: int) -> list[Example]:
+                    scored: Integer[np.ndarray, " k"], worst: int) -> list[Example]:
     """Slices for the report: three evenly spaced ones and the one of the smallest gain.
 
     Position and gain choose the slices, so that the report cannot flatter.
@@ -331,9 +351,11 @@ def chosen_examples(name: str, images: Float[np.ndarray, "n h w"],
       images: (N, H, W) HU, of the row.
       ndct: the same slices at normal dose.
       qdct: the same slices at low dose.
+      scored: indices of the slices to choose from.
       worst: index of the slice with the smallest gain.
     """
-    chosen = {int(index): "" for index in np.linspace(0, len(ndct) - 1, 5)[1:-1].round()}
+    places = np.linspace(0, len(scored) - 1, 5)[1:-1].round().astype(int)
+    chosen = {int(index): "" for index in scored[places]}
     chosen[worst] = ", smallest gain of all slices"
     return [Example(name=f"Slice {index}, {name}{remark}", ndct=ndct[index], qdct=qdct[index],
                     denoised=images[index]) for index, remark in sorted(chosen.items())]

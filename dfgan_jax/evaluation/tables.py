@@ -151,7 +151,8 @@ def _cell(value: float, interval: Sequence[float] | None, metric: str) -> str:
 
 
 def write_slices_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Scores]],
-                     protocols: Sequence[Protocol], sample: Sample, *, size: int | str) -> None:
+                     protocols: Sequence[Protocol], sample: Sample, *, size: int | str,
+                     numbers: Sequence[int]) -> None:
     """Writes a line for each protocol, row and slice.
 
     Args:
@@ -160,12 +161,13 @@ def write_slices_csv(path: pathlib.Path, scores: Mapping[str, Mapping[str, Score
       protocols: in the order of the lines.
       sample: the slices.
       size: `size_of` the images.
+      numbers: of the slices, in the test split.
     """
     def lines() -> Iterator[JsonObject]:
         for protocol in protocols:
             for name, values in scores[protocol.name].items():
-                for index in range(sample.count):
-                    yield {"slice": index,
+                for index, number in enumerate(numbers):
+                    yield {"slice": number,
                            "patient": sample.patients[index] if sample.patients else "",
                            **_stamp(protocol, values["data_range_hu"][index], size), "name": name,
                            **{metric: _number(values[metric][index])

@@ -169,7 +169,8 @@ def judge(model: str, psnr: Mapping[str, Float[np.ndarray, " n"]], rows: Mapping
 
     def best(kind: str) -> Gain | None:
         names = [name for name, row in rows.items()
-                 if row.kind == kind and name != model and row.setting_of is None]
+                 if row.kind == kind and name != model and row.setting_of is None
+                 and np.isfinite(psnr[name].mean())]
         return gain(max(names, key=lambda name: float(psnr[name].mean()))) if names else None
 
     slices = physics.get("slices") or {"rows": {}}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import dfgan_jax
-from configs import attn, dfgan
+from configs import attn, dfgan, redcnn
 from dfgan_jax.cli.compared import compare
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.domain import Domain, ScanProperties
@@ -17,6 +17,7 @@ from dfgan_jax.evaluation.comparison import Comparison, chosen_examples, finite_
 from dfgan_jax.evaluation.protocols import PROTOCOLS
 from dfgan_jax.evaluation.report import curves
 from dfgan_jax.evaluation.rows import baseline_rows, input_row
+from dfgan_jax.support.errors import InputError
 from tests.cli.untrained import untrained
 
 
@@ -211,8 +212,8 @@ def test_without_proportions_the_pixels_have_no_pitch(tmp_path):
 def test_a_note_counts_slices_without_an_error_in_the_window(monkeypatch):
     """Air with noise is -160 HU in the window of `redcnn`, before and after."""
     data = discs(3, size=48)
-    data.ndct[1] = -1.0
-    data.qdct[1] = -1.0 + np.random.default_rng(0).normal(0, 0.04, (48, 48))
+    noise = np.random.default_rng(0).normal(0, 0.04, (2, 48, 48))
+    data.ndct[1], data.qdct[1] = -1.0 + noise
     config = dfgan.get_config()
     config.evaluation.baselines, config.evaluation.physics = "", False
     config.evaluation.protocols = "redcnn"
@@ -223,6 +224,49 @@ def test_a_note_counts_slices_without_an_error_in_the_window(monkeypatch):
     notes = [note for note in comparison._notes_on_data() if "equal their references" in note]
     assert notes == ["redcnn: 1 of 3 slices of QDCT equal their references within the window: "
                      "their PSNR is infinite, and rows with such slices have no mean."]
+
+
+def test_slices_without_content_or_noise_count_in_no_score_of_any_row(tmp_path):
+    """A blank slice: classical denoisers restore it, a network does not, and QDCT equals it."""
+    data = discs(5, size=48)
+    data.ndct[1] = data.qdct[1] = -1.0
+    data.ndct[2] = -1.0
+    data.qdct[3] = data.ndct[3]
+    config, _ = untrained(tmp_path / "a", redcnn, discriminators="none")
+    config.evaluation.baselines, config.evaluation.physics = "gaussian,tv", False
+    config.evaluation.protocols = "full_range"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "_png", lambda figure: b"")
+        compare(RunOptions.of(config), workdir=tmp_path / "out",
+                data={"valid": discs(3, size=48), "test": data},
+                denoisers=[Denoiser.load(tmp_path / "a")])
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["slices"] == found["verdict"]["slices"] == 2
+    assert ("3 of 5 test slices have a constant NDCT, or a QDCT equal to it: they count in no "
+            "score of any row.") in found["statistics"]["notes"]
+    with (tmp_path / "out" / "slices.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["slice"] for line in lines} == {"0", "4"}
+    means = {row["name"]: row["psnr"] for row in found["protocols"]["full_range"]["rows"]}
+    for name, mean in means.items():
+        assert mean == pytest.approx(np.mean([float(line["psnr"]) for line in lines
+                                              if line["name"] == name]), abs=1e-5)
+    best = max(("Gaussian", "Total variation"), key=means.get)
+    assert found["verdict"]["over_baseline"]["over"] == best
+    psnr = {(line["name"], line["slice"]): float(line["psnr"]) for line in lines}
+    gains = {number: psnr["RED-CNN", number] - psnr["QDCT", number] for number in ("0", "4")}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"Slice {min(gains, key=gains.get)}, RED-CNN, smallest gain of all slices" in page
+
+
+def test_a_test_split_without_content_is_refused():
+    data = discs(2, size=48)
+    data.qdct[:] = data.ndct
+    config = dfgan.get_config()
+    config.evaluation.physics = False
+    options = RunOptions.of(config)
+    with pytest.raises(InputError, match="all 2 slices have a constant NDCT, or a QDCT equal to"):
+        Comparison(options.evaluation, sources=options.sources, data={"test": data})
 
 
 def test_the_origin_of_the_numbers_is_recorded(evaluated, results):
@@ -274,7 +318,7 @@ def test_examples_show_the_slice_that_gains_least():
     ndct = np.zeros((9, 2, 2), np.float32)
     images = np.full((9, 2, 2), 0.5, np.float32)
     images[1] = 0.9
-    examples = chosen_examples("model", images, ndct, ndct + 1, worst=1)
+    examples = chosen_examples("model", images, ndct, ndct + 1, scored=np.arange(9), worst=1)
     assert [e.name for e in examples] == [
         "Slice 1, model, smallest gain of all slices", "Slice 2, model", "Slice 4, model",
         "Slice 6, model"]

@@ -83,13 +83,14 @@ def read(path):
 
 def test_csv_by_slice_and_by_patient(tmp_path):
     redcnn = PROTOCOLS["redcnn"]
-    tables.write_slices_csv(tmp_path / "s.csv", {"redcnn": SCORES}, [redcnn], SAMPLE, size="64×48")
+    tables.write_slices_csv(tmp_path / "s.csv", {"redcnn": SCORES}, [redcnn], SAMPLE, size="64×48",
+                            numbers=[0, 1, 5, 6])
     tables.write_patients_csv(tmp_path / "p.csv", {"redcnn": SCORES}, [redcnn], SAMPLE,
                               size="64×48")
     slices, patients = read(tmp_path / "s.csv"), read(tmp_path / "p.csv")
     assert len(slices) == 12
     assert slices[2] == {
-        "slice": "2", "patient": "q", "protocol": "redcnn", "window_low_hu": "-160.0",
+        "slice": "5", "patient": "q", "protocol": "redcnn", "window_low_hu": "-160.0",
         "window_high_hu": "240.0", "data_range_hu": "4095", "size": "64×48", "name": "QDCT",
         "psnr": "33.000000", "ssim": "0.500000", "rmse_hu": "2.000000", "vif": ""}
     assert [(line["patient"], line["slices"], line["psnr"]) for line in patients[:2]] == [
@@ -106,7 +107,7 @@ def test_patients_that_are_not_known_leave_no_file(tmp_path):
 def test_what_is_not_finite_is_left_empty(tmp_path):
     equal = {"A": scores([np.inf, 30, 30, 30])}
     tables.write_slices_csv(tmp_path / "s.csv", {"full_range": equal}, [FULL_RANGE], SAMPLE,
-                            size=64)
+                            size=64, numbers=range(4))
     assert [line["psnr"] for line in read(tmp_path / "s.csv")][:2] == ["", "30.000000"]
 
 

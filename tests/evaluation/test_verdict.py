@@ -102,6 +102,13 @@ def test_a_lesion_without_d_prime_leaves_the_row_out():
     assert not any("lesions" in sentence for sentence in found.sentences())
 
 
+def test_a_row_without_a_finite_mean_is_no_rival():
+    """As slices of a user's own that are the normal dose."""
+    scores = psnr() | {"Old": np.full(6, np.inf), "Gaussian": np.full(6, np.nan)}
+    found = verdict(scores=scores)
+    assert (found.over_baseline.over, found.over_model.over) == ("total variation", "RED-CNN")
+
+
 def test_words_name_rivals_ahead_behind_and_level():
     assert verdict().sentences()[0] == (
         "In PSNR, DFGAN is 3.50 dB ahead of the low dose; 1.50 dB ahead of total variation, the "
