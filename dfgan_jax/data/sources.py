@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from dfgan_jax.data.aliasing import Size, aliasing_notes
-from dfgan_jax.data.dataset import read_manifest
+from dfgan_jax.data.dataset import SPLITS, read_manifest
 from dfgan_jax.data.options import DataOptions, SimulationOptions
 from dfgan_jax.data.overlap import check_no_overlap, check_no_shared_patient
 from dfgan_jax.data.pairs import Pairs, joined
@@ -56,6 +56,9 @@ class Sources:
     def load(self, splits: tuple[str, ...]) -> dict[str, Pairs]:
         """The preprocessed pairs of some splits, from the cache; missing entries are made.
 
+        The files of every split are compared, those of other splits, too: an evaluation that is
+        given the training pairs refuses their slices and patients as training does.
+
         Args:
           splits: among `SPLITS`.
 
@@ -66,14 +69,15 @@ class Sources:
           InputError: a file or its manifest cannot be used, the cache cannot be written, a slice or
             a patient is in two splits, or the size does not fit the training of the networks.
         """
-        preprocessed = {split: self._preprocessed(split) for split in splits}
+        preprocessed = {split: self._preprocessed(split) for split in SPLITS
+                        if split in splits or self.data.files(split)}
         check_no_shared_patient({
             split: {path: _patients(path, len(file.pairs))
                     for path, file in zip(self.data.files(split), files.values(), strict=False)}
             for split, files in preprocessed.items()})
         _check_no_slice_twice(preprocessed)
-        pairs = {split: joined([each.pairs for each in files.values()])
-                 for split, files in preprocessed.items()}
+        pairs = {split: joined([each.pairs for each in preprocessed[split].values()])
+                 for split in splits}
         for note in aliasing_notes((self._native(split, part), size)
                                    for split, each in pairs.items()
                                    for part, size in enumerate(each.sizes)):

@@ -28,7 +28,12 @@ from dfgan_jax.evaluation.report.page import write_report
 from dfgan_jax.evaluation.report.viewer import MOST_SLICES, Slices
 from dfgan_jax.evaluation.row_physics import RowPhysics
 from dfgan_jax.evaluation.rows import Model, Row, baseline_rows, input_row, model_rows
-from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes, resize_notes
+from dfgan_jax.evaluation.slice_facts import (
+    SliceFacts,
+    pitch_notes,
+    resize_notes,
+    seen_notes,
+)
 from dfgan_jax.evaluation.speed import Speed, measure_speed
 from dfgan_jax.evaluation.statistics import Sample
 from dfgan_jax.evaluation.tables import INPUT_ROW, REFERENCE_ROW
@@ -76,6 +81,7 @@ class Comparison:
         self._manifest = _read_manifests(sources.data.test, test.counts)
         self._facts = SliceFacts.of_files(sources.data.test, self._manifest, test.sizes)
         self._pitch = self._pixel_pitch()
+        self._warnings: list[str] = []
         self._model_notes: list[str] = []
         self._scored = np.flatnonzero([
             np.ptp(ndct) > _CONSTANT_HU and not np.array_equal(ndct, qdct)
@@ -115,7 +121,10 @@ class Comparison:
             {name: model.denoiser.domain for name, model in self._models.items()}, self._pitch)
         resizes = resize_notes({name: model.denoiser.meta["config"].get("data", {}).get("size", -1)
                                 for name, model in self._models.items()}, self._facts.sizes)
-        for note in resizes if agreement.is_main() else []:
+        self._warnings = seen_notes(
+            {name: model.denoiser.meta.get("data") or {} for name, model in self._models.items()},
+            {split: self._data[split].fingerprint() for split in self._options.splits})
+        for note in [*self._warnings, *resizes] if agreement.is_main() else []:
             print(f"warning: {note}", file=sys.stderr, flush=True)
         self._model_notes += resizes
         for name, source in given.items():
@@ -175,6 +184,7 @@ class Comparison:
         return {
             "model": self._headline,
             "verdict": verdict.as_json(),
+            "warnings": self._warnings,
             "protocols": {protocol.name: tables.tabulate(
                 protocol, self._scores[protocol.name], rows, sample, size=self._size)
                 for protocol in self._options.tables},
@@ -279,7 +289,7 @@ class Comparison:
 
     def _notes_on_data(self) -> list[str]:
         """Sentences on the slices for a reader of the tables."""
-        notes = []
+        notes = [*self._warnings]
         if left_out := len(self._ndct) - len(self._scored):
             notes.append(f"{left_out} of {counted(len(self._ndct), 'test slice')} have a constant "
                          "NDCT, or a QDCT equal to it: they count in no score of any row.")

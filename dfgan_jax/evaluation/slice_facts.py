@@ -72,6 +72,32 @@ def resize_notes(trained_sizes: Mapping[str, int], sizes: Sequence[tuple[Size, S
             "prevents." for name, size in trained_sizes.items() if size == 0]
 
 
+def seen_notes(trained: Mapping[str, Mapping[str, str]], fingerprints: Mapping[str, str]
+               ) -> list[str]:
+    """A sentence on the models that were trained, or chosen, on a split of the evaluation.
+
+    Only a split of the same files, in their order and at the same `data.size`, has the fingerprint
+    of a training split.
+
+    Args:
+      trained: row → split → `Pairs.fingerprint` of its model's training; empty where unknown.
+      fingerprints: split → that of the evaluation.
+    """
+    notes = []
+    for split, seen_as, words in (
+            ("test", "train", "Trained on this very test split, so that the scores are far too "
+                              "good"),
+            ("test", "valid", "Chosen among its checkpoints on this very test split, so that the "
+                              "scores are too good"),
+            ("valid", "train", "Trained on this very validation split, on which classical "
+                               "denoisers are tuned")):
+        names = [name for name, each in trained.items()
+                 if split in fingerprints and each.get(seen_as) == fingerprints[split]]
+        if names:
+            notes.append(f"{words}: {'; '.join(names)}.")
+    return notes
+
+
 def pitch_notes(domains: Mapping[str, Domain | None], pixel_spacing_mm: float | None) -> list[str]:
     """A sentence on each model that was trained on pixels of another pitch than that of the test.
 

@@ -55,6 +55,17 @@ def test_a_resize_that_skips_pixels_is_warned_of_once(config, tmp_path, capsys):
                    and "reads 25% of the pixels" in line for line in lines)
 
 
+def test_files_of_a_split_that_is_not_read_are_compared_too(config, tmp_path):
+    """An evaluation reads no training pairs; 20² are no slices that a network could train on."""
+    config.data.size = 0
+    config.data.test = write(tmp_path / "b.npy", (3, 20, 20), 1)
+    config.data.train = write(tmp_path / "a.npy", (2, 20, 20), 0)
+    assert list(RunOptions.of(config).sources.load(("test",))) == ["test"]
+    config.data.train = config.data.test
+    with pytest.raises(InputError, match=r"data\.test: slice 0 is also slice 0 of data\.train"):
+        RunOptions.of(config).sources.load(("test",))
+
+
 def test_slices_are_compared_as_they_were_read(config, tmp_path):
     """Two slices may be equal once they are resized that were not before."""
     mu = np.full((1, 128, 128), 0.02, np.float32)

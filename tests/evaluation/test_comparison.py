@@ -172,14 +172,16 @@ def test_the_manifest_tells_the_pixel_size(tmp_path, monkeypatch, pitches, given
         assert (low ** 2 - normal ** 2) ** 0.5 == pytest.approx(30, rel=0.1)
 
 
-def test_facts_and_notes_tell_pixels_thickness_and_training_of_another_pitch(tmp_path):
+def test_facts_and_notes_tell_pixels_thickness_and_the_training(tmp_path, capsys):
+    """The model was trained on pixels of another pitch, and on the test slices themselves."""
     native, scored = discs(2, size=192), discs(2, size=64)
     write_pairs(tmp_path / "test.npy", Pairs(*(500 * each - 500 for each in (
         native.ndct, native.qdct))))
     (tmp_path / "test.manifest.csv").write_text(
         "index,patient,pixel_spacing_mm,thickness_mm\n0,p,0.7,3\n1,p,0.7,1.5\n")
     trained_on = Domain.of([ScanProperties(None, None, 0.7)], sizes=[192], simulated=False)
-    config, _ = untrained(tmp_path / "a", dfgan, trained_on=trained_on.as_json())
+    config, _ = untrained(tmp_path / "a", dfgan, trained_on=trained_on.as_json(),
+                          data={"train": scored.fingerprint(), "valid": "of others"})
     config.data.test = str(tmp_path / "test.npy")
     config.evaluation.baselines, config.evaluation.physics = "", False
     config.evaluation.protocols = "published"
@@ -194,6 +196,14 @@ def test_facts_and_notes_tell_pixels_thickness_and_training_of_another_pitch(tmp
     assert any("The resize from 192×192 to 64×64 pixels has no antialiasing" in note
                and "reads 11% of the pixels" in note for note in notes)
     assert "DFGAN was trained on pixels of 0.7 mm; those of the test slices have 2.1 mm." in notes
+    [warning] = found["warnings"]
+    assert warning == ("Trained on this very test split, so that the scores are far too good: "
+                       "DFGAN.")
+    printed = capsys.readouterr()
+    assert f"warning: {warning}" in printed.err
+    assert warning in notes
+    assert warning in printed.out
+    assert warning in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_without_proportions_the_pixels_have_no_pitch(tmp_path):

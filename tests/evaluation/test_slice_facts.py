@@ -4,7 +4,12 @@ import pytest
 from dfgan_jax.data.domain import Domain, ScanProperties
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import write_pairs
-from dfgan_jax.evaluation.slice_facts import SliceFacts, pitch_notes, resize_notes
+from dfgan_jax.evaluation.slice_facts import (
+    SliceFacts,
+    pitch_notes,
+    resize_notes,
+    seen_notes,
+)
 
 
 def written(path, size):
@@ -57,3 +62,14 @@ def test_a_note_names_models_of_native_slices_that_are_given_resized_ones():
     assert note == ("DFGAN was trained on slices at their native size; here they are resized from "
                     "512×512 to 256×256, which --config.data.size=0 prevents.")
     assert resize_notes(trained, [((96, 96), (96, 96))]) == []
+
+
+def test_models_that_saw_the_slices_are_named():
+    models = {"A": {"train": "one", "valid": "two"}, "A, self-ensemble": {"train": "one"},
+              "B": {"train": "other", "valid": "one"}, "C": {"train": "two"}, "D": {}}
+    assert seen_notes(models, {"test": "one", "valid": "two"}) == [
+        "Trained on this very test split, so that the scores are far too good: "
+        "A; A, self-ensemble.",
+        "Chosen among its checkpoints on this very test split, so that the scores are too good: B.",
+        "Trained on this very validation split, on which classical denoisers are tuned: C."]
+    assert seen_notes(models, {"test": "three"}) == []

@@ -65,9 +65,9 @@ def write_report(
       title: heading of the page; plain text.
       results: the content of `results.json`. Required: `slices`, `verdict` (of
         `Verdict.as_json`), and `protocols`, including `full_range`, with a `QDCT` row in each.
-        Optional: `statistics`, `physics`, `speed`, `checkpoint`, `data`, `published`, `config`,
-        `device`, `versions`, `command`, `created`. A protocol may have
-        `window_hu`, `seeds` and `tests`, a row `kind`, `parameters`, `interval` and `vif`; see
+        Optional: `warnings`, `statistics`, `physics`, `speed`, `checkpoint`, `data`, `published`,
+        `config`, `device`, `versions`, `command`, `created`. A protocol may have `window_hu`,
+        `seeds` and `tests`, a row `kind`, `parameters`, `interval` and `vif`; see
         `html_tables.py`. A number may be None.
       history: rows of `metrics.jsonl`; missing fields have no curve.
       examples: slices to show as still pictures.
