@@ -38,8 +38,9 @@ def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"], *, first_s: float)
       first_s: duration of the row's first call, of all slices [s]; a user's own function that took
         longer than a second is not called again.
 
-    A network denoises a batch, a classical denoiser the middle slice, a user's own function all
-    slices, as before; the median of at most five calls counts.
+    A network denoises a batch, filled up by repeated slices, since it takes the time of a full one
+    anyhow; a classical denoiser the middle slice, a user's own function all slices, as before; the
+    median of at most five calls counts.
 
     Returns:
       None for the input, for slices that were denoised elsewhere, and for a run of several
@@ -50,13 +51,13 @@ def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"], *, first_s: float)
         return None
     if denoiser is not None:
         count = denoiser.slices_per_batch(qdct.shape[1:], count=len(qdct))
+        chosen = qdct[np.arange(count) % len(qdct)]
     elif row.table.kind == "baseline":
-        count = 1
+        chosen = qdct[evenly_spaced(len(qdct), most=1)]
     elif first_s > _SECONDS:
         return Speed(slices_per_s=len(qdct) / first_s, gflop=None)
     else:
-        count = len(qdct)
-    chosen = qdct[evenly_spaced(len(qdct), most=count)]
+        chosen = qdct
     times: list[float] = []
     while len(times) < _MOST_CALLS and sum(times) < _SECONDS:
         start = time.perf_counter()

@@ -41,6 +41,23 @@ def test_a_network_is_timed_by_batches(redcnn, monkeypatch):
     assert speed.gflop == denoiser.flops((64, 64)) / 1e9
 
 
+def test_a_batch_is_timed_full(redcnn, monkeypatch):
+    """Five slices are denoised as a batch of eight, which takes the time of eight."""
+    denoised = []
+
+    def denoise(hu, bar):
+        denoised.append(hu[:, 0, 0].tolist())
+        return hu
+
+    row = Row(table=tables.Row(kind="model"), denoise=denoise, denoiser=Denoiser(*redcnn))
+    qdct = np.arange(5, dtype=np.float32)[:, None, None] + np.zeros((64, 64), np.float32)
+    monkeypatch.setattr(Denoiser, "slices_per_batch", lambda self, size, count: 8)
+    clock(monkeypatch, [0, 2.0])
+    speed = measure_speed(row, qdct, first_s=9.0)
+    assert denoised == [[0, 1, 2, 3, 4, 0, 1, 2]]
+    assert speed.slices_per_s == pytest.approx(8 / 2.0)
+
+
 def test_a_classical_denoiser_is_timed_on_the_middle_slice(monkeypatch):
     seen = []
 
