@@ -19,15 +19,15 @@ from dfgan_jax.support.files import check_writable
 
 
 def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
-        checkpoint_paths: Sequence[str], strength: float = 1.0, self_ensemble: bool = False
-        ) -> None:
+        checkpoint_paths: Sequence[str], strength: float | None = None,
+        self_ensemble: bool = False) -> None:
     """Scores checkpoints on the test split and writes the report into `workdir`.
 
     Args:
       config: brings the data and the measurements.
       workdir: folder to write into.
       checkpoint_paths: of models, or NAME=SOURCE of a user's own.
-      strength: other than 1: of a further row of each checkpoint.
+      strength: of a further row of each checkpoint; 1 is no further one, and a line says so.
       self_ensemble: a further row of each checkpoint, as a self-ensemble.
 
     Raises:
@@ -40,11 +40,15 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path,
                          "another --workdir")
     agreement.from_main(functools.partial(check_writable, workdir))
     options.check_same_in_all(checkpoint_paths)
+    if strength == 1 and agreement.is_main():
+        print("Strength 1, that of a quarter of the dose or less, is each checkpoint's own row: "
+              "none is added", flush=True)
     given, paths = _split(checkpoint_paths)
     denoisers: list[Denoiser] = []
     for path in paths:
         loaded = Denoiser.load_in_all(path)
-        denoisers += [loaded, *([loaded.with_settings(strength=strength)] if strength != 1 else []),
+        denoisers += [loaded, *([loaded.with_settings(strength=strength)]
+                                if strength is not None and strength != 1 else []),
                       *([loaded.with_settings(self_ensemble=True)] if self_ensemble else [])]
     further = further_models(options.evaluation.checkpoints)
     data = agreement.main_first(lambda: options.sources.load(read))

@@ -91,7 +91,9 @@ def _start(mode: str, *, command: Command) -> None:
                 run(given.config, workdir=_workdir())
             elif mode == "evaluate":
                 run(given.config, workdir=_workdir("_evaluation"),
-                    checkpoint_paths=given.checkpoint, strength=_strength(),
+                    checkpoint_paths=given.checkpoint,
+                    strength=(_strength() if given["strength"].present
+                              or given["dose_fraction"].present else None),
                     self_ensemble=given.self_ensemble)
             else:
                 only = functools.partial(_only, command=command, mode=mode)

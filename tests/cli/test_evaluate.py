@@ -8,6 +8,7 @@ from dfgan_jax.cli.identity import claim_workdir
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.evaluation.rows import Row, model_rows
 from dfgan_jax.support.errors import InputError
+from tests.cli import command
 from tests.cli.untrained import untrained
 
 
@@ -48,6 +49,17 @@ def test_settings_are_further_rows_of_each_checkpoint(tmp_path, monkeypatch):
     assert {name: row.table.setting_of for name, row in measured.items()} == {
         f"RED-CNN ({name}){setting}": f"RED-CNN ({name})" if setting else None for name in "ab"
         for setting in ("", ", strength 0.667", ", self-ensemble")}
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ([], False), (["--dose_fraction=0.2"], True), (["--strength=1"], True),
+    (["--dose_fraction=0.5"], False)])
+def test_a_setting_without_a_row_of_its_own_is_told(tmp_path, options, said):
+    done = command.run("--mode=evaluate", "--config=configs/attn.py", f"--checkpoint={tmp_path}",
+                       f"--workdir={tmp_path / 'out'}", *options)
+    assert done.stdout == said * ("Strength 1, that of a quarter of the dose or less, is each "
+                                  "checkpoint's own row: none is added\n")
+    assert "no checkpoint here" in done.stderr
 
 
 @pytest.mark.parametrize(("checkpoints", "message"), [
