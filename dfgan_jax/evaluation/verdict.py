@@ -81,8 +81,22 @@ class Verdict:
     pixel_spacing_mm: float | None
 
     def as_json(self) -> JsonObject:
-        """The fields, and `sentences`."""
-        return {**dataclasses.asdict(self), "sentences": self.sentences()}
+        """The fields, `lesions` and `sentences`."""
+        return {**dataclasses.asdict(self), "lesions": self.lesions, "sentences": self.sentences()}
+
+    @property
+    def lesions(self) -> Literal["easier", "harder", "level"] | None:
+        """Whether simulated lesions are easier to detect than at the low dose, or harder.
+
+        `level` within twice the standard error of the difference; None if one has no d′.
+        """
+        model, low_dose = (self.detection.get(name) for name in (self.model, INPUT_ROW))
+        if model is None or low_dose is None:
+            return None
+        difference = model.d_prime - low_dose.d_prime
+        if abs(difference) <= 2 * math.hypot(model.standard_error, low_dose.standard_error):
+            return "level"
+        return "easier" if difference > 0 else "harder"
 
     def sentences(self) -> list[str]:
         """The meaning of the numbers in words, and what they do not show."""
@@ -102,14 +116,10 @@ class Verdict:
         return f"In PSNR{where}, {self.model} is {'; '.join(parts)}."
 
     def _losses(self) -> list[str]:
-        model, low_dose = (self.detection.get(name) for name in (self.model, INPUT_ROW))
-        if model is None or low_dose is None:
+        if self.lesions is None:
             return []
-        difference = model.d_prime - low_dose.d_prime
-        error = math.hypot(model.standard_error, low_dose.standard_error)
-        change = ("no easier to detect" if abs(difference) <= 2 * error else
-                  "easier to detect" if difference > 0 else "harder to detect")
-        return [f"Simulated lesions are {change} than at the low dose."]
+        change = "no easier" if self.lesions == "level" else self.lesions
+        return [f"Simulated lesions are {change} to detect than at the low dose."]
 
     def _few(self) -> list[str]:
         if self.patients is None:

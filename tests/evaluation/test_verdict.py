@@ -99,6 +99,7 @@ def test_a_lesion_without_d_prime_leaves_the_row_out():
     measured["phantom"]["rows"]["QDCT"]["detectability"][0]["d_prime"] = None
     found = verdict(physics=measured)
     assert list(found.detection) == ["DFGAN", "NDCT"]
+    assert found.as_json()["lesions"] is None
     assert not any("lesions" in sentence for sentence in found.sentences())
 
 
@@ -142,8 +143,9 @@ def test_few_patients_have_a_difference_and_no_lead(patients, origin, where, few
     (3.5, "no easier"), (3.7, "easier"), (2.3, "harder")])
 def test_lesions_are_easier_or_harder_beyond_twice_the_error(model, words):
     # The error of the difference: 0.2121·√2 = 0.3, and twice that 0.6.
-    sentence = verdict(physics=physics(model=model)).sentences()[1]
-    assert sentence == f"Simulated lesions are {words} to detect than at the low dose."
+    found = verdict(physics=physics(model=model))
+    assert found.sentences()[1] == f"Simulated lesions are {words} to detect than at the low dose."
+    assert found.as_json()["lesions"] == ("level" if words == "no easier" else words)
 
 
 def test_limits_depend_on_the_origin():

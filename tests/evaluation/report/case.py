@@ -9,8 +9,10 @@ from dfgan_jax.evaluation.report.page import Example, write_report
 from dfgan_jax.evaluation.report.viewer import Slices
 
 VERDICT = {
-    "model": "AttnDFGAN", "over_input": {"over": "QDCT", "psnr_db": 5.5, "interval": None},
+    "model": "AttnDFGAN", "over_input": {"over": "QDCT", "psnr_db": 5.5, "interval": None,
+                                           "decision": "undecided"},
     "over_baseline": None, "over_model": None, "bias_hu": {}, "anatomy_hu": {}, "detection": {},
+    "lesions": None,
     "origin": "phantoms", "slices": 600, "patients": 600, "size": 256, "pixel_spacing_mm": None,
     "sentences": ["In PSNR, it is ahead.", "Phantoms are not patients."],
 }
@@ -79,13 +81,17 @@ def full_results():
                              "notes": ["Patients were drawn, not slices."]}
     results["physics"] = physics()
     results["verdict"] = VERDICT | {
-        "over_input": {"over": "QDCT", "psnr_db": 5.5, "interval": [4.25, 6.75]},
-        "over_baseline": {"over": "Gaussian", "psnr_db": -1.25, "interval": [-2.5, -0.125]},
-        "over_model": {"over": "Sharper", "psnr_db": -1.0, "interval": None},
+        "over_input": {"over": "QDCT", "psnr_db": 5.5, "interval": [4.25, 6.75],
+                       "decision": "ahead"},
+        "over_baseline": {"over": "Gaussian", "psnr_db": -1.25, "interval": [-2.5, -0.125],
+                          "decision": "behind"},
+        "over_model": {"over": "Sharper", "psnr_db": -1.0, "interval": [-2.5, 0.5],
+                       "decision": "level"},
         "bias_hu": {"AttnDFGAN": 1.25, "QDCT": -0.5},
         "anatomy_hu": {"AttnDFGAN": 4.56, "Gaussian": 3.21},
         "detection": {name: {"d_prime": value, "standard_error": 0.1} for name, value in (
-            ("AttnDFGAN", 3.5), ("QDCT", 2.75), ("NDCT", 6.25))},
+            ("AttnDFGAN", 2.5), ("QDCT", 2.75), ("NDCT", 6.25))},
+        "lesions": "level",
         "origin": "scans", "patients": 12, "pixel_spacing_mm": 0.78125}
     results["config"]["loss"] = {"image": 1.0, "difference": 0.5, "adversarial": 5.0}
     return results

@@ -136,19 +136,26 @@ def test_headline_is_the_named_model_under_full_range(run):
         assert absent not in header
 
 
-def test_first_screen_has_every_answer_and_losses_in_red(full_run):
+def test_first_screen_has_every_answer_and_what_the_verdict_calls_a_loss_in_red(full_run):
     page = full_run[1]
     header = header_of(page)
     for shown in ("+5.50 dB PSNR over QDCT 95 % interval +4.25 to +6.75",
                   "−1.25 dB over Gaussian, best classical 95 % interval −2.50 to −0.12",
-                  "−1.00 dB over Sharper, best other network",
+                  "−1.00 dB over Sharper, best other network 95 % interval −2.50 to +0.50",
                   "+1.2 HU bias of soft tissue QDCT: −0.5 HU",
                   "4.6 HU anatomy removed, rms Gaussian: 3.2 HU",
-                  "3.50 d′ of simulated lesions QDCT: 2.75, NDCT: 6.25",
+                  "2.50 d′ of simulated lesions QDCT: 2.75, NDCT: 6.25",
                   "12 patients", "pairs of scans", "pixels of 0.78 mm"):
         assert shown in header
     worse = re.findall(r'class="tile worse"><b>([^<]*)', page)
-    assert worse == ["−1.25", "−1.00", "+1.2", "4.6"]
+    assert worse == ["−1.25", "+1.2", "4.6"]  # −1.00 dB is level, and so is d′
+
+
+def test_lesions_that_are_harder_to_detect_are_in_red(tmp_path, no_figures):
+    results = full_results()
+    results["verdict"]["lesions"] = "harder"
+    page = write(tmp_path, results=results)
+    assert re.findall(r'class="tile worse"><b>([^<]*)', page)[-1] == "2.50"
 
 
 def test_picture_of_the_first_screen_has_the_window_of_its_anatomy(tmp_path):
