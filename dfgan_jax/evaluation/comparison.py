@@ -299,6 +299,12 @@ class Comparison:
                 notes.append(f"{name}: {equal} of {counted(self._sample.count, 'slice')} of "
                              f"{INPUT_ROW} equal their references{where}: their PSNR is infinite, "
                              "and rows with such slices have no mean.")
+            if without := {row: count for row, each in scores.items()
+                           if (count := int(np.isnan(each["data_range_hu"]).sum()))}:
+                notes.append(f"{name}: {max(without.values())} of "
+                             f"{counted(self._sample.count, 'slice')} are in batches without a "
+                             f"pixel above 0 HU in {'; '.join(without)}: they have no range, and "
+                             "these rows no mean of PSNR and SSIM.")
         notes += [*self._facts.notes(), *self._model_notes]
         if not self._sources.data.test:
             notes.append("Every simulated slice is a phantom of its own, and counts as a patient.")

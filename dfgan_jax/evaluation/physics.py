@@ -122,7 +122,7 @@ class SlicePhysics(NamedTuple):
     reason: str = ""
 
     def as_json(self) -> JsonObject:
-        return {"nps": self.nps and self.nps.as_json(),
+        return {"nps": self.nps and self.nps.as_json(), "reason": self.reason,
                 "tissues": {name: each.as_json() for name, each in self.tissues.items()},
                 "structure": self.structure and self.structure.as_json()}
 

@@ -6,6 +6,7 @@ description of a protocol names the differences from its project's own.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -36,7 +37,7 @@ class Protocol:
       name: in `results.json` and the report.
       description: one or two sentences for a reader of the table.
       data_range_hu: of PSNR and SSIM [HU]; or a function from the images of a group, (n, H, W),
-        to their range.
+        to their range, NaN where they have none.
       data_range: the same in words, with its unit.
       window_hu: images and references are clipped to it for PSNR and SSIM; None: not clipped.
       zero_hu: subtracted before SSIM, whose luminance depends on the zero of the scale.
@@ -68,7 +69,7 @@ class Protocol:
 
         Returns:
           `psnr` [dB], `ssim`, `rmse_hu` [HU], `data_range_hu`, and `vif` if the protocol has it,
-          each (N,).
+          each (N,). PSNR and SSIM are NaN where there is no range.
 
         Raises:
           InputError: the shapes differ, or are not (N, H, W).
@@ -143,7 +144,8 @@ PUBLISHED = Protocol(
     name="published",
     description="The published code's: the range is the brightest pixel of the scored images, so "
                 "it moves with the prediction. For parity only.",
-    data_range_hu=lambda images: float(images.max()),
+    # Of air alone the published range would be negative, and its PSNR and SSIM of no meaning.
+    data_range_hu=lambda images: max(float(images.max()), 0.0) or math.nan,
     data_range="maximum of the scored images in each batch of 16 [HU]",
     group_size=PUBLISHED_BATCH_SIZE)
 

@@ -213,7 +213,8 @@ _STAMP = ("protocol", "window_low_hu", "window_high_hu", "data_range_hu", "size"
 
 def _stamp(protocol: Protocol, data_range_hu: float, size: int | str) -> JsonObject:
     low, high = protocol.window_hu or ("", "")
-    return dict(zip(_STAMP, (protocol.name, low, high, f"{data_range_hu:g}", size), strict=True))
+    data_range = "" if np.isnan(data_range_hu) else f"{data_range_hu:g}"
+    return dict(zip(_STAMP, (protocol.name, low, high, data_range, size), strict=True))
 
 
 def _number(value: float) -> str:

@@ -236,6 +236,23 @@ def test_a_note_counts_slices_without_an_error_in_the_window(monkeypatch):
                      "their PSNR is infinite, and rows with such slices have no mean."]
 
 
+def test_a_note_counts_slices_without_a_range(monkeypatch):
+    """Sixteen slices and three of air, which have a batch of their own."""
+    data = discs(19, size=32)
+    data.ndct[16:], data.qdct[16:] = -1.5 + np.random.default_rng(0).normal(0, 0.04,
+                                                                            (2, 3, 32, 32))
+    config = dfgan.get_config()
+    config.evaluation.baselines, config.evaluation.physics = "", False
+    config.evaluation.protocols = "published"
+    options = RunOptions.of(config)
+    comparison = Comparison(options.evaluation, sources=options.sources, data={"test": data})
+    monkeypatch.setattr(Comparison, "_headline", "QDCT")
+    comparison._add("QDCT", input_row())
+    notes = comparison._notes_on_data()
+    assert ("published: 3 of 19 slices are in batches without a pixel above 0 HU in QDCT: they "
+            "have no range, and these rows no mean of PSNR and SSIM.") in notes
+
+
 def test_slices_without_content_or_noise_count_in_no_score_of_any_row(tmp_path):
     """A blank slice: classical denoisers restore it, a network does not, and QDCT equals it."""
     data = discs(5, size=48)

@@ -134,7 +134,7 @@ def test_slices_are_measured_in_body_and_tissues(pairs):
     assert found.noise_std_hu == pytest.approx(soft.std(), rel=1e-4)
     fields = measured.as_json()
     assert json.loads(json.dumps(fields, allow_nan=False)) == fields
-    assert set(fields) == {"nps", "tissues", "structure"}
+    assert set(fields) == {"nps", "reason", "tissues", "structure"}
     assert fields["structure"] is None
 
 
@@ -164,9 +164,9 @@ def test_slices_without_a_body_count_for_nothing(pairs):
     blank = ndct[3:]
     nowhere = measure_slices(blank, blank, blank.copy(), pixel_spacing_mm=1.0)
     assert nowhere.nps is None
-    assert nowhere.reason == "no patch of 32×32 pixels lies within a body"
     assert nowhere.as_json() == {
-        "nps": None, "structure": {"explained": None, "rms_hu": None},
+        "nps": None, "reason": "no patch of 32×32 pixels lies within a body",
+        "structure": {"explained": None, "rms_hu": None},
         "tissues": {name: {"bias_hu": None, "noise_std_hu": None, "pixels": 0}
                     for name in ("lung", "fat", "soft tissue", "bone")}}
 

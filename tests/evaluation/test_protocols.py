@@ -38,6 +38,16 @@ def test_published_takes_the_range_of_each_batch_of_sixteen():
     np.testing.assert_array_equal(scores["data_range_hu"], [1000.0] * 16 + [10.0] * 4)
 
 
+def test_published_has_no_range_where_no_pixel_is_above_zero():
+    """Slices of air alone: a range below zero would give numbers that mean nothing."""
+    images, ndct = flat(20, -10.0, peak=1000.0)
+    scores = PUBLISHED.score(images, ndct)
+    assert np.isfinite(scores["psnr"][:16]).all()
+    for name in ("psnr", "ssim", "data_range_hu"):
+        assert np.isnan(scores[name][16:]).all()
+    np.testing.assert_allclose(scores["rmse_hu"][16:], 10.0)
+
+
 def test_published_means_weigh_a_short_batch_like_a_full_one():
     scores = {metric: np.array([30.0] * 16 + [40.0] * 4) for metric in METRICS}
     assert PUBLISHED.mean(scores)["psnr"] == pytest.approx(35.0)

@@ -108,6 +108,10 @@ def test_what_is_not_finite_is_left_empty(tmp_path):
     equal = {"A": scores([np.inf, 30, 30, 30])}
     tables.write_slices_csv(tmp_path / "s.csv", {"full_range": equal}, [FULL_RANGE], SAMPLE,
                             size=64, numbers=range(4))
+    equal["A"]["data_range_hu"][:] = np.nan
+    tables.write_patients_csv(tmp_path / "p.csv", {"full_range": equal}, [FULL_RANGE], SAMPLE,
+                              size=64)
+    assert read(tmp_path / "p.csv")[0]["data_range_hu"] == ""
     assert [line["psnr"] for line in read(tmp_path / "s.csv")][:2] == ["", "30.000000"]
 
 

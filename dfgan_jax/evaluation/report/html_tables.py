@@ -272,13 +272,14 @@ def _row_table(name: str, columns: Sequence[str], rows: Rows,
 
 
 def noise_table(name: str, rows: Rows, *, frequency_unit: str) -> Table:
-    """Strength and texture of the noise: `nps` of each row."""
+    """Strength and texture of the noise: `nps` of each row, or the `reason` why it has none."""
     fields = {"noise_std_hu": ("Noise, SD [HU]", 2),
               "mean_frequency": (f"Mean frequency [{frequency_unit}]", 3),
               "peak_frequency": (f"Peak frequency [{frequency_unit}]", 3)}
     return _row_table(name, [label for label, _ in fields.values()], rows,
-                      lambda row: [number_cell(_field(_part(row, "nps"), field), digits)
-                                   for field, (_, digits) in fields.items()])
+                      lambda row: [number_cell(_field(_part(row, "nps"), field), digits,
+                                               small=row.get("reason") or "" if number == 0 else "")
+                                   for number, (field, (_, digits)) in enumerate(fields.items())])
 
 
 def transfer_tables(rows: Rows) -> list[Table]:

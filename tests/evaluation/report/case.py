@@ -122,7 +122,7 @@ def physics():
                     "rows": {"AttnDFGAN": phantom(12.5, 3.75), "QDCT": phantom(31.5, 4.25)}},
         "slices": {"frequency_unit": "1/pixel", "rows": {
             "QDCT": {"nps": nps(30.25), "tissues": tissues, "structure": None},
-            "AttnDFGAN": {"nps": None, "tissues": tissues,
+            "AttnDFGAN": {"nps": None, "reason": "no patch lies within a body", "tissues": tissues,
                           "structure": {"explained": 0.1234, "rms_hu": 4.56}}}},
     }
 

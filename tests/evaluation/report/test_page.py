@@ -350,7 +350,8 @@ def test_physics_is_shown_row_by_row(full_run):
                   "31.50", "3.125", "−800 HU", "4.25", "98.7 %", "+20 HU, 8 mm", "2.75", "± 0.15",
                   "0.62", "lung (12 345 px)", "−1.50", "33.25", "12.3 %", "4.56",
                   "Mean frequency [1/pixel]", "Slice 12", "AttnDFGAN − QDCT",
-                  "– above 0.1 up to the pixels' Nyquist frequency"):
+                  "– above 0.1 up to the pixels' Nyquist frequency",
+                  "– no patch lies within a body"):
         assert shown in found
     for hidden in ("bone", "99.25"):  # 99 pixels
         assert hidden not in found
