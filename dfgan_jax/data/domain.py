@@ -62,7 +62,7 @@ class Domain:
       kernel_lp_cm: likewise.
       pixel_spacing_mm: pixel pitch.
       size: height and width of the slices, the smallest and the largest [pixels].
-      simulated: whether the low dose was simulated.
+      simulated: whether this package simulated the low dose; otherwise it came with the pairs.
       slices: number of measured slices.
     """
 
@@ -133,7 +133,7 @@ class Domain:
         """A line for a reader."""
         ranges = ", ".join(unit.format(f"{limits[0]:.3g} to {limits[1]:.3g}")
                            for name, unit in _UNITS.items() if (limits := getattr(self, name)))
-        return f"{'simulated' if self.simulated else 'real'} low doses, {ranges}"
+        return f"{'simulated low doses' if self.simulated else 'low doses as given'}, {ranges}"
 
 
 def typical(measured: Sequence[ScanProperties]) -> ScanProperties:

@@ -254,6 +254,7 @@ class Comparison:
             return "phantoms"
         if self._manifest is None:
             return "unknown"
+        # `--mode=simulate` writes the dose; the pairs of another simulator look like scanned ones.
         is_simulated = any(row.get("dose_fraction") for row in self._manifest)
         return "simulated dose" if is_simulated else "scans"
 

@@ -17,8 +17,8 @@ from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
 
 Origin: TypeAlias = Literal["phantoms", "simulated dose", "scans", "unknown"]
-"""Of the test pairs: simulated phantoms, scans with a simulated low dose, pairs of scans, or
-files without a manifest."""
+"""Of the test pairs: simulated phantoms, scans with a low dose that this package simulated, pairs
+of scans whose low dose came with them, acquired or simulated, or files without a manifest."""
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
@@ -131,10 +131,11 @@ class Verdict:
     def _limits(self) -> str:
         return {
             "phantoms": "Phantoms are not patients: nothing here shows how it does on your scans.",
-            "simulated dose": "The low dose is simulated, and nothing here shows whether a "
-                              "finding survives.",
-            "scans": "Nothing here shows whether a finding survives, or how it does on another "
-                     "scanner, kernel or dose.",
+            "simulated dose": "By the manifest, this package simulated the low dose from the "
+                              "images; nothing here shows whether a finding survives.",
+            "scans": "Whether the low dose was acquired or simulated is not known, and nothing "
+                     "here shows whether a finding survives, or how it does on another scanner, "
+                     "kernel or dose.",
             "unknown": "The origin of the pairs is not known, and nothing here shows whether a "
                        "finding survives.",
         }[self.origin]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,9 @@ def test_what_is_not_known_of_the_model_is_no_reason():
     assert phantoms.leaves(ScanProperties(90.0, 9.0, 0.7)) == [
         "pixels of 0.7 mm below the 2.8 to 2.8 that the model was trained on"]
     assert str(phantoms) == "simulated low doses, pixels of 2.8 to 2.8 mm"
+    # Pairs do not tell whether their low dose was acquired.
+    assert str(dataclasses.replace(phantoms, simulated=False)) == (
+        "low doses as given, pixels of 2.8 to 2.8 mm")
     assert Domain.from_json(phantoms.as_json()) == phantoms
 
 

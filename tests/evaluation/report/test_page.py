@@ -145,7 +145,8 @@ def test_first_screen_has_every_answer_and_what_the_verdict_calls_a_loss_in_red(
                   "+1.2 HU bias of soft tissue QDCT: −0.5 HU",
                   "4.6 HU anatomy removed, rms Gaussian: 3.2 HU",
                   "2.50 d′ of simulated lesions QDCT: 2.75, NDCT: 6.25",
-                  "12 patients", "pairs of scans", "pixels of 0.78 mm"):
+                  "12 patients",
+                  "pairs of scans, low dose acquired or simulated", "pixels of 0.78 mm"):
         assert shown in header
     worse = re.findall(r'class="tile worse"><b>([^<]*)', page)
     assert worse == ["−1.25", "+1.2", "4.6"]  # −1.00 dB is level, and so is d′
