@@ -1,4 +1,4 @@
-"""Compares quarter-dose noise, simulated from full-dose slices, with the noise of real pairs.
+"""Compares quarter-dose noise, simulated from full-dose slices, with the noise of given pairs.
 
     python -m benchmarks.noise_against_pairs --ndct=FULL --qdct=QUARTER [--ndct=… --qdct=…] \
         --json=noise_against_pairs.json --plot=noise_against_pairs.png [--images=slice.png]
@@ -14,7 +14,8 @@ low and full dose are compared, per slice:
 * the distribution of the noise: in the body's central part over the rest, and the power at
   horizontal over vertical frequencies (h/v), which horizontal streaks lower.
 
-Ratios are simulated over real.
+Ratios are simulated over real; *real* is the noise of the pairs, whose low dose may be simulated
+from projections, as that of the AAPM-Mayo challenge is.
 """
 
 import json

@@ -30,7 +30,7 @@ TUBE_CURRENT_MODULATION: Final = 0.5
 
 BOWTIE_ATTENUATION: Final = 6.0
 """Line integral of the bowtie filter, for `incident_photons`, `SCAN_RADIUS_MM` from the
-centre. The real pairs of one patient (L143 of the AAPM-Mayo challenge) hardly tell 4 from 8."""
+centre. The pairs of one patient (L143 of the AAPM-Mayo challenge) hardly tell 4 from 8."""
 
 SCAN_RADIUS_MM: Final = 250.0
 """Of the widest field that scanners reconstruct."""
@@ -42,9 +42,10 @@ ELECTRONIC_NOISE_STD: Final = 31.0
 square root of the thickness. A ray is the sum of some fifteen detector readings, with noise
 of eight photons each.
 
-Chosen to match the noise of the real quarter dose of patient L143, on average. Without it the
-simulated noise is 11 to 18 % too weak in each of three patients: the real pairs add more than
-three times the full dose's variance, for an unknown reason."""
+Chosen to match the noise of the AAPM-Mayo challenge's quarter dose (inserted into the measured
+projections by its authors) of patient L143, on average. Without it the simulated noise is 11 to
+18 % too weak in each of three patients: the challenge's pairs add more than three times the full
+dose's variance, for an unknown reason."""
 
 _OPAQUE: Final = 20.0
 """The largest line integral: it leaves hardly a photon of 1e8, and no number overflows."""
