@@ -14,8 +14,8 @@ low and full dose are compared, per slice:
 * the distribution of the noise: in the body's central part over the rest, and the power at
   horizontal over vertical frequencies (h/v), which horizontal streaks lower.
 
-Ratios are simulated over real; *real* is the noise of the pairs, whose low dose may be simulated
-from projections, as that of the AAPM-Mayo challenge is.
+Ratios are those of the low dose simulated here over that of the pairs (`real` in the JSON file),
+which may be simulated, too, from projections, as in the AAPM-Mayo challenge.
 """
 
 import json
@@ -150,8 +150,8 @@ def compare_series(ndct_folder: str, qdct_folder: str, *, seed: int,
 
 def table(name: str, series: list[Compared]) -> str:
     lines = [name, f"{'slice':>10}{'photons':>10}{'f50':>6}{'full SD':>9} |"
-             f"{'SD real':>9}{'sim.':>7}{'ratio':>7}{'whole':>7} |"
-             f"{'NPS real':>9}{'sim.':>6}{'ratio':>7} |{'centre/rest':>12}{'h/v':>14}"]
+             f"{'SD pair':>9}{'sim.':>7}{'ratio':>7}{'whole':>7} |"
+             f"{'NPS pair':>9}{'sim.':>6}{'ratio':>7} |{'centre/rest':>12}{'h/v':>14}"]
     for each in series:
         real, simulated, outside = each.real, each.simulated, [
             name for name in ("std", "mean_frequency") if abs(each.ratio(name) - 1) > TOLERANCE]
@@ -185,7 +185,7 @@ def figure(all_series: dict[str, list[Compared]]) -> Figure:
     axes = result.subplots(2, len(all_series), squeeze=False)
     for (upper, lower), (name, series) in zip(axes.T, all_series.items(), strict=True):
         spacing_mm = series[0].slice.spacing_mm
-        for colour, label, which in ((_REAL, "real", 0), (_SIMULATED, "simulated", 1)):
+        for colour, label, which in ((_REAL, "of the pairs", 0), (_SIMULATED, "simulated here", 1)):
             curves = [radial_mean(each.spectra[which], pixel_spacing_mm=spacing_mm)
                       for each in series]
             for f, curve in curves:
@@ -197,7 +197,8 @@ def figure(all_series: dict[str, list[Compared]]) -> Figure:
                        "os"[which], color=colour, label=label, markersize=7)
         real = np.array([each.real.std for each in series])
         lower.fill_between(range(len(series)), real * (1 - TOLERANCE), real * (1 + TOLERANCE),
-                           color=_REAL, alpha=0.15, linewidth=0, label=f"real ± {TOLERANCE:.0%}")
+                           color=_REAL, alpha=0.15, linewidth=0,
+                           label=f"of the pairs ± {TOLERANCE:.0%}")
         upper.set(title=name, xlabel="spatial frequency [lp/cm]", xlim=(0, None), ylim=(0, None))
         lower.set(ylim=(0, None), xlabel="slice", xticks=range(len(series)))
         lower.set_xticklabels([pathlib.Path(each.slice.name).stem for each in series], rotation=45)
@@ -218,8 +219,8 @@ def images(all_series: dict[str, list[Compared]]) -> Figure:
     for axis, image, title, limits in zip(panels.flat, (
             each.slice.ndct_hu, each.slice.qdct_hu, each.simulated_hu, None,
             each.slice.qdct_hu - each.slice.ndct_hu, each.simulated_hu - each.slice.ndct_hu),
-            ("full dose", "lower dose, real", "lower dose, simulated", "",
-             "real − full", "simulated − full"),
+            ("full dose", "lower dose of the pair", "lower dose, simulated here", "",
+             "pair's − full", "simulated − full"),
             [SOFT_TISSUE] * 3 + [(-100, 100)] * 3, strict=True):
         axis.set_axis_off()
         if image is None:
