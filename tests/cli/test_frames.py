@@ -10,14 +10,15 @@ from dfgan_jax.cli import denoise, pair, simulate_scan
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.scans import dicom
 from tests.cli.test_simulate_scan import scanned_disc
-from tests.porting.test_weights import generator, save
+from tests.porting.test_cnn10_layout import cnn10
+from tests.porting.test_weights import save
 from tests.scans import dicom_files, enhanced_files
 from tests.scans.enhanced_files import frames
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("weights") / "gan.pth", generator())
+    return save(tmp_path_factory.mktemp("weights") / "cnn10.pth", cnn10(width=2))
 
 
 def manifest(path):
