@@ -2,7 +2,6 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,9 +21,7 @@ from tests.models.drawn import drawn
 @pytest.fixture(scope="module")
 def unet():
     module = UNet(width=2)
-    variables = run_once(lambda: module.init(
-        jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))
-    return module, variables
+    return module, drawn(jax.eval_shape(lambda: initial_variables(module, jax.random.key(0))))
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +149,8 @@ def test_other_units_are_refused_or_denoised_in_place_of_hu(network, hu, unit, s
 
 
 @pytest.mark.parametrize("value", [-1024, 0, 0.5])
-def test_slices_of_one_value_are_denoised(unet, value):
-    assert Denoiser(*unet)(np.full((2, 16, 16), value, np.float32)).shape == (2, 16, 16)
+def test_slices_of_one_value_are_denoised(network, value):
+    assert Denoiser(*network)(np.full((2, 16, 16), value, np.float32)).shape == (2, 16, 16)
 
 
 def test_axes_that_look_exchanged_are_refused(network):
@@ -161,9 +158,9 @@ def test_axes_that_look_exchanged_are_refused(network):
         Denoiser(*network)(np.zeros((64, 80, 3)))
 
 
-def test_wide_slices_of_known_axes_are_denoised_in_any_batch(unet):
+def test_wide_slices_of_known_axes_are_denoised_in_any_batch(network):
     """Those of a coronal reformat, in a batch that looks like (H, W, N)."""
-    assert Denoiser(*unet)(np.zeros((17, 16, 64)), unit=None).shape == (17, 16, 64)
+    assert Denoiser(*network)(np.zeros((17, 16, 64)), unit=None).shape == (17, 16, 64)
 
 
 @pytest.mark.parametrize(("values", "message"), [
