@@ -45,8 +45,8 @@ def test_is_the_network_between_hu_and_hu(unet, hu):
     assert denoised.dtype == np.float32
 
 
-def test_batches_do_not_change_the_result(network, hu):
-    denoiser = Denoiser(*network)
+def test_batches_do_not_change_the_result(unet, hu):
+    denoiser = Denoiser(*unet)
     whole = denoiser(hu)
     bar = Progress("denoising", total=5, unit="slices")
     np.testing.assert_allclose(denoiser(hu, batch_size=2, progress=bar), whole, atol=1e-3)
