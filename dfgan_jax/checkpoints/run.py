@@ -73,7 +73,7 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, state: PyTree, meta: JsonObject, *, score: float | None = None) -> None:
-        """Saves a state under its step, in the background.
+        """Saves a state under its step, in the background; replaces a checkpoint of this step.
 
         Args:
           state: after the step `meta["step"]`.
@@ -91,6 +91,9 @@ class Checkpoints:
             raise DivergenceError(f"at step {meta['step']}, the parameters or the validation score "
                                   "are not finite; the last good checkpoint is kept")
         with self._full_disk_reported():
+            if meta["step"] == self._manager.latest_step():  # orbax would keep that one
+                self._manager.wait_until_finished()
+                self._manager.delete(meta["step"])
             self._manager.save(
                 meta["step"],
                 args=ocp.args.Composite(**{

@@ -18,7 +18,10 @@ from dfgan_jax.training.input_pipeline import HostBatch, Sampling
 from dfgan_jax.training.state import TrainState
 from dfgan_jax.training.steps import Metrics
 from dfgan_jax.training.training import Step, Training
-from dfgan_jax.training.validation import Score, Validation
+from dfgan_jax.training.validation import Poll, Score, Validation
+
+_BATCHES_A_CALL = 8
+"""Most batches of a validation between two polls, with pairs on the devices."""
 
 Advance: TypeAlias = Callable[[TrainState, int, int], tuple[TrainState, Metrics, int]]
 
@@ -31,12 +34,12 @@ class CompiledSteps:
       advance: (state, step, most) → (state, metrics, count): makes the `count` updates after
         `step`, at least one and at most `most`; the metrics of each update are (count,) or longer,
         or scalars of one.
-      validate: state → (state, mean scores of the validation split).
+      validate: (state, poll) → (state, mean scores of the validation split).
       waited_s: seconds that `advance` has waited for data so far.
     """
 
     advance: Advance
-    validate: Callable[[TrainState], tuple[TrainState, dict[str, float]]]
+    validate: Callable[[TrainState, Poll], tuple[TrainState, dict[str, float]]]
     waited_s: Callable[[], float]
 
 
@@ -145,22 +148,32 @@ def _score_streaming(step: Step, pairs: Pairs, batch_size: int,
     """`Validation.score`, one batch per call."""
     score = devices.evaluate(step)
 
-    def validate(state: TrainState) -> dict[str, np.ndarray]:
-        parts = [{name: np.asarray(values)[mask] for name, values in score(state, batch).items()}
-                 for batch, mask in input_pipeline.evaluation_batches(
-                     pairs, batch_size=batch_size, share=devices.share)]
+    def validate(state: TrainState, poll: Poll) -> dict[str, np.ndarray]:
+        parts = []
+        for batch, mask in input_pipeline.evaluation_batches(
+                pairs, batch_size=batch_size, share=devices.share):
+            parts.append({name: np.asarray(values)[mask]
+                          for name, values in score(state, batch).items()})
+            poll()
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return validate
 
 
 def _score_resident(step: Step, placed: PyTree, batch_size: int,
                     devices: parallel.Parallelism) -> Score:
-    """`Validation.score`, all batches in one call, with pairs on the devices."""
+    """`Validation.score`, several batches in one call, with pairs on the devices."""
     score = devices.evaluate_many(step)
     count = len(placed["ndct"])
     indices = input_pipeline.evaluation_indices(count, batch_size=batch_size)
+    a_call = min(_BATCHES_A_CALL, len(indices))
+    # Batches once more fill the last call, so that one program is compiled.
+    indices = np.resize(indices, (-(-len(indices) // a_call) * a_call, batch_size))
 
-    def validate(state: TrainState) -> dict[str, np.ndarray]:
-        # The pairs that only fill the last batch come last.
-        return {name: values[:count] for name, values in score(state, placed, indices).items()}
+    def validate(state: TrainState, poll: Poll) -> dict[str, np.ndarray]:
+        parts = []
+        for start in range(0, len(indices), a_call):
+            parts.append(score(state, placed, indices[start:start + a_call]))
+            poll()
+        # The pairs that only fill the last batch, and the last call, come last.
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
     return validate

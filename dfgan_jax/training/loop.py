@@ -14,7 +14,7 @@ from dfgan_jax.training.metrics import Metrics
 from dfgan_jax.training.pace import WARM_UP_STEPS, Pace
 from dfgan_jax.training.saver import Saver
 from dfgan_jax.training.state import TrainState
-from dfgan_jax.training.stop_request import StopRequest
+from dfgan_jax.training.stop_request import StoppedError, StopRequest
 from dfgan_jax.training.validation import ValidationOptions
 
 
@@ -52,8 +52,16 @@ class LoopOptions:
                              f"accumulate ({self.accumulate})")
 
 
+AWAITS_VALIDATION = "awaits_validation"
+"""Field of a checkpoint's metadata: true of the end of an epoch whose validation has not ended."""
+
+
 class Loop:
     """Trains from a state to the end of the last epoch; saves after each epoch and when stopped.
+
+    A stop at the end of an epoch, or in its validation, saves the state without a score, and
+    whoever continues from it validates first: validation may last longer than the time between a
+    signal and a kill.
 
     Args:
       options: length of training, and times between checkpoints.
@@ -65,11 +73,12 @@ class Loop:
       stop: requests an end before the last step.
       scores_start: validate the first state, too, and save it: it may be the best, unless the first
         epochs may not.
+      awaits_validation: the first state is that of an epoch's end without a score.
     """
 
     def __init__(self, options: LoopOptions, *, steps: CompiledSteps, per_epoch: int,
                  origin: JsonObject, saver: Saver, metrics: Metrics, stop: StopRequest,
-                 scores_start: bool = False) -> None:
+                 scores_start: bool = False, awaits_validation: bool = False) -> None:
         self._options = options
         self._steps = steps
         self._per_epoch = per_epoch
@@ -78,6 +87,7 @@ class Loop:
         self._metrics = metrics
         self._stop = stop
         self._scores_start = scores_start
+        self._awaits_validation = awaits_validation
         self._last = options.epochs * per_epoch
 
     def run(self, state: TrainState) -> int | None:
@@ -88,24 +98,29 @@ class Loop:
 
         Raises:
           DivergenceError: a loss or a score is not finite.
+          SystemExit, KeyboardInterrupt: a signal, before there was anything new to save.
         """
         step = int(state.step)
+        state = self._score_first(state, step)
         if step >= self._last:
-            return None
-        if self._scores_start and self._options.validation.first_epoch == 1:
-            state = self._score_start(state)
+            return self._stop.agreed(at_last=True) if self._awaits_validation else None
         with progress("training", total=self._last, unit="steps", initial=step,
                       warm_up=WARM_UP_STEPS) as bar:
             pace = Pace(bar, self._steps.waited_s)
             while step < self._last:
                 state, step = self._advance(state, step, pace)
-                due = self._saver.due()
+                ends_epoch = step % self._per_epoch == 0
                 stopping = self._stop.agreed()
-                if step % self._per_epoch == 0:
-                    state = self._end_epoch(state, step, may_wait=not due and stopping is None)
-                elif due or stopping is not None:
-                    self._metrics.settle()
-                    self._saver.save(state, self._meta(step))
+                saves = self._saver.due() or stopping is not None
+                if saves:
+                    self._save(state, step, awaits_validation=ends_epoch)
+                if ends_epoch and stopping is None:
+                    try:
+                        state = self._end_epoch(state, step)
+                    except StoppedError as stopped:
+                        stopping = stopped.number
+                        if not saves:
+                            self._save(state, step, awaits_validation=True)
                 if stopping is not None:
                     self._saver.wait()
                     _tell_stop(bar, stopping, step)
@@ -125,15 +140,34 @@ class Loop:
         pace.advance(count, epoch=self._epoch(step), latest=self._metrics.latest)
         return state, step
 
-    def _end_epoch(self, state: TrainState, step: int, *, may_wait: bool) -> TrainState:
-        """Validates, and saves now or, where the epoch was short, later."""
+    def _save(self, state: TrainState, step: int, *, awaits_validation: bool) -> None:
+        """Saves a state without a score."""
+        self._metrics.settle()
+        self._saver.save(state, self._meta(step) | (
+            {AWAITS_VALIDATION: True} if awaits_validation else {}))
+
+    def _end_epoch(self, state: TrainState, step: int) -> TrainState:
+        """Validates, and saves now or, soon after another checkpoint, later."""
         epoch = self._epoch(step)
         state, scores = self._validate(state, step, epoch)
         score = self._options.validation.score(scores, epoch=epoch)
-        if may_wait and step < self._last and self._saver.early():
+        if step < self._last and self._saver.early():
             self._saver.keep(state, self._meta(step), score)
         else:
             self._saver.save(state, self._meta(step), score=score)
+        return state
+
+    def _score_first(self, state: TrainState, step: int) -> TrainState:
+        """Validates the first state where it needs a score."""
+        try:
+            if self._awaits_validation:
+                state = self._end_epoch(state, step)
+                self._saver.wait()
+            elif self._scores_start and self._options.validation.first_epoch == 1:
+                state = self._score_start(state)
+        except StoppedError as stopped:
+            # The status of saved steps would start a run again and again that never gets further.
+            self._stop.end_by(stopped.number)
         return state
 
     def _score_start(self, state: TrainState) -> TrainState:
@@ -147,7 +181,7 @@ class Loop:
 
     def _validate(self, state: TrainState, step: int, epoch: int
                   ) -> tuple[TrainState, dict[str, float]]:
-        state, scores = self._steps.validate(state)
+        state, scores = self._steps.validate(state, self._stop.poll)
         self._metrics.settle()
         if not all(map(math.isfinite, scores.values())):
             raise DivergenceError(f"after epoch {epoch}, the validation gave {scores}; the "

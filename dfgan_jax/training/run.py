@@ -15,7 +15,7 @@ from dfgan_jax.support.errors import DivergenceError
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.compiled import CompiledSteps
-from dfgan_jax.training.loop import Loop, LoopOptions
+from dfgan_jax.training.loop import AWAITS_VALIDATION, Loop, LoopOptions
 from dfgan_jax.training.metrics import Metrics
 from dfgan_jax.training.saver import Saver
 from dfgan_jax.training.state import TrainState
@@ -65,15 +65,17 @@ class Run:
         """
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(StopRequest(self.devices.greatest))
-            kept, writer, state = None, None, shapes
+            kept, writer, state, awaits_validation = None, None, shapes, False
             if agreement.is_main():
                 for line in set_aside_damaged(self.workdir):
                     print(line, file=sys.stderr, flush=True)
                 kept = stack.enter_context(Checkpoints(self.workdir))
                 state = self._resumed(kept, shapes) or first_state()
                 claim()
-                writer = stack.enter_context(MetricsWriter(self.workdir, step=int(state.step)))
-            stopped_by = self._loop(kept, writer, stop, state)
+                awaits_validation = _awaits_validation(kept)
+                writer = stack.enter_context(MetricsWriter(
+                    self.workdir, step=int(state.step), validated=not awaits_validation))
+            stopped_by = self._loop(kept, writer, stop, state, awaits_validation=awaits_validation)
             if kept is not None and stopped_by is None:
                 self._tell_choice(kept.best())
         return stopped_by
@@ -98,7 +100,7 @@ class Run:
         return state
 
     def _loop(self, kept: Checkpoints | None, writer: MetricsWriter | None, stop: StopRequest,
-              state: TrainState) -> int | None:
+              state: TrainState, *, awaits_validation: bool) -> int | None:
         saver = Saver(kept, after_s=self.options.checkpoint_after_seconds,
                       every_s=60 * self.options.checkpoint_every_minutes)
         per_epoch = input_pipeline.steps_per_epoch(
@@ -107,9 +109,16 @@ class Run:
             lambda: kept is not None and kept.latest() is None)
         loop = Loop(self.options, steps=self.steps, per_epoch=per_epoch, origin=self.origin,
                     saver=saver, metrics=Metrics(writer), stop=stop,
-                    scores_start=scores_start)
+                    scores_start=scores_start,
+                    awaits_validation=agreement.from_main(lambda: awaits_validation))
         try:
             return loop.run(self.devices.place(agreement.broadcast(state)))
         except DivergenceError:
             saver.rescue()
             raise
+
+
+def _awaits_validation(kept: Checkpoints) -> bool:
+    """Whether the latest checkpoint is of an epoch's end, and was saved before its validation."""
+    latest = kept.latest()
+    return latest is not None and bool(read_meta(latest).get(AWAITS_VALIDATION, False))

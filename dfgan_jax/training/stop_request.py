@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from jaxtyping import Array, Int
 
@@ -17,6 +17,18 @@ SAVED = 85
 """
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
+
+class StoppedError(Exception):
+    """All processes of the run stop for a signal.
+
+    Attributes:
+      number: of the signal, the same in all processes.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 class StopRequest:
@@ -71,6 +83,22 @@ class StopRequest:
         number = int(asked) or None
         self._heeded = number is not None
         return number
+
+    def poll(self) -> None:
+        """Asks `agreed` where there is nothing to save, such as between batches of validation.
+
+        Raises:
+          StoppedError: the processes stop.
+        """
+        number = self.agreed()
+        if number is not None:
+            raise StoppedError(number)
+
+    def end_by(self, number: int) -> NoReturn:
+        """Ends this process as the signal would outside of training, where nothing is saved."""
+        self._restore()
+        signal.raise_signal(number)
+        raise SystemExit(128 + number)  # the signal was ignored
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -15,7 +15,10 @@ from dfgan_jax.training import steps
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, TrainState
 
-Score: TypeAlias = Callable[[TrainState], dict[str, np.ndarray]]
+Poll: TypeAlias = Callable[[], None]
+"""Called between batches, by all processes; an exception of it ends the validation."""
+
+Score: TypeAlias = Callable[[TrainState, Poll], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class Validation:
     """Scores the validation split.
 
     Attributes:
-      score: state → metrics of each validation slice, (slices,).
+      score: (state, poll) → metrics of each validation slice, (slices,).
       batch_statistics: (state, batch) → (state, metrics), normalised by each batch's statistics;
         None to normalise by the running statistics.
       take: part of the validation split → its batch, for `batch_statistics`.
@@ -80,17 +83,19 @@ class Validation:
     count: int
     batch_size: int
 
-    def __call__(self, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+    def __call__(self, state: TrainState, poll: Poll) -> tuple[TrainState, dict[str, float]]:
         """Returns the state, which changes only with batch statistics, and the mean scores."""
-        batch_losses = []
+        batch_losses: list[dict[str, np.ndarray]] = []
         if self.batch_statistics is not None:
             for batch in self._batches():
                 state, terms = self.batch_statistics(state, batch)
-                batch_losses.append(terms)
-        scores = {name: float(np.mean(values)) for name, values in self.score(state).items()}
+                batch_losses.append(jax.device_get(terms))
+                poll()
+        scores = {name: float(np.mean(values))
+                  for name, values in self.score(state, poll).items()}
         if batch_losses:
-            fetched: list[dict[str, np.ndarray]] = jax.device_get(batch_losses)
-            scores |= {name: float(np.mean([row[name] for row in fetched])) for name in fetched[0]}
+            scores |= {name: float(np.mean([row[name] for row in batch_losses]))
+                       for name in batch_losses[0]}
         return state, scores
 
     def _batches(self) -> Iterator[steps.Batch]:

@@ -97,12 +97,15 @@ class MetricsWriter:
       workdir: folder of the run.
       step: the step from which training continues. Later rows, of a run that stopped before
         its next checkpoint, are dropped, since they will be written again.
+      validated: False drops the row of validation at `step`, too.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, step: int) -> None:
+    def __init__(self, workdir: str | os.PathLike[str], *, step: int, validated: bool = True
+                 ) -> None:
         workdir = pathlib.Path(workdir)
         path = workdir / FILE_NAME
-        kept = [row for row in read_history(workdir) if row["step"] <= step]
+        kept = [row for row in read_history(workdir) if row["step"] < step or (
+            row["step"] == step and (validated or row["kind"] != "valid"))]
         with written_whole(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = _Appended(path)

@@ -65,6 +65,17 @@ def test_keeps_the_latest_two_and_the_best(tmp_path):
         assert (again.latest().name, again.best().name) == ("5", "2")
 
 
+def test_a_score_that_comes_later_replaces_the_checkpoint_of_its_step(tmp_path):
+    with Checkpoints(tmp_path) as kept:
+        save(kept, 1, 0.5)
+        kept.save(state(2), {"step": 2, "epoch": 1, "config": {}})
+        kept.save(state(2), {"step": 2, "epoch": 1, "config": {}}, score=0.9)
+        kept.wait()
+        assert (kept.latest().name, kept.best().name) == ("2", "2")
+        assert read_meta(kept.latest())["score"] == 0.9
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+
 @pytest.mark.parametrize("broken", ["score", "state"])
 def test_what_is_not_finite_is_never_saved(tmp_path, broken):
     with Checkpoints(tmp_path) as kept:

@@ -218,8 +218,8 @@ def test_epochs_too_soon_for_a_checkpoint_leave_the_best_and_the_last(finished_o
 def test_a_divergence_leaves_the_epoch_that_waits(finished_on_device, tmp_path, monkeypatch):
     validate = Validation.__call__
 
-    def diverges_in_the_third_epoch(self, state):
-        state, scores = validate(self, state)
+    def diverges_in_the_third_epoch(self, state, poll):
+        state, scores = validate(self, state, poll)
         return state, scores | ({"psnr": math.nan} if int(state.step) == 12 else {})
 
     monkeypatch.setattr(Validation, "__call__", diverges_in_the_third_epoch)
@@ -230,6 +230,35 @@ def test_a_divergence_leaves_the_epoch_that_waits(finished_on_device, tmp_path, 
     saved = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     assert len(saved) == 1
     assert saved <= {4, 8}
+
+
+def test_stopped_in_a_validation_and_started_again_validates_first(
+        finished_on_device, tmp_path, monkeypatch):
+    options, undisturbed, _ = finished_on_device
+    workdir = tmp_path / "run"
+    validate = Validation.__call__
+
+    def is_told_to_stop(self, state, poll):
+        if int(state.step) == 12:
+            signal.raise_signal(signal.SIGTERM)
+        return validate(self, state, poll)
+
+    config = ml_collections.ConfigDict(json.loads((undisturbed / "config.json").read_text()))
+    with monkeypatch.context() as patched:
+        patched.setattr(Validation, "__call__", is_told_to_stop)
+        with pytest.raises(SystemExit) as stopped:
+            train.run(config, workdir=workdir)
+    assert stopped.value.code == 85
+    assert read_meta(workdir / "checkpoints" / "12")["score"] is None
+    again = command.run(*options, f"--workdir={workdir}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step 12" in again.stdout
+    # This process has several devices, which round otherwise.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+                 final_state(workdir, STEPS), final_state(undisturbed, STEPS))
+    rows, expected = ([(row["kind"], row["step"]) for row in read_history(folder)]
+                      for folder in (workdir, undisturbed))
+    assert rows == expected
 
 
 def test_stopped_on_the_device_and_started_again_ends_bit_identical(finished_on_device, tmp_path):

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from dfgan_jax.checkpoints.run import Checkpoints
+from dfgan_jax.training.loop import AWAITS_VALIDATION
 from dfgan_jax.training.state import TrainState
 
 
@@ -17,8 +18,11 @@ class Kept(Checkpoints):
 
     def __init__(self):
         self.saved = []
+        self.awaiting = []  # steps
 
     def save(self, state, meta, *, score=None):
+        if meta.get(AWAITS_VALIDATION):
+            self.awaiting.append(meta["step"])
         self.saved.append((int(state.step), meta["step"], score))
 
     def wait(self):

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -5,8 +6,10 @@ from configs import cnn10
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.pairs import Pairs, SliceStack
 from dfgan_jax.devices.parallel import Parallelism
+from dfgan_jax.training import compiled
 from dfgan_jax.training.compiled import compile_steps
 from dfgan_jax.training.input_pipeline import Sampling
+from tests.training.kept import counted
 
 
 class Unread(SliceStack):
@@ -14,6 +17,18 @@ class Unread(SliceStack):
 
     def __getitem__(self, index):
         pytest.fail(f"slices {index} are read")
+
+
+def test_a_validation_on_the_device_asks_between_its_calls_and_keeps_the_order():
+    devices = Parallelism("jit", global_batch_size=2, devices=jax.devices()[:1])
+    images = np.arange(35, dtype=np.float32)[:, None, None, None]
+    score = compiled._score_resident(
+        lambda state, batch: {"psnr": state.step + batch["ndct"][:, 0, 0, 0]},
+        devices.place({"ndct": images}), 2, devices)  # 18 batches, 8 a call
+    polls = []
+    scores = score(counted(100), lambda: polls.append(True))
+    np.testing.assert_array_equal(scores["psnr"], 100 + images.ravel())
+    assert len(polls) == 3
 
 
 def test_streamed_validation_slices_are_not_read_in_advance():

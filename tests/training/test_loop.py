@@ -14,18 +14,24 @@ from dfgan_jax.training.validation import ValidationOptions
 from tests.training.kept import Kept, counted
 
 
-def loop_of(kept, *, score, first_epoch=1, **options):
+def loop_of(kept, *, score, first_epoch=1, every_s=1e6, asked=0, **options):
     """Three epochs of two steps, that validate by `score`, a function of the step."""
+    stop = StopRequest(lambda _: asked)
+
+    def validate(state, poll):
+        poll()
+        return state, {"psnr": score(int(state.step))}
+
     steps = CompiledSteps(
         advance=lambda state, step, most: (counted(state.step + 1), {"loss": jnp.zeros(1)}, 1),
-        validate=lambda state: (state, {"psnr": score(int(state.step))}), waited_s=lambda: 0.0)
+        validate=validate, waited_s=lambda: 0.0)
     validation = ValidationOptions(statistics="running", first_epoch=first_epoch,
                                    select_by="psnr")
     return Loop(
         LoopOptions(epochs=3, log_every_steps=1, batch_size=1, accumulate=1,
                     checkpoint_every_minutes=1, checkpoint_after_seconds=0, validation=validation),
-        steps=steps, per_epoch=2, origin={}, saver=Saver(kept, after_s=0, every_s=1e6),
-        metrics=Metrics(None), stop=StopRequest(lambda _: 0), **options)
+        steps=steps, per_epoch=2, origin={}, saver=Saver(kept, after_s=0, every_s=every_s),
+        metrics=Metrics(None), stop=stop, **options)
 
 
 def test_trained_weights_are_scored_before_they_are_trained_on(capsys):
@@ -43,10 +49,19 @@ def test_random_weights_are_not_and_neither_where_first_epochs_cannot_be_the_bes
 
 
 @pytest.mark.parametrize(("step", "expected"), [
-    (1, (signal.SIGTERM, [1])), (2, (signal.SIGTERM, [2])), (3, (signal.SIGTERM, [2, 3])),
-    (99, (None, [2, 6]))])
+    (1, (signal.SIGTERM, [(1, None)], [])), (2, (signal.SIGTERM, [(2, None)], [2])),
+    (3, (signal.SIGTERM, [(2, None)], [2])), (4, (signal.SIGTERM, [(2, None)], [2])),
+    (5, (signal.SIGTERM, [(2, 1.0), (3, None)], [])), (99, (None, [(2, 1.0), (6, 1.0)], []))])
 def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected, monkeypatch):
-    """Epochs of two steps, three of them, too short for a checkpoint of their own."""
+    """Epochs of two steps, three of them, too short for a checkpoint of their own.
+
+    The loop asks after each step, and after each of the two batches of a validation.
+    """
+    def validate(state, poll):
+        poll()
+        poll()
+        return state, {"psnr": 1.0}
+
     monkeypatch.setattr(parallel, "copied", lambda state: state)
     options = LoopOptions(
         epochs=3, log_every_steps=1, batch_size=1, accumulate=1, checkpoint_every_minutes=1,
@@ -56,8 +71,40 @@ def test_what_is_reached_is_saved_at_a_stop_after_what_has_waited(step, expected
     stop = StopRequest(lambda _: int(next(numbers) == step) * signal.SIGTERM)
     steps = CompiledSteps(
         advance=lambda state, step, most: (counted(state.step + 1), {"loss": jnp.zeros(1)}, 1),
-        validate=lambda state: (state, {"psnr": 1.0}), waited_s=lambda: 0.0)
+        validate=validate, waited_s=lambda: 0.0)
     loop = Loop(options, steps=steps, per_epoch=2, origin={},
                 saver=Saver(kept, after_s=1e6, every_s=1e6), metrics=Metrics(None), stop=stop)
     number = loop.run(counted(0))
-    assert (number, [saved for _, saved, _ in kept.saved]) == expected
+    assert (number, [saved[1:] for saved in kept.saved], kept.awaiting) == expected
+
+
+def test_an_epoch_that_awaits_its_validation_is_scored_before_training_goes_on(capsys):
+    kept = Kept()
+    assert loop_of(kept, score=float, awaits_validation=True).run(counted(4)) is None
+    assert kept.saved == [(4, 4, 4.0), (6, 6, 6.0)]
+    assert kept.awaiting == []
+
+
+def test_so_is_the_last_epoch():
+    kept = Kept()
+    assert loop_of(kept, score=float, awaits_validation=True).run(counted(6)) is None
+    assert kept.saved == [(6, 6, 6.0)]
+
+
+def test_a_due_checkpoint_does_not_wait_for_the_validation():
+    kept = Kept()
+    loop_of(kept, score=float, every_s=-1).run(counted(2))
+    assert kept.saved == [(3, 3, None), (4, 4, None), (4, 4, 4.0), (5, 5, None), (6, 6, None),
+                          (6, 6, 6.0)]
+    assert kept.awaiting == [4, 6]
+
+
+def test_a_signal_before_anything_new_acts_as_outside_of_training(monkeypatch):
+    """A launcher would start what is saved again and again, however little time it has."""
+    monkeypatch.setattr(signal, "raise_signal", lambda number: None)
+    kept = Kept()
+    loop = loop_of(kept, score=float, awaits_validation=True, asked=signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        loop.run(counted(4))
+    assert ended.value.code == 143
+    assert kept.saved == []

@@ -19,6 +19,16 @@ def test_rows_after_the_step_that_training_goes_on_from_are_dropped(tmp_path):
         {"kind": "valid", "step": 25, "epoch": 2, "psnr": 40.0}]
 
 
+def test_the_validation_that_is_to_come_again_is_dropped(tmp_path):
+    with MetricsWriter(tmp_path, step=0) as writer:
+        for step, kind in ((1, "train"), (1, "valid"), (2, "train"), (2, "valid")):
+            writer.write(kind, step=step, epoch=step, metrics={})
+    with MetricsWriter(tmp_path, step=2, validated=False):
+        pass
+    assert [(row["step"], row["kind"]) for row in read_history(tmp_path)] == [
+        (1, "train"), (1, "valid"), (2, "train")]
+
+
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
     row = {"kind": "train", "step": 1, "epoch": 1}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n" + '{"kind": "tra')
