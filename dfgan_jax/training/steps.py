@@ -41,12 +41,13 @@ def _scores(networks: Networks, discriminators: Mapping[str, PyTree], image: jax
 def _squared_slope(networks: Networks, discriminators: Mapping[str, PyTree], ndct: jax.Array,
                    qdct: jax.Array) -> jax.Array:
     """R1's ‖∇D‖² of each image's mean score at the normal dose; mean over images and D."""
-    def mean_scores(image: jax.Array) -> jax.Array:
-        scores = _scores(networks, discriminators, image, qdct)
-        return sum((each.mean((1, 2, 3)).sum() for each in scores.values()), start=jnp.zeros(()))
+    def mean_score(image: jax.Array, name: str) -> jax.Array:
+        scores = _scores(networks, {name: discriminators[name]}, image, qdct)
+        return scores[name].mean((1, 2, 3)).sum()
 
-    slope = jax.grad(mean_scores)(ndct)
-    return jnp.square(slope).sum((1, 2, 3)).mean() / len(discriminators)
+    # The slope of the sum would hold the product of both slopes, too.
+    slopes = [jax.grad(mean_score)(ndct, name) for name in discriminators]
+    return jnp.mean(jnp.stack([jnp.square(each).sum((1, 2, 3)).mean() for each in slopes]))
 
 
 def generator_terms(denoised: Float[Array, "*n h w 1"],

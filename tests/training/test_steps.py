@@ -309,6 +309,22 @@ def test_r1_is_the_squared_slope_of_the_mean_score_at_the_normal_dose():
         4.0 * by_hand, rel=1e-2, abs=1e-7)
 
 
+def test_r1_of_a_pair_is_the_mean_of_both_squared_slopes():
+    """Not the slope of the sum, which is twice as large where both slopes agree."""
+    networks, _, state, batch = small("pair")
+    image, difference = (state.discriminators[name] for name in ("image", "difference"))
+    qdct = np.zeros_like(batch["qdct"])  # so that the difference map is the image
+
+    def squared_slope(**discriminators):
+        return float(jax.jit(functools.partial(steps._squared_slope, networks))(
+            discriminators, batch["ndct"], qdct))
+
+    one = squared_slope(image=image)
+    assert squared_slope(image=image, difference=image) == pytest.approx(one, rel=1e-5)
+    assert squared_slope(image=image, difference=difference) == pytest.approx(
+        (one + squared_slope(difference=difference)) / 2, rel=1e-5)
+
+
 def test_the_average_follows_the_weights_and_is_what_is_evaluated():
     networks, optimizers, _, batch = small("none")
     optimizers = optimizers._replace(average_decay=0.5)
