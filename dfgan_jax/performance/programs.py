@@ -66,7 +66,7 @@ class Planned:
                      per_device=per_device, devices=devices)
 
     def images(self, count: int, step: str) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes of a batch of a step, `count` images."""
+        """The shapes of `count` images of a step."""
         size = self.slice_size if step == "evaluation" else self.size
         shape = shape_struct((count, size, size, 1), jnp.float32)
         return {"ndct": shape, "qdct": shape}
@@ -124,14 +124,18 @@ class Program:
 
 def step_on(planned: Planned, devices: Sequence[jax.Device], step: str, count: int
             ) -> tuple[parallel.Compiled, TrainState, dict[str, jax.ShapeDtypeStruct]]:
-    """A step over devices, with the shapes of a state and of a batch of `count` images."""
+    """A step over devices, with the shapes of a state and of its images, of a batch of `count`.
+
+    The evaluation takes as many images at once as a part of the batch has.
+    """
     training = dataclasses.replace(planned.training,
                                    remat=planned.remat or step == "train with remat")
     shared = parallel.Parallelism(planned.parallel, devices=devices,
                                   global_batch_size=count // planned.accumulate)
     compiled = (shared.evaluate(training.validation_step)
                 if step == "evaluation" else shared.train(training.step))
-    return compiled, training.state_shapes(), planned.images(count, step)
+    at_once = count // planned.accumulate if step == "evaluation" else count
+    return compiled, training.state_shapes(), planned.images(at_once, step)
 
 
 def compile_step(planned: Planned, devices: Sequence[jax.Device], step: str,

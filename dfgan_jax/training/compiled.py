@@ -85,15 +85,17 @@ def compile_steps(training: Training, data: Mapping[str, Pairs], *, sampling: Sa
         take_valid = functools.partial(_part, placed)
     devices.connect()
     scoring = training.validation_step
-    batch_size = sampling.global_batch_size
+    # Whole slices take more memory than crops: as many at once as of a part in training.
+    at_once = sampling.global_batch_size // training.accumulate
     if resident:
         advance, waited_s = _advance_resident(training, data["train"], sampling, devices, most)
-        score = _score_resident(scoring, placed, batch_size, devices)
+        score = _score_resident(scoring, placed, at_once, devices)
     else:
         advance, waited_s = _advance_streaming(training, data["train"], sampling, devices)
-        score = _score_streaming(scoring, data["valid"], batch_size, devices)
+        score = _score_streaming(scoring, data["valid"], at_once, devices)
     return CompiledSteps(advance=advance, waited_s=waited_s, validate=Validation(
-        score=score, take=take_valid, count=len(data["valid"]), batch_size=batch_size,
+        score=score, take=take_valid, count=len(data["valid"]),
+        batch_size=sampling.global_batch_size,
         batch_statistics=(parallel.unshared(training.batch_statistics_step)
                           if batch_statistics else None)))
 

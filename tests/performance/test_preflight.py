@@ -1,6 +1,12 @@
+import dataclasses
+
+import jax
 import pytest
 
+from configs import cnn10
+from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.performance.preflight import next_size
+from dfgan_jax.performance.programs import Planned, step_on
 
 
 def images_that_fit(memory, limit, *, first=1, step=1):
@@ -38,3 +44,13 @@ def test_search_ends_where_the_compiler_changes_its_ways():
     compiled, most = images_that_fit(memory, 16.0)
     assert most == 30
     assert len(compiled) < 8
+
+
+def test_validation_is_planned_with_a_part_of_the_batch():
+    options = RunOptions.of(cnn10.get_config("demo"))
+    planned = Planned(config="", model="", training=dataclasses.replace(
+        options.training(total_steps=1), accumulate=2), batch_size=4, size=32, slice_size=64,
+        parallel="jit", dtype="float32")
+    shapes = {step: step_on(planned, jax.devices()[:1], step, 4)[2]["ndct"].shape
+              for step in ("train", "evaluation")}
+    assert shapes == {"train": (4, 32, 32, 1), "evaluation": (2, 64, 64, 1)}

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from dfgan_jax.devices.parallel import Parallelism
 from dfgan_jax.training import compiled
 from dfgan_jax.training.compiled import compile_steps
 from dfgan_jax.training.input_pipeline import Sampling
+from dfgan_jax.training.training import Training
 from tests.training.kept import counted
 
 
@@ -29,6 +31,30 @@ def test_a_validation_on_the_device_asks_between_its_calls_and_keeps_the_order()
     scores = score(counted(100), lambda: polls.append(True))
     np.testing.assert_array_equal(scores["psnr"], 100 + images.ravel())
     assert len(polls) == 3
+
+
+class SizesOfBatches(Training):
+    """Scores each slice by the size of its batch."""
+
+    @property
+    def validation_step(self):
+        return lambda state, batch: jax.tree.map(
+            lambda images: jnp.full(len(images), len(images)), {"psnr": batch["ndct"]})
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_validation_takes_no_more_whole_slices_at_once_than_a_part_of_a_batch(resident):
+    """`accumulate` is given where more crops at once do not fit."""
+    training = RunOptions.of(cnn10.get_config("demo")).training(total_steps=1)
+    slices = np.zeros((4, 32, 32), np.float32)
+    validate = compile_steps(
+        SizesOfBatches(**vars(training) | {"accumulate": 2}), dict.fromkeys(
+            ("train", "valid"), Pairs(slices, slices)),
+        sampling=Sampling(global_batch_size=4, seed=0), most=1, batch_statistics=True,
+        devices=Parallelism("jit", global_batch_size=2, devices=jax.devices()[:1]),
+        resident=resident).validate
+    assert dict(validate.score(counted(0), lambda: None))["psnr"].tolist() == [2, 2, 2, 2]
+    assert validate.batch_size == 4  # whose statistics are those of a whole batch, as published
 
 
 def test_streamed_validation_slices_are_not_read_in_advance():
