@@ -122,8 +122,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.gradient_penalty = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
-    # Optimizer of the generator: adam, or muon for its kernels between features and NAdam for
-    # the rest. The discriminators take Adam.
+    # Optimizer of the generator: adam, or muon for its convolutions between features and NAdam for
+    # the rest, to which the U-Net's transposed convolutions belong. The discriminators take Adam.
     config.optimizer.algorithm = "adam"
     # Learning rate of the generator.
     config.optimizer.generator_learning_rate = 2e-4

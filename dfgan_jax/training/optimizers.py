@@ -24,9 +24,10 @@ class OptimizerOptions:
 
     Attributes:
       algorithm: of the generator: `adam`, or `muon` (Jordan et al., 2024): the momentum of each
-        kernel that joins features with features becomes the nearest matrix with orthonormal rows
+        convolution's kernel between features becomes the nearest matrix with orthonormal rows
         or columns, scaled to the root mean square of Adam's updates (Liu et al., 2025,
-        arXiv:2502.16982); NAdam updates all other parameters.
+        arXiv:2502.16982); NAdam updates all other parameters, the U-Net's transposed convolutions
+        among them.
       generator_learning_rate: above 0.
       discriminator_learning_rate: above 0.
       schedule: of both rates: `constant`, or `cosine`, which falls to 0 at the last update.
@@ -132,7 +133,9 @@ def _kernels_between_features(params: PyTree) -> PyTree:
     """The kernels (height, width, in, out) that Muon updates: matrices (height · width · in, out).
 
     NAdam updates those of the first layer, of the last, and of spatial gates, as Muon's authors
-    recommend: a matrix of fewer than four channels on one side has hardly a spectrum.
+    recommend: a matrix of fewer than four channels on one side has hardly a spectrum. It also
+    updates the U-Net's transposed convolutions, (in, 2, 2, out), 9 % of its parameters, which join
+    features, too, but whose axes are others; all runs so far, and their checkpoints, have it so.
     """
     def numbers(kernel: Array | np.ndarray) -> MuonDimensionNumbers | None:
         if kernel.ndim == 4 and min(kernel.shape[2:]) >= 4:

@@ -67,7 +67,7 @@ def test_muon_moves_kernels_between_features_by_orthonormal_matrices():
     optimizer = RunOptions.of(config).optimizer.build(total_steps=10).generator
     draws = np.random.default_rng(0)
     shapes = {"between": (3, 3, 8, 16), "first": (3, 3, 1, 16), "last": (1, 1, 16, 1),
-              "dense": (8, 8), "bias": (16,)}
+              "transposed": (16, 2, 2, 8), "dense": (8, 8), "bias": (16,)}
     gradients = {name: draws.normal(size=shape).astype(np.float32)
                  for name, shape in shapes.items()}
     updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
@@ -77,7 +77,7 @@ def test_muon_moves_kernels_between_features_by_orthonormal_matrices():
     sizes = np.linalg.svd(found, compute_uv=False)
     assert 0.6 < sizes.min() <= sizes.max() < 1.3
     assert np.sum(found * (left @ right)) / np.linalg.norm(found) / 4 > 0.97  # the cosine
-    for name in ("first", "last", "dense", "bias"):
+    for name in ("first", "last", "transposed", "dense", "bias"):
         np.testing.assert_allclose(updates[name], -0.1 * (0.9 * 0.1 / 0.19 + 1)
                                    * np.sign(gradients[name]), rtol=1e-3)
 
