@@ -47,6 +47,9 @@ class DataOptions:
         check_one_of(self, "on_device", ("auto", "always", "never"))
         check_not_negative(self, "size")
         check_not_negative(self, "crop")
+        if self.crop > self.size > 0:
+            raise InputError(f"crop is {self.crop}; expected at most {self.size}, the size of the "
+                             "slices (data.size)")
         _ = self.shares  # checks them
 
     def check_sizes(self, *, size_multiple: int, min_size: int) -> None:

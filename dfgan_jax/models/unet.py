@@ -20,6 +20,7 @@ from dfgan_jax.support.checks import (
     check_not_negative,
     check_one_of,
 )
+from dfgan_jax.support.errors import InputError
 
 Output = Literal["image", "difference"]
 """`image`: the network returns the denoised image, as published. `difference`: it computes the
@@ -75,6 +76,9 @@ class UNetOptions(Options):
         check_one_of(self, "output", get_args(Output))
         check_not_negative(self, "gate_window")
         check_one_of(self, "normalization", get_args(Normalization))
+        if self.normalization == "group" and self.width % GROUP_SIZE:
+            raise InputError(f"width is {self.width}; expected a multiple of {GROUP_SIZE}, the "
+                             "channels of a group, with normalization=group")
         check_below_one(self, "momentum")
 
 

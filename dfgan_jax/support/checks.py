@@ -4,6 +4,7 @@ A check takes the options and names of their fields, and raises `InputError` wit
 value and the expected one.
 """
 
+import math
 from collections.abc import Sequence
 
 from dfgan_jax.support.errors import InputError
@@ -35,6 +36,13 @@ def check_below_one(options: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(options, name) < 1:
             raise InputError(f"{name} is {getattr(options, name)}; expected 0 or more, and below 1")
+
+
+def check_finite(options: object, *names: str) -> None:
+    """Refuses NaN and infinite numbers."""
+    for name in names:
+        if not math.isfinite(getattr(options, name)):
+            raise InputError(f"{name} is {getattr(options, name)}; expected a finite number")
 
 
 def check_seed(options: object, name: str = "seed") -> None:

@@ -14,7 +14,13 @@ from jaxtyping import Array, Float
 
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.scans.windows import SOFT_TISSUE
-from dfgan_jax.support.checks import check_above_zero, check_not_negative, check_one_of
+from dfgan_jax.support.checks import (
+    check_above_zero,
+    check_finite,
+    check_not_negative,
+    check_one_of,
+)
+from dfgan_jax.support.errors import InputError
 
 Images: TypeAlias = Float[Array | np.ndarray, "*n h w c"]
 Scores: TypeAlias = Float[Array | np.ndarray, "..."]
@@ -68,7 +74,14 @@ class LossOptions:
     def __post_init__(self) -> None:
         check_one_of(self, "intensity", get_args(Intensity))
         check_above_zero(self, "soft_tissue", "real_label")
-        check_not_negative(self, "adversarial", "adversarial_from_step", "gradient_penalty")
+        weights = ("image", "difference", "gradient_image", "gradient_difference", "adversarial",
+                   "gradient_penalty")
+        check_not_negative(self, *weights, "adversarial_from_step")
+        check_finite(self, *weights, "soft_tissue", "real_label")
+        # Without these, nothing says which image is to be returned.
+        if not any(getattr(self, name) for name in weights[:4]):
+            raise InputError("image, difference, gradient_image and gradient_difference are 0; "
+                             "expected more than 0 for one of them")
 
 
 def intensity(denoised: Images, ndct: Images, *, form: Intensity = "squared",

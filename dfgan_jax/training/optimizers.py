@@ -11,6 +11,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from dfgan_jax.support.checks import (
     check_above_zero,
     check_below_one,
+    check_finite,
     check_not_negative,
     check_one_of,
 )
@@ -31,9 +32,9 @@ class OptimizerOptions:
       generator_learning_rate: above 0.
       discriminator_learning_rate: above 0.
       schedule: of both rates: `constant`, or `cosine`, which falls to 0 at the last update.
-      b1: decay of Adam's first moment; Muon's momentum decays by 0.95.
-      b2: decay of Adam's second moment.
-      eps: Adam's ε.
+      b1: decay of Adam's first moment, 0 to below 1; Muon's momentum decays by 0.95.
+      b2: decay of Adam's second moment, 0 to below 1.
+      eps: Adam's ε, above 0.
       warm_up_steps: updates in which the generator's rate rises from 0.
       weight_decay: of the generator's weights, times the rate.
       clip_norm: largest norm of the generator's gradient, which is scaled down to it; 0: no limit.
@@ -63,9 +64,11 @@ class OptimizerOptions:
         check_one_of(self, "algorithm", ("adam", "muon"))
         check_one_of(self, "schedule", ("constant", "cosine"))
         check_one_of(self, "freeze_batch_stats", (False, True))
-        check_above_zero(self, "generator_learning_rate", "discriminator_learning_rate")
+        check_above_zero(self, "generator_learning_rate", "discriminator_learning_rate", "eps")
         check_not_negative(self, "warm_up_steps", "weight_decay", "clip_norm")
-        check_below_one(self, "average_decay")
+        check_finite(self, "generator_learning_rate", "discriminator_learning_rate", "eps",
+                     "weight_decay")
+        check_below_one(self, "b1", "b2", "average_decay")
 
     def check_length(self, total_steps: int) -> None:
         """Checks that the warm-up is shorter than a run of `total_steps` updates.

@@ -1,5 +1,6 @@
 import importlib
 import json
+import math
 
 import pytest
 
@@ -45,6 +46,22 @@ from dfgan_jax.training.state import Networks
     ({"optimizer.freeze_batch_stats": True, "initial_checkpoint": "runs/attn",
       "optimizer.average_decay": 0.0, "validation.statistics": "batch"},
      "config.validation.statistics is 'batch'; expected 'running', since config.optimizer.freeze"),
+    ({"optimizer.b1": 1.0}, "config.optimizer.b1 is 1.0; expected 0 or more, and below 1"),
+    ({"optimizer.b2": 1.5}, "config.optimizer.b2 is 1.5; expected 0 or more, and below 1"),
+    ({"optimizer.eps": 0.0}, "config.optimizer.eps is 0.0; expected more than 0"),
+    ({"optimizer.generator_learning_rate": math.inf},
+     "config.optimizer.generator_learning_rate is inf; expected a finite number"),
+    ({"optimizer.discriminator_learning_rate": math.nan},
+     "config.optimizer.discriminator_learning_rate is nan; expected more than 0"),
+    ({"loss.image": -1.0}, "config.loss.image is -1.0; expected 0 or more"),
+    ({"loss.difference": math.nan}, "config.loss.difference is nan; expected 0 or more"),
+    ({"loss.gradient_image": math.inf}, "loss.gradient_image is inf; expected a finite number"),
+    ({"loss.gradient_difference": -0.5}, "loss.gradient_difference is -0.5; expected 0 or more"),
+    ({"loss.image": 0.0, "loss.difference": 0.0},
+     "config.loss.image, difference, gradient_image and gradient_difference are 0; expected more"),
+    ({"generator.width": 6, "generator.normalization": "group"},
+     "config.generator.width is 6; expected a multiple of 4, the channels of a group"),
+    ({"data.size": 64, "data.crop": 96}, "config.data.crop is 96; expected at most 64, the size"),
     ({"data.crop": 24}, "config.data.crop is 24; expected a multiple of 16, at least 32"),
     ({"data.train": "a.npy,b.npy", "data.train_shares": "1"},
      r"data.train_shares is '1'; expected a share above 0 for each of the 2 files \(a.npy, b"),
