@@ -86,8 +86,10 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
 
 
 def _devices(options: RunOptions) -> parallel.Parallelism:
-    devices = parallel.Parallelism(
-        options.parallel, global_batch_size=options.batch_size // options.accumulate)
+    with prefixed("config."):
+        devices = parallel.Parallelism(
+            options.parallel, global_batch_size=options.batch_size // options.accumulate,
+            parts=options.accumulate)
     if (devices.name, options.dtype) == ("pmap", "bfloat16") and not backend.has_accelerator():
         # pmap does not take the compiler options of bfloat16 on CPUs.
         raise InputError("config.dtype is bfloat16: expected --config.parallel=jit on CPUs")

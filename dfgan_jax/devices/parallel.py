@@ -82,6 +82,7 @@ class Parallelism:
       parallel: `jit`: one program over a mesh of all devices; `pmap`: one copy per
         device, joined by collectives; `auto`: jit on one device, pmap on several.
       global_batch_size: images of one batch over all devices.
+      parts: of the configuration's batch, of which each is such a batch.
       devices: the devices to use, equally many of each process; all by default. `auto` uses the
         largest number that divides the batch.
 
@@ -94,7 +95,7 @@ class Parallelism:
       available_count: these and the devices that `auto` leaves idle.
     """
 
-    def __init__(self, parallel: Parallel, *, global_batch_size: int,
+    def __init__(self, parallel: Parallel, *, global_batch_size: int, parts: int = 1,
                  devices: Sequence[jax.Device] | None = None):
         # Sorted by process, so that each process's share of a batch is contiguous.
         ordered = sorted(devices or jax.devices(), key=lambda each: (each.process_index, each.id))
@@ -113,8 +114,10 @@ class Parallelism:
         self._devices = [device for each in of_process for device in each]
         count = self.device_count = len(self._devices)
         if global_batch_size % count:
-            raise InputError(f"batch_size is {global_batch_size}: expected a multiple of the "
-                             f"{count} devices, such as {-(-global_batch_size // count) * count}")
+            accumulated = f", times accumulate ({parts})" if parts > 1 else ""
+            raise InputError(f"batch_size is {global_batch_size * parts}: expected a multiple of "
+                             f"the {count} devices{accumulated}, such as "
+                             f"{-(-global_batch_size // count) * count * parts}")
         self.name = ("pmap" if count > 1 else "jit") if parallel == "auto" else parallel
         self._local = [each for each in self._devices if each.process_index == jax.process_index()]
         self._mesh = Mesh(np.array(self._devices), (_AXIS,))

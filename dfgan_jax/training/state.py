@@ -13,8 +13,10 @@ from jaxtyping import Array, Int, Key, PyTree, UInt32
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.porting.layout import flattened
 from dfgan_jax.porting.weights import Weights
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.wording import counted
 
 Discriminators = Literal["pair", "joint", "none"]
 """`pair`: one on the image, one on the difference map. `joint`: one on both, as
@@ -127,10 +129,19 @@ def with_weights(state: TrainState, weights: Weights) -> TrainState:
         return jax.tree.map(jnp.shape, tree)
 
     generator = weights.generator_variables
-    if shapes(generator) != shapes(state.generator):
-        raise InputError(f"its generator has width {weights.width} and "
-                         f"{'' if weights.attention else 'no '}attention, which is not that of "
-                         f"the configuration; its architecture is {weights.architecture}")
+    there, here = ({path: np.shape(leaf) for path, leaf in flattened(tree).items()}
+                   for tree in (generator, state.generator))
+    differing = [path for path in sorted(there.keys() | here.keys())
+                 if there.get(path) != here.get(path)]
+    if differing:
+        first = differing[0]
+        raise InputError(
+            f"its generator ({weights.architecture}, width {weights.width}, "
+            f"{'' if weights.attention else 'no '}attention) is not that of the configuration: "
+            f"{counted(len(differing), 'differing array')}, the first {first}: "
+            f"{there.get(first, 'absent')} there, {here.get(first, 'absent')} in the "
+            "configuration; expected the same generator.architecture, width, attention, "
+            "normalization and add_image")
     same = shapes(weights.discriminators) == shapes(state.discriminators)
     taken = {"generator": generator} | ({"discriminators": weights.discriminators} if same else {})
     if state.average:

@@ -407,7 +407,7 @@ def test_starts_from_a_file_of_weights(published):
     (["--config.initial_checkpoint=absent", *SMALLEST],
      "absent: no such file or folder, nor pretrained"),
     (["--config.generator.attention=True", "--config.initial_checkpoint={given}"],
-     "gan.pth: its generator has width 2 and no attention, which is not that of the config"),
+     "its generator (unet, width 2, no attention) is not that of the configur"),
     (["--config.generator.output=difference", "--config.initial_checkpoint={given}"],
      "config.generator.output is 'difference'; expected 'image', as in the training of initial_"),
     (["--checkpoint={given}"], "give --config.initial_checkpoint=PATH"),

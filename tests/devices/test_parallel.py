@@ -119,3 +119,9 @@ def test_auto_takes_as_many_devices_as_the_batch_divides_among():
 def test_refuses_a_batch_that_does_not_divide():
     with pytest.raises(InputError, match="batch_size is 6: expected a multiple of the 4 devices"):
         Parallelism("pmap", global_batch_size=6, devices=jax.devices()[:4])
+
+
+def test_the_batch_of_a_message_is_that_of_the_configuration():
+    with pytest.raises(InputError, match=r"batch_size is 12: expected a multiple of the 4 devices, "
+                                         r"times accumulate \(2\), such as 16"):
+        Parallelism("pmap", global_batch_size=6, parts=2, devices=jax.devices()[:4])
