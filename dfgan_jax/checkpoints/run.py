@@ -4,7 +4,6 @@ Only process 0 writes.
 """
 
 import contextlib
-import errno
 import os
 import pathlib
 import shutil
@@ -25,6 +24,7 @@ from dfgan_jax.checkpoints.folder import (
 )
 from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import DivergenceError, InputError, first_line
+from dfgan_jax.support.files import FULL_DISK
 from dfgan_jax.support.types import JsonObject
 
 
@@ -108,14 +108,15 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _full_disk_reported(self) -> Iterator[None]:
-        """Turns orbax's errors of a full disk, long or without a path, into one `OSError`."""
+        """Turns orbax's errors of a full disk or quota, long or pathless, into one `OSError`."""
         try:
             yield
         except (OSError, ValueError) as error:
-            full = os.strerror(errno.ENOSPC)
-            if full not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, full, str(self._manager.directory)) from error
+            for number in FULL_DISK:
+                if os.strerror(number) in str(error):
+                    raise OSError(number, os.strerror(number), str(self._manager.directory)
+                                  ) from error
+            raise
 
     def latest(self) -> pathlib.Path | None:
         """The folder of the latest checkpoint; None before the first."""

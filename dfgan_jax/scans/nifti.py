@@ -21,7 +21,7 @@ from jaxtyping import Float32, Num
 from nibabel import orientations
 
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import allocate
+from dfgan_jax.support.files import FULL_DISK, allocate
 from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import printable
 
@@ -96,7 +96,7 @@ def open_nifti(path: pathlib.Path, *, scratch: pathlib.Path) -> NiftiVolume:
         unpacked = (_unpack(path, scratch)
                     if _is_packed(path) or path.name.lower().endswith(".gz") else path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (*FULL_DISK, errno.EFBIG):
             raise
         raise InputError(f"{path}: {error.strerror or error}") from error
     try:

@@ -26,6 +26,10 @@ except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
 
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk, or of one's full share of it."""
+
+
 def user_cache() -> pathlib.Path:
     """The folder of files that can be made again: ~/.cache/dfgan_jax, or below XDG_CACHE_HOME.
 
@@ -249,11 +253,11 @@ def _lock(file: IO[bytes] | int, *, waits: bool = False) -> bool:
 
 @contextlib.contextmanager
 def full_disk_named(path: pathlib.Path) -> Iterator[None]:
-    """Adds a file's name to the error of a full disk, which has none."""
+    """Adds a file's name to the error of a full disk or quota, which has none."""
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
+        if error.errno in FULL_DISK and error.filename is None:
             error.filename = str(path)
         raise
 

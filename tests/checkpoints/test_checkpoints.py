@@ -358,13 +358,15 @@ def test_what_was_read_can_be_saved_again(tmp_path):
     assert set_aside_damaged(tmp_path) == []
 
 
-def test_a_full_disk_is_told_by_the_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_told_by_the_folder(tmp_path, monkeypatch, number):
     def full(*_, **__):
-        raise ValueError(f"pages of {os.strerror(errno.ENOSPC)}, and more")
+        raise ValueError(f"pages of {os.strerror(number)}, and more")
 
     with Checkpoints(tmp_path) as kept:
         monkeypatch.setattr(kept._manager, "save", full)
-        with pytest.raises(OSError, match=r"^\[Errno 28\] No space left .*: '.*/checkpoints'$"):
+        with pytest.raises(OSError, match=(
+                rf"^\[Errno {number}\] {os.strerror(number)}: '.*/checkpoints'$")):
             save(kept, 1)
 
 

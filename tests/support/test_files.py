@@ -65,6 +65,7 @@ def test_what_exists_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("error", "message"), [
     (OSError(errno.ENOSPC, "No space left"), r"No space left: '.*/file'$"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), r"Disk quota exceeded: '.*/file'$"),
     (OSError(errno.ENOSPC, "No space left", "other"), "No space left: 'other'$"),
     (OSError(errno.EIO, "Broken disk"), "Broken disk$")])
 def test_a_full_disk_is_told_by_name(tmp_path, error, message):
