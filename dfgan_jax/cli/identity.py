@@ -54,9 +54,13 @@ def check_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
 
 
 def claim_workdir(workdir: pathlib.Path, options: RunOptions) -> None:
-    """Makes the folder of a run and writes its `config.json`."""
-    with written_whole(workdir / CONFIG_FILE) as temporary:
-        temporary.write_text(json.dumps(options.as_json(), indent=2) + "\n")
+    """Makes the folder of a run and writes its `config.json`, unless it is there."""
+    path = workdir / CONFIG_FILE
+    text = json.dumps(options.as_json(), indent=2) + "\n"
+    if path.exists() and path.read_bytes() == text.encode():
+        return
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
 
 
 def shared_by_seeds(config: JsonObject, *, fingerprints: Mapping[str, str] | None = None) -> str:

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import struct
+import sys
 import time
 from collections.abc import Mapping
 
@@ -15,6 +17,7 @@ from tensorboardX.record_writer import masked_crc32c
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import full_disk_named, written_whole
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import counted
 
 FILE_NAME = "metrics.jsonl"
 
@@ -25,19 +28,41 @@ def read_history(workdir: str | os.PathLike[str]) -> list[JsonObject]:
     An incomplete last line, from an interrupted write, is left out.
 
     Raises:
-      InputError: a line is not JSON.
+      InputError: a line is no row.
     """
-    path = pathlib.Path(workdir) / FILE_NAME
-    if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    rows, faults = _read(pathlib.Path(workdir) / FILE_NAME)
+    if faults:
+        raise InputError(faults[0])
+    return rows
+
+
+def _read(path: pathlib.Path) -> tuple[list[JsonObject], list[str]]:
+    """The whole rows of a history, and the fault of each other line; see `read_history`."""
+    rows: list[JsonObject] = []
+    faults = []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         if line.endswith(b"\n"):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError as error:  # no JSON, or no UTF-8
-                raise InputError(f"{path}: line {number} is not JSON ({error})") from error
-    return rows
+                faults.append(f"{path}: line {number} is not JSON ({error})")
+                continue
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
+            else:
+                faults.append(f"{path}: line {number} is no row of metrics ({line[:40]!r})")
+    return rows, faults
+
+
+def _set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Copies a history into the folder that damaged checkpoints are moved into."""
+    target = path.with_name("damaged") / path.name
+    while target.exists():
+        target = target.with_name(f"{target.name}.again")
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(path, target)
+    return target
 
 
 class _Appended:
@@ -93,6 +118,9 @@ class _Events:
 class MetricsWriter:
     """Appends rows of metrics; a context manager.
 
+    A history with broken lines, as a power cut leaves them, is reported and set aside; its whole
+    rows are kept.
+
     Args:
       workdir: folder of the run.
       step: the step from which training continues. Later rows, of a run that stopped before
@@ -104,8 +132,12 @@ class MetricsWriter:
                  ) -> None:
         workdir = pathlib.Path(workdir)
         path = workdir / FILE_NAME
-        kept = [row for row in read_history(workdir) if row["step"] < step or (
-            row["step"] == step and (validated or row["kind"] != "valid"))]
+        rows, faults = _read(path)
+        if faults:
+            print(f"warning: {faults[0]}; set aside as {_set_aside(path)}; "
+                  f"{counted(len(rows), 'whole row')} are kept", file=sys.stderr, flush=True)
+        kept = [row for row in rows if row["step"] < step or (
+            row["step"] == step and (validated or row.get("kind") != "valid"))]
         with written_whole(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = _Appended(path)

@@ -48,6 +48,18 @@ def test_a_run_from_before_the_recipes_fields_is_one_of_the_slides(tmp_path):
         check_workdir(tmp_path, RunOptions.of(config))
 
 
+def test_a_configuration_that_is_there_is_not_written_again(config, tmp_path):
+    """Each write is a moment in which a power cut can leave nothing."""
+    claim_workdir(tmp_path, RunOptions.of(config))
+    (tmp_path / "config.json").chmod(0o400)
+    before = (tmp_path / "config.json").stat()
+    claim_workdir(tmp_path, RunOptions.of(config))
+    assert (tmp_path / "config.json").stat() == before
+    config.log_every_steps = 3
+    claim_workdir(tmp_path, RunOptions.of(config))
+    assert json.loads((tmp_path / "config.json").read_text())["log_every_steps"] == 3
+
+
 @pytest.mark.parametrize("change", [{"data.cache_dir": "elsewhere"}, {"parallel": "jit"},
                                     {"data.on_device": "never"},
                                     {"checkpoint_after_seconds": 0.0},

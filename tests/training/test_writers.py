@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -42,6 +43,21 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n')
     with pytest.raises(InputError, match=r"metrics\.jsonl: line 2 is not JSON"):
         read_history(tmp_path)
+
+
+@pytest.mark.parametrize("broken", [b'{"step": \n', b"\0" * 40 + b"\n", b"7\n", b"\xff\n"])
+def test_training_sets_a_broken_history_aside_and_keeps_its_whole_rows(tmp_path, capsys, broken):
+    """A power cut leaves such lines, and would leave the run unable to go on."""
+    rows = [{"kind": "train", "step": step, "epoch": 1} for step in (1, 2, 3)]
+    first, second, third = (json.dumps(row).encode() + b"\n" for row in rows)
+    (tmp_path / "metrics.jsonl").write_bytes(first + broken + second + third)
+    with MetricsWriter(tmp_path, step=2):
+        pass
+    assert read_history(tmp_path) == rows[:2]
+    aside = tmp_path / "damaged" / "metrics.jsonl"
+    assert aside.read_bytes() == first + broken + second + third
+    assert re.search(rf"warning: .*metrics\.jsonl: line 2 is .*; set aside as {aside}; "
+                     "3 whole rows are kept", capsys.readouterr().err)
 
 
 def test_tensorboard_holds_the_same_numbers(tmp_path):
