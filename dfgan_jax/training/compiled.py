@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from dfgan_jax.data.pairs import Pairs
-from dfgan_jax.devices import parallel
+from dfgan_jax.devices import agreement, parallel
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.input_pipeline import HostBatch, Sampling
@@ -44,7 +44,7 @@ class CompiledSteps:
 
 
 def is_resident(data: Mapping[str, Pairs], on_device: str, devices: parallel.Parallelism) -> bool:
-    """Whether the pairs of training and validation stay on the devices.
+    """Whether the pairs of training and validation stay on the devices; the same in all processes.
 
     Args:
       data: split → pairs.
@@ -60,7 +60,9 @@ def is_resident(data: Mapping[str, Pairs], on_device: str, devices: parallel.Par
                              "of data.train have slices of several sizes")
         return False
     if on_device == "auto":
-        return devices.fits(sum(2 * data[split].ndct.nbytes for split in ("train", "valid")))
+        size = sum(2 * data[split].ndct.nbytes for split in ("train", "valid"))
+        # Processes that decided otherwise would run other programs, and wait for each other.
+        return all(agreement.gathered(devices.fits(size)))
     return on_device == "always"
 
 

@@ -6,6 +6,7 @@ import pytest
 from configs import cnn10
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.pairs import Pairs, SliceStack
+from dfgan_jax.devices import agreement
 from dfgan_jax.devices.parallel import Parallelism
 from dfgan_jax.training import compiled
 from dfgan_jax.training.compiled import compile_steps
@@ -55,6 +56,20 @@ def test_validation_takes_no_more_whole_slices_at_once_than_a_part_of_a_batch(re
         resident=resident).validate
     assert dict(validate.score(counted(0), lambda: None))["psnr"].tolist() == [2, 2, 2, 2]
     assert validate.batch_size == 4  # whose statistics are those of a whole batch, as published
+
+
+class Roomy(Parallelism):
+    def fits(self, size):
+        return True
+
+
+@pytest.mark.parametrize(("all_fit", "expected"), [([True, True], True), ([True, False], False)])
+def test_pairs_stay_on_the_devices_where_they_fit_in_all_processes(monkeypatch, all_fit, expected):
+    """One that decides otherwise would run other programs, and all would wait for ever."""
+    monkeypatch.setattr(agreement, "gathered", lambda fits: all_fit * fits)
+    slices = np.zeros((4, 32, 32), np.float32)
+    data = dict.fromkeys(("train", "valid"), Pairs(slices, slices))
+    assert compiled.is_resident(data, "auto", Roomy("jit", global_batch_size=4)) == expected
 
 
 def test_streamed_validation_slices_are_not_read_in_advance():
