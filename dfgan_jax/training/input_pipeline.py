@@ -159,14 +159,22 @@ def _rows(pairs: Pairs, sampling: Sampling) -> grain.MapDataset:
     """The indices of the pairs of each batch, (N,)."""
     if sampling.shares is None:
         return (grain.MapDataset.range(len(pairs))
-                .shuffle(seed=sampling.seed)
+                .shuffle(seed=_order_seed(sampling.seed))
                 .batch(sampling.global_batch_size, drop_remainder=True)
                 .repeat())
     ends = itertools.accumulate(pairs.counts)
-    files = [grain.MapDataset.range(start, end).shuffle(seed=(sampling.seed + number) % 2**32)
+    files = [grain.MapDataset.range(start, end).shuffle(seed=_order_seed(sampling.seed, number))
              .repeat() for number, (start, end) in enumerate(itertools.pairwise([0, *ends]))]
     mixed = grain.MapDataset.mix(files, list(sampling.shares))
     return mixed.batch(sampling.global_batch_size, drop_remainder=True)
+
+
+def _order_seed(seed: int, file: int = 0) -> int:
+    """The seed of the order of a file's slices.
+
+    Grain adds the epoch to it, so that near seeds would have the same orders, some epochs apart.
+    """
+    return int(np.random.SeedSequence([seed, file]).generate_state(1)[0])
 
 
 def _all(rows: np.ndarray) -> np.ndarray:

@@ -49,6 +49,22 @@ def test_order_is_a_function_of_the_seed(pairs):
     assert order(1) != order(2)
 
 
+@pytest.mark.parametrize("shares", [None, (0.5, 0.5)])
+def test_no_epoch_of_a_seed_has_the_order_of_another_seeds_epochs(shares):
+    """Runs of seeds 0, 1 and 2 would see nearly the same orders, one epoch later each."""
+    pairs = joined([textured(8, 4, 4), textured(8, 4, 4, first=8)])
+
+    def orders(seed):
+        views = input_pipeline.train_views(pairs, Sampling(global_batch_size=16, seed=seed,
+                                                           shares=shares))
+        rows = [views[step].rows for step in range(4)]
+        return [tuple(part - part.min()) for each in rows
+                for part in ([each] if shares is None else [each[each < 8], each[each >= 8]])]
+
+    found = [order for seed in range(3) for order in orders(seed)]
+    assert len(set(found)) == len(found)
+
+
 def test_iteration_goes_on_from_any_step(pairs):
     batches = input_pipeline.train_batches(pairs, Sampling(global_batch_size=2, seed=3))
     iterator = input_pipeline.iterate_from(batches, 4)
