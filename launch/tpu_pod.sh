@@ -17,8 +17,9 @@
 #
 # Ctrl-C stops the run after saving. Without the TPU's type it waits for a TPU that is gone.
 # Where the connection breaks, main.py runs on until this, started again, stops it after saving and
-# goes on from there. MAX_RESTARTS (10) limits restarts after ends that saved nothing: a crash, or
-# a signal outside of training. See docs/clusters.md.
+# goes on from there. MAX_RESTARTS (10) limits restarts after ends that saved nothing: a crash, a
+# signal outside of training, or an installation that failed; and the failures of gcloud in a row
+# while this waits for the TPU. POLL_SECONDS (60) are between them. See docs/clusters.md.
 set -euo pipefail
 
 readonly folder=dfgan  # in the home of every worker
@@ -89,9 +90,17 @@ on_all() {
     tpus tpu-vm ssh "$name" --worker=all ${ssh_options[@]+"${ssh_options[@]}"} --command="$1"
 }
 
-state() {  # of the TPU; nothing where there is none
-    gcloud compute tpus tpu-vm describe "$name" --zone="$zone" --format='value(state)' \
-        2>/dev/null || true
+state() {  # of the TPU or of its request; NONE where there is none, UNKNOWN where gcloud fails
+    local errors
+    errors=$(mktemp)
+    if gcloud compute tpus "$1" describe "$name" --zone="$zone" --format="value($2)" \
+        2> "$errors"; then :
+    elif grep -q NOT_FOUND "$errors"; then echo NONE
+    else
+        cat "$errors" >&2
+        echo UNKNOWN
+    fi
+    rm "$errors"
 }
 
 request() {  # a place in the queue
@@ -102,15 +111,19 @@ request() {  # a place in the queue
 
 wait_for_tpu() {
     if [[ $dry_run && $accelerator_type ]]; then request; fi
-    while [[ ! $dry_run && $(state) != READY ]]; do
+    local failures=0
+    while [[ ! $dry_run && $(state tpu-vm state) != READY ]]; do
         if [[ $accelerator_type ]]; then
-            case $(gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
-                --format='value(state.state)' 2>/dev/null || echo NONE) in
+            # A request where there may be one already would only be an error.
+            case $(state queued-resources state.state) in
             NONE) request ;;
-            SUSPENDED | FAILED)
-                tpus queued-resources delete "$name" --force --quiet
-                request ;;
-            esac
+            SUSPENDED | FAILED) tpus queued-resources delete "$name" --force --quiet && request ;;
+            UNKNOWN) false ;;
+            esac && failures=0 || failures=$((failures + 1))
+            if ((failures > ${MAX_RESTARTS:-10})); then
+                echo "error: gcloud failed $failures times in a row" >&2
+                exit 1
+            fi
         fi
         echo "Waiting for TPU $name"
         sleep "${POLL_SECONDS:-60}"
@@ -118,14 +131,15 @@ wait_for_tpu() {
 }
 
 install() {
-    local archive
+    local archive status=0
     archive=$(mktemp)
     # uv brings a Python of its own: the TPU's images have an older one than JAX needs.
-    run git -C "$(dirname "$0")/.." archive --format=tar --output="$archive" HEAD &&
+    { run git -C "$(dirname "$0")/.." archive --format=tar --output="$archive" HEAD &&
         tpus tpu-vm scp "$archive" "$name:$folder.tar" --worker=all \
-            ${ssh_options[@]+"${ssh_options[@]}"} &&
-        rm "$archive" &&
-        on_all "mkdir -p $folder && tar -xf $folder.tar -C $folder && cd $folder && \
+            ${ssh_options[@]+"${ssh_options[@]}"}; } || status=$?
+    rm "$archive"
+    ((status == 0)) || return "$status"
+    on_all "mkdir -p $folder && tar -xf $folder.tar -C $folder && cd $folder && \
 python3 -m pip install --quiet --user uv && \
 { [ -d venv ] || python3 -m uv venv --quiet --python 3.12 venv; } && \
 python3 -m uv pip install --quiet --python venv/bin/python -r requirements.txt 'jax[tpu]'" &&
@@ -144,15 +158,17 @@ arguments=$(printf ' %q' "$@")
 restarts=0
 while true; do
     wait_for_tpu
-    status=0
+    status=0 installed=''
     # The exit status is that of the first worker that did not end well; 255 where ssh failed.
-    { install && on_all "bash $folder/launch/tpu_pod.sh --on-worker$arguments"; } || status=$?
+    { install && installed=1 &&
+        on_all "bash $folder/launch/tpu_pod.sh --on-worker$arguments"; } || status=$?
     if ((status == 0)); then exit 0; fi
-    if [[ $(state) != READY ]]; then
+    found=$(state tpu-vm state)
+    if [[ $found != READY && $found != UNKNOWN ]]; then
         echo "TPU $name is lost; going on with the next"
     elif ((status == 85)); then
         echo "Stopped by a signal, and new steps are saved; going on"
-    elif ((status != 75 && status <= 130)); then
+    elif [[ $installed && $found == READY ]] && ((status != 75 && status <= 130)); then
         exit "$status"  # an error, which would come again
     elif ((restarts >= ${MAX_RESTARTS:-10})); then
         echo "error: status $status after $restarts restarts" >&2
@@ -160,5 +176,6 @@ while true; do
     else
         restarts=$((restarts + 1))
         echo "Status $status: restart $restarts"
+        sleep "${POLL_SECONDS:-60}"
     fi
 done

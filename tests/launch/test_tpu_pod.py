@@ -14,7 +14,8 @@ REQUESTED = ["--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv
              "--create-option=--spot"]
 
 # Keeps a log of its commands. Answers to describe come from the file of that name's lines, the
-# last one again and again; the exit statuses of main.py likewise.
+# last one again and again; the exit statuses of main.py, of copying and of installing likewise.
+# Nothing is not there; of what is broken, nobody knows.
 GCLOUD = """#!/usr/bin/env bash
 cd "$(dirname "$0")"
 printf '%q ' "$@" >> log; echo >> log
@@ -22,9 +23,21 @@ next() {
     head -n 1 "$1"
     [[ $(wc -l < "$1") == 1 ]] || sed -i 1d "$1"
 }
+describe() {
+    local answer
+    answer=$(next "$1")
+    case $answer in
+    '') echo "ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource 'pod' was not found" >&2; exit 1 ;;
+    broken) echo "ERROR: (gcloud.compute.tpus) UNAVAILABLE: try again" >&2; exit 1 ;;
+    *) echo "$answer" ;;
+    esac
+}
 case "$*" in
-*"tpu-vm describe"*) next tpu ;;
-*"queued-resources describe"*) answer=$(next queue); [[ $answer ]] && echo "$answer" ;;
+*"tpu-vm describe"*) describe tpu ;;
+*"queued-resources describe"*) describe queue ;;
+*"queued-resources create"*) exit "$(next requests)" ;;
+*"tpu-vm scp"*) exit "$(next copies)" ;;
+*"pip install"*) exit "$(next installs)" ;;
 *--on-worker*) exit "$(next statuses)" ;;
 esac
 """
@@ -38,8 +51,10 @@ def run(*options, env=None):
 @pytest.fixture
 def pod(tmp_path):
     """Runs the script with a stand-in for gcloud; returns its end and gcloud's commands."""
-    def run_on(*options, tpu=("READY",), queue=("",), statuses=(0,), max_restarts=10):
-        for name, lines in (("tpu", tpu), ("queue", queue), ("statuses", statuses)):
+    def run_on(*options, tpu=("READY",), queue=("",), statuses=(0,), max_restarts=10, copies=(0,),
+               installs=(0,), requests=(0,)):
+        for name, lines in (("tpu", tpu), ("queue", queue), ("statuses", statuses),
+                            ("copies", copies), ("installs", installs), ("requests", requests)):
             (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
         for name, script in (("gcloud", GCLOUD), ("git", "#!/bin/sh\n")):
             (tmp_path / name).write_text(script)
@@ -113,6 +128,38 @@ def test_requests_the_tpu_and_requests_it_again_after_a_preemption(pod):
     of_queue = [words[3] for words in commands if words[2] == "queued-resources"]
     assert [verb for verb in of_queue if verb != "describe"] == ["create", "delete", "create"]
     assert len(starts(commands)) == 2
+
+
+@pytest.mark.parametrize(("failing", "end", "runs"), [
+    ({"copies": [1, 0]}, 0, 1),
+    ({"installs": [1, 1, 0]}, 0, 1),  # a registry of packages that is down, for one
+    ({"installs": [1]}, 1, 0),
+    # The connection is gone, for gcloud's ssh as well, whose own errors have status 1.
+    ({"statuses": [1, 0], "tpu": ["READY", "broken", "READY"]}, 0, 2)])
+def test_what_may_pass_is_tried_again_a_limited_number_of_times(pod, failing, end, runs):
+    done, commands = pod(*NAMED, "--", "--config=a", max_restarts=2, **failing)
+    assert done.returncode == end, done.stderr
+    assert len(starts(commands)) == runs
+
+
+@pytest.mark.parametrize(("failing", "requests"), [
+    ({"tpu": ["broken", "broken", "READY"], "queue": ["broken", "ACTIVE"]}, 0),
+    ({"tpu": ["", "", "READY"], "queue": [""], "requests": [1, 0]}, 2)])
+def test_gcloud_may_fail_while_the_script_waits(pod, failing, requests):
+    """A TPU that nobody knows of is not requested, which would be an error where it is there."""
+    done, commands = pod(*NAMED, *REQUESTED, "--", "--config=a", max_restarts=1, **failing)
+    assert done.returncode == 0, done.stderr
+    assert len(starts(commands)) == 1
+    assert sum("create" in words for words in commands) == requests
+
+
+@pytest.mark.parametrize("failing", [{"queue": ["broken"]}, {"queue": [""], "requests": [1]}])
+def test_but_not_for_ever(pod, failing):
+    done, commands = pod(*NAMED, *REQUESTED, "--", "--config=a", max_restarts=2, tpu=[""],
+                         **failing)
+    assert done.returncode == 1
+    assert "error: gcloud failed 3 times in a row" in done.stderr
+    assert not starts(commands)
 
 
 @pytest.fixture
