@@ -38,6 +38,7 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
     Raises:
       InputError: the configuration, the data or the workdir cannot be used.
       DivergenceError: training diverged.
+      ProcessError: a process of another machine holds the workdir.
       SystemExit: a signal ended it after a checkpoint, with status `SAVED`, and 130 for Ctrl-C;
         the same command continues from it.
     """

@@ -71,9 +71,10 @@ def joined(place: Place, *, timeout_s: int = 300) -> Iterator[None]:
         shared = _of_the_others(error)
         if shared:
             watch.join(timeout=5 * _BEAT_S)  # ends the process if it knows the reason
-        watch.tell(str(error) or type(error).__name__, lost=shared)
+        passes = shared or isinstance(error, ProcessError)
+        watch.tell(str(error) or type(error).__name__, lost=passes)
         # At exit JAX waits for the others, which wait for this process.
-        atexit.register(_leave_at_once, LOST if shared else
+        atexit.register(_leave_at_once, LOST if passes else
                         130 if isinstance(error, KeyboardInterrupt) else 1)
         if shared:
             raise ProcessError(
@@ -218,7 +219,7 @@ class _Watch(threading.Thread):
 
         Args:
           reason: of the end.
-          lost: whether the reason is the loss of another process.
+          lost: whether the reason is another process, lost or in the way.
         """
         self._stopped.set()
         self._publish(f"process {self._index} of this run ({self._host}) ended: {reason}",

@@ -35,9 +35,9 @@ class DivergenceError(RuntimeError):
 
 
 class ProcessError(RuntimeError):
-    """Another process of the run was lost, and this one cannot continue without it.
+    """Another process was lost, or holds the workdir, and this one cannot continue.
 
-    The same command continues from the latest checkpoint.
+    The same command may succeed later; it continues from the latest checkpoint.
     """
 
     STATUS = 75

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from jaxtyping import Shaped
 
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import InputError, ProcessError
 
 try:
     import fcntl
@@ -155,7 +155,9 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     folder is not locked, and a warning is printed to stderr.
 
     Raises:
-      InputError: another process holds the lock.
+      InputError: another process of this machine holds the lock.
+      ProcessError: one of another machine does. It may be gone with its machine, whose lock the
+        file server keeps for a while.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+b", buffering=0) as file:
@@ -167,6 +169,10 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             if not is_ours:
                 file.seek(0)
                 holder = file.read().decode().strip() or "another run"
+                if _may_be_elsewhere(holder):
+                    raise ProcessError(
+                        f"{folder}: in use by {holder}; wait until it has ended, or, once it is "
+                        f"certain that no run does, remove {folder / 'lock'}")
                 raise InputError(f"{folder}: in use by {holder}; wait until it has ended, or "
                                  "choose another workdir")
         with full_disk_named(folder / "lock"):
@@ -175,6 +181,23 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
                 f"process {os.getpid()} on {socket.gethostname()} since "
                 f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')}\n".encode())
         yield
+
+
+def _may_be_elsewhere(holder: str) -> bool:
+    """Whether the holder of a lock, as its file names it, is no other process of this machine.
+
+    A container on another machine may have this one's name, such as a pod that is started again.
+    """
+    named = re.match(r"process (\d+) on (\S+) since", holder)
+    if named is None or named[2] != socket.gethostname() or int(named[1]) == os.getpid():
+        return named is not None
+    try:
+        os.kill(int(named[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
 
 
 @contextlib.contextmanager

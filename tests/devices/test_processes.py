@@ -97,7 +97,7 @@ for parallel in ("pmap", "jit"):
 
 JOIN = """
 import signal, sys, time
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import InputError, ProcessError
 from dfgan_jax.devices import agreement, processes
 from dfgan_jax.devices.launchers import Place
 processes.LOST_AFTER_S = 4.0
@@ -110,6 +110,8 @@ with processes.joined(Place(coordinator=coordinator, num_processes=int(count),
         signal.raise_signal(signal.SIGKILL)
     if what == f"error {index}":
         raise InputError("no such file")
+    if what == f"held {index}":
+        raise ProcessError("run: in use by process 1 on another-machine")
     if what != "nothing":
         time.sleep(100)
 """
@@ -121,6 +123,7 @@ with processes.joined(Place(coordinator=coordinator, num_processes=int(count),
     # JAX may be quicker to abort, and say less.
     ("0", [-signal.SIGKILL, (75, -signal.SIGABRT), (75, -signal.SIGABRT)],
      "process 0 of this run was killed, or is lost|another task died"),
+    ("held 0", [75, 75, 75], "process 0 of this run .* ended: run: in use|Error: run: in use"),
     ("error 1", [1, 1, 1], "process 1 of this run .* ended: no such file|InputError: no such file"),
 ])
 def test_processes_end_together(what, statuses, message):

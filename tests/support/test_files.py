@@ -3,6 +3,7 @@ import errno
 import os
 import pathlib
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from dfgan_jax.support import files
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import InputError, ProcessError
 from dfgan_jax.support.files import (
     locked,
     one_at_a_time,
@@ -132,6 +133,22 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
         holder.kill()
     with locked(folder):
         assert f"process {os.getpid()} on" in (folder / "lock").read_text()
+
+
+@pytest.mark.parametrize("holder", [
+    "process 1 on another-machine since", f"process {2**22 + 1} on {socket.gethostname()} since",
+    f"process {os.getpid()} on {socket.gethostname()} since"])
+def test_a_holder_that_is_not_on_this_machine_may_be_gone_soon(tmp_path, holder):
+    """Such as a lost node's; containers of one name may be on two machines, too."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT,
+                          stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        (tmp_path / "lock").write_text(f"{holder} 2026-01-01\n")
+        message = (f"{tmp_path}: in use by {holder} 2026-01-01; wait until it has ended, or, once "
+                   f"it is certain that no run does, remove {tmp_path}/lock")
+        with pytest.raises(ProcessError, match=message), locked(tmp_path):
+            pass
+        process.kill()
 
 
 def test_one_waits_for_the_other_and_goes_on_where_that_is_killed(tmp_path, capsys):
