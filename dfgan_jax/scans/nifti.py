@@ -31,6 +31,10 @@ _GZIP_START = b"\x1f\x8b"
 
 _LONGEST_HEADER = nibabel.Nifti2Header.template_dtype.itemsize
 
+_MOST_BEHIND = 2**26
+"""Bytes behind the volume that are unpacked for the checksum; a few packed bytes can become
+gigabytes."""
+
 _SPACE_UNITS = 0b111
 """The bits of `xyzt_units` for lengths."""
 
@@ -227,7 +231,10 @@ def _describe(header: Any, description: str) -> None:
 
 
 def _unpack(path: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
-    """Unpacks, or copies, as many bytes as the header states, and no more."""
+    """Unpacks, or copies, as many bytes as the header states, and no more.
+
+    What lies behind them is read, and left out: gzip compares its checksum at the end of the file.
+    """
     unpacked = scratch / "unpacked.nii"
     try:
         with _open(path) as source:
@@ -244,9 +251,17 @@ def _unpack(path: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:
                         raise EOFError(f"it ends {left:,} bytes early")
                     target.write(block)
                     left -= len(block)
+            behind = 0
+            while isinstance(source, gzip.GzipFile) and (block := source.read(2**20)):
+                behind += len(block)
+                if behind > _MOST_BEHIND:
+                    raise InputError(f"{path}: broken: more than {_MOST_BEHIND:,} bytes behind the "
+                                     "volume that its header states")
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
             raise InputError(f"{path}: broken: {error}") from error
+        raise
+    except InputError:
         raise
     except Exception as error:  # a broken file can raise anything
         raise _broken(path, error) from error

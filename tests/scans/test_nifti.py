@@ -183,6 +183,38 @@ def test_a_packed_file_that_ends_early_is_told(tmp_path):
         opened(tmp_path / "b.nii", tmp_path)
 
 
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place:][1:]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda packed: flipped(packed, len(packed) // 2), "CRC check failed"),  # a pixel
+    (lambda packed: flipped(packed, len(packed) - 8), "CRC check failed"),
+    (lambda packed: flipped(packed, len(packed) - 4), "Incorrect length"),
+    (lambda packed: packed[:-8], "ended before the end-of-stream marker"),
+    (lambda packed: packed + b"more", "Not a gzipped file")])
+def test_a_packed_file_must_have_its_checksum(tmp_path, change, message):
+    path = tmp_path / "a.nii.gz"
+    packed = gzip.compress(save(tmp_path / "a.nii").read_bytes(), 0)  # no code to break
+    path.write_bytes(packed + bytes(3))  # as tapes fill their blocks
+    assert opened(path, tmp_path).stored.shape == (6, 5, 4)
+    path.write_bytes(change(packed))
+    with pytest.raises(InputError, match=rf"a\.nii\.gz: .*broken.*{message}"):
+        opened(path, tmp_path)
+
+
+def test_a_bomb_behind_the_volume_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(nifti, "_MOST_BEHIND", 10**6)
+    path = tmp_path / "a.nii.gz"
+    content = save(tmp_path / "a.nii").read_bytes()
+    path.write_bytes(gzip.compress(content + bytes(10**6)))
+    assert opened(path, tmp_path).stored.shape == (6, 5, 4)
+    path.write_bytes(gzip.compress(content + bytes(10**7))[:-8])  # its end is not read
+    with pytest.raises(InputError, match=r"a\.nii\.gz: broken: more than 1,000,000 bytes behind "
+                                         "the volume that its header states"):
+        opened(path, tmp_path)
+
+
 def test_no_more_is_unpacked_than_the_header_tells_of(tmp_path):
     path = save(tmp_path / "a.nii.gz")
     with gzip.open(path) as file:
