@@ -31,6 +31,7 @@ from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import (
     check_writable,
+    flush_pages,
     refuse_existing,
     release_pages,
     scratch_beside,
@@ -267,6 +268,8 @@ def denoise_nifti(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path
             release_pages(target)
         if is_packed:
             nifti.pack(unpacked, temporary)
+        else:
+            flush_pages(target)
     return volume.stored.shape, saturated
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import pathlib
 import re
 import sys
@@ -41,7 +42,7 @@ from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError, ProcessError
-from dfgan_jax.support.files import locked_itself, remove_leftovers, written_whole
+from dfgan_jax.support.files import locked_itself, remove_leftovers, sync_folder, written_whole
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.types import JsonObject
@@ -238,7 +239,10 @@ def _denoise_tree(denoiser: Denoiser, workers: _Workers, files: DicomFolder, *,
                                  "it; expected one file system for the output of all processes")
         with written_whole(incomplete / SUMMARY) as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
+        for folder, _, _ in os.walk(incomplete):
+            sync_folder(pathlib.Path(folder))
         incomplete.rename(output)
+        sync_folder(output.parent)
     agreement.barrier("denoised")
     return summary
 

@@ -130,11 +130,25 @@ def release_pages(array: Shaped[np.ndarray, "..."]) -> None:
     Args:
       array: view of a mapping, or of a part of one; other arrays are left alone.
     """
+    if (mapping := _mapping_of(array)) is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)  # not on Windows
+
+
+def flush_pages(array: Shaped[np.ndarray, "..."]) -> None:
+    """Writes what was changed in a mapped file to the file, which is then ready to be synced.
+
+    Args:
+      array: as for `release_pages`.
+    """
+    if (mapping := _mapping_of(array)) is not None:
+        mapping.flush()
+
+
+def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
@@ -290,16 +304,30 @@ def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path to write to, which is renamed to `path` at the end.
 
     The folder is made. A file at `path` is replaced; after an error it stays. Of several
-    writers at once, the last one's file stays, whole.
+    writers at once, the last one's file stays, whole. The file is on the disk before it has its
+    name: after a power failure, no file of this name is cut off, or zeros.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         with full_disk_named(path):
             yield temporary
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
             temporary.replace(path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Writes the names of a folder to the disk, where its file system can do this."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

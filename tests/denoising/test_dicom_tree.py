@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -89,6 +90,21 @@ def test_a_tree_is_written_with_the_same_names(tmp_path, two_at_a_time):
     assert [(each["source_series_uid"], each["slices"], each["missing"], each["notes"])
             for each in summary["series"]] == [(SERIES, 3, [], []), (SECOND_SERIES, 2, [], [])]
     assert summary["series"][0]["series_uid"] == DERIVATION.derived_uid(SERIES)
+
+
+def test_every_folder_is_on_the_disk_before_the_tree_has_its_name(tmp_path, monkeypatch):
+    slices(tmp_path / "in" / "a" / "b", 2)
+    synced = []
+
+    def fsync(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, (tmp_path / "out").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run(tmp_path)
+    folders = [tmp_path / "out" / name for name in ("", "a", "a/b")]
+    assert {(folder.stat().st_ino, False) for folder in folders} <= set(synced)
+    assert {(path.stat().st_ino, False) for path in folders[-1].iterdir()} <= set(synced)
+    assert synced[-1] == (tmp_path.stat().st_ino, True)
 
 
 def test_broken_and_other_files_do_not_keep_the_rest_from_being_written(tmp_path, two_at_a_time):

@@ -1,9 +1,11 @@
 import concurrent.futures
 import errno
+import mmap
 import os
 import pathlib
 import resource
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 from dfgan_jax.support import files
 from dfgan_jax.support.errors import InputError, ProcessError
 from dfgan_jax.support.files import (
+    flush_pages,
     locked,
     one_at_a_time,
     refuse_existing,
@@ -32,6 +35,44 @@ def test_what_is_written_appears_when_it_is_whole(tmp_path):
         assert not path.exists()
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name(tmp_path, monkeypatch):
+    """After a power failure, a file that was renamed first can be of full size and zeros."""
+    path, synced = tmp_path / "file", []
+
+    def fsync(descriptor):
+        status = os.fstat(descriptor)
+        synced.append((status.st_ino, status.st_size if stat.S_ISREG(status.st_mode) else None,
+                       path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with written_whole(path) as temporary:
+        temporary.write_text("whole")
+        assert not synced
+    assert synced == [(path.stat().st_ino, 5, False), (tmp_path.stat().st_ino, None, True)]
+
+
+def test_a_file_that_does_not_reach_the_disk_gets_no_name(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with (pytest.raises(OSError, match=r"No space left: '.*/file'$"),
+          written_whole(tmp_path / "file") as temporary):
+        temporary.write_text("whole")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_synced_is_left_to_the_system(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")  # as some file systems do
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with written_whole(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "file").read_text() == "whole"
 
 
 def test_several_writers_leave_one_whole_file(tmp_path):
@@ -111,6 +152,25 @@ def test_pages_of_mapped_files_are_let_go(tmp_path):
     assert resident_kb(tmp_path / "a.npy") == 0
     assert (view == 7).all()
     release_pages(np.zeros(3))
+
+
+class Recorded(mmap.mmap):
+    flushed = 0
+
+    def flush(self, *place):
+        self.flushed += 1
+        return super().flush(*place)
+
+
+def test_what_is_written_into_a_mapping_is_flushed(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(64))
+    with (tmp_path / "a").open("r+b") as file:
+        mapping = Recorded(file.fileno(), 64)
+    view = np.ndarray((4, 4), np.int16, mapping)[::-1].T
+    view[...] = 7
+    flush_pages(view)
+    assert mapping.flushed == 1
+    flush_pages(np.zeros(3))
 
 
 HOLD = """
