@@ -99,14 +99,28 @@ def match_slices(ndct: Sequence[SliceHeader], qdct: Sequence[SliceHeader]) -> Ma
 
 
 def _without_copies(headers: Sequence[SliceHeader], notes: list[str]) -> list[SliceHeader]:
-    """Drops slices with the instance of an earlier slice."""
-    first: dict[tuple[str, int], SliceHeader] = {}
+    """Drops copies of earlier slices.
+
+    Equal instances alone are no copies: anonymisers give UIDs that repeat in every patient, or
+    one to all slices.
+    """
+    first: dict[tuple[object, ...], SliceHeader] = {}
+    by_instance: dict[tuple[str, int], SliceHeader] = {}
+    copies, repeated = [], []
     for header in headers:
-        first.setdefault(header.instance, header)
-    copies = [header for header in headers if first[header.instance] is not header]
+        if header is not (one := first.setdefault(
+                (header.instance, header.patient_id, header.series_uid, header.position_mm),
+                header)):
+            copies.append((header, one))
+        elif header is not (one := by_instance.setdefault(header.instance, header)):
+            repeated.append((header, one))
     if copies:
         notes.append(f"{counted(len(copies), 'file')} left out as copies, the first "
-                     f"{copies[0].name} of {first[copies[0].instance].name}")
+                     f"{copies[0][0].name} of {copies[0][1].name}")
+    if repeated:
+        notes.append(f"{counted(len(repeated), 'slice')} with the SOP instance UID of another "
+                     f"slice, the first {repeated[0][0].name} of {repeated[0][1].name}, but of "
+                     "another patient, series or place: taken as slices of their own")
     return list(first.values())
 
 

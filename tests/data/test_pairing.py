@@ -167,6 +167,32 @@ def test_copies_are_left_out_and_the_slices_stay(twice):
     assert note.startswith("3 files left out as copies, the first copy/9.dcm of ")
 
 
+def numbered(headers, name):
+    """With UIDs that an anonymiser has counted anew in every patient or series."""
+    return [dataclasses.replace(header, sop_uid=f"{name}.{number}")
+            for number, header in enumerate(headers)]
+
+
+@pytest.mark.parametrize("change", [{"patient_id": "P2"}, {"acquisition": "event 2"}])
+def test_slices_of_others_with_the_same_uids_are_no_copies(change):
+    doses = {}
+    for dose in ("full", "quarter"):
+        doses[dose] = numbered(series(dose), dose) + numbered(
+            series(f"other {dose}", **change), dose)
+    matching = match_slices(doses["full"], doses["quarter"])
+    assert len(matching.pairs) == 6
+    assert matching.notes == [
+        f"3 slices with the SOP instance UID of another slice, the first other {dose}/9.dcm of "
+        f"{dose}/9.dcm, but of another patient, series or place: taken as slices of their own"
+        for dose in ("full", "quarter")]
+
+
+def test_slices_of_a_series_with_one_uid_are_no_copies():
+    full, quarter = ([dataclasses.replace(header, sop_uid=name) for header in series(name)]
+                     for name in ("full", "quarter"))
+    assert len(match_slices(full, quarter).pairs) == 3
+
+
 @pytest.mark.parametrize("twice", ["full", "quarter"])
 def test_two_slices_at_one_place_are_left_out_and_named(twice):
     doses = {name: series(name) for name in ("full", "quarter")}
