@@ -42,7 +42,7 @@ from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
 
 
-def run(*, checkpoint_path: str, source: pathlib.Path, output: pathlib.Path,
+def run(*, checkpoint_path: str | None, source: pathlib.Path, output: pathlib.Path,
         strength: float = 1.0, self_ensemble: bool = False, report: pathlib.Path | None = None,
         unit: Unit | None = None, axes: Axes | None = None, workers: int | None = None) -> None:
     """Denoises a file or a folder, a few slices at a time.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from dfgan_jax import pretrained
 from dfgan_jax.cli import command_line
 from dfgan_jax.cli.help_text import DFGAN_JAX, Command
 from dfgan_jax.cli.patterns import paths_of
@@ -97,7 +96,8 @@ def _start(mode: str, *, command: Command) -> None:
                     self_ensemble=given.self_ensemble)
             else:
                 only = functools.partial(_only, command=command, mode=mode)
-                run(checkpoint_path=only("checkpoint", given.checkpoint or [pretrained.DEFAULT]),
+                run(checkpoint_path=(only("checkpoint", given.checkpoint)
+                                     if given.checkpoint else None),
                     source=pathlib.Path(only("input", given.input)),
                     output=pathlib.Path(given.output), strength=_strength(),
                     self_ensemble=given.self_ensemble,

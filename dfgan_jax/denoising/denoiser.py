@@ -91,14 +91,15 @@ class Denoiser:
         self.device_count = self._apply.device_count
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] = pretrained.DEFAULT, *, strength: float = 1.0,
+    def load(cls, path: str | os.PathLike[str] | None = None, *, strength: float = 1.0,
              self_ensemble: bool = False) -> "Denoiser":
         """Loads the generator of a checkpoint.
 
         Args:
           path: the name of pretrained weights (docs/weights.md), a workdir (its best
             checkpoint is taken), the folder of one checkpoint, or a file of weights: PyTorch's
-            (`.pth`, `.pt`, `.pth.tar`; PyTorch is not needed) or `.safetensors`.
+            (`.pth`, `.pt`, `.pth.tar`; PyTorch is not needed) or `.safetensors`. None: the
+            default pretrained weights.
           strength: see `Denoiser`.
           self_ensemble: see `Denoiser`.
 

@@ -33,16 +33,20 @@ def index() -> dict[str, Described]:
     return entries
 
 
-def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
+def resolve(path: str | os.PathLike[str] | None) -> pathlib.Path:
     """The path of a checkpoint, or of the pretrained weights of that name.
 
     An existing file or folder comes before weights of the same name.
+
+    Args:
+      path: None: the pretrained weights of the default name, whatever else has it.
 
     Raises:
       InputError: the weights are not installed or differ from the published ones; or there is
         neither a path nor weights of that name.
     """
     described = _described(path)
+    path = DEFAULT if path is None else path
     if described is None:
         if pathlib.Path(path).exists() or os.sep in str(path):
             return pathlib.Path(path)
@@ -59,11 +63,12 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     return file
 
 
-def describe(path: str | os.PathLike[str]) -> str | None:
+def describe(path: str | os.PathLike[str] | None) -> str | None:
     """Version and training data of pretrained weights, in a line; None for another `path`."""
     described = _described(path)
+    name = DEFAULT if path is None else path
     return (None if described is None else
-            f"{path}, version {described['version']}: {described['about']}")
+            f"{name}, version {described['version']}: {described['about']}")
 
 
 def name_of(path: str | os.PathLike[str]) -> str | None:
@@ -72,8 +77,10 @@ def name_of(path: str | os.PathLike[str]) -> str | None:
     return next((name for name, each in index().items() if path == _folder() / each["file"]), None)
 
 
-def _described(path: str | os.PathLike[str]) -> Described | None:
+def _described(path: str | os.PathLike[str] | None) -> Described | None:
     """The entry of a name; None for other names, and if a file or folder has the name."""
+    if path is None:
+        return index().get(DEFAULT)
     return None if pathlib.Path(path).exists() else index().get(str(path))
 
 

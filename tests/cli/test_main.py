@@ -71,6 +71,13 @@ def test_the_installed_command_brings_its_configurations(site, tmp_path):
         "redcnn_demo", "redcnn", 4)
 
 
+def test_without_a_checkpoint_a_folder_with_the_name_of_the_default_is_none(site, tmp_path):
+    (tmp_path / "other" / "dfgan").mkdir(parents=True)
+    done = run_installed(site, tmp_path / "other", "denoise", "--input=a.npy", "--output=b.npy")
+    assert done.stdout.startswith("dfgan, version ")
+    assert "a.npy: no such file or folder" in done.stderr
+
+
 def test_configurations_of_a_checkout_go_before_those_installed(site, tmp_path):
     configs = tmp_path / "other" / "configs"
     configs.mkdir(parents=True)

@@ -75,6 +75,16 @@ def test_a_folder_of_the_same_name_comes_first(installed, tmp_path):
     assert pretrained.describe("dfgan") is None
 
 
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.touch()])
+def test_without_a_checkpoint_nothing_of_that_name_comes_before_the_package(installed, tmp_path,
+                                                                            capsys, make):
+    make(tmp_path / "dfgan")
+    assert Denoiser.load().path == installed / "small.safetensors"
+    np.save(tmp_path / "hu.npy", np.zeros((1, 32, 32), np.float32))
+    denoise.run(checkpoint_path=None, source=tmp_path / "hu.npy", output=tmp_path / "out.npy")
+    assert capsys.readouterr().out.startswith("dfgan, version 1: trained on discs\n")
+
+
 def test_an_unknown_name_lists_those_that_there_are(installed):
     with pytest.raises(InputError, match=r"^atn_dfgan: no such file or folder, nor pretrained "
                                          r"weights: there are dfgan, attn_dfgan$"):
