@@ -100,7 +100,8 @@ def denoise_tree(denoiser: Denoiser, *, derivation: Derivation, source: pathlib.
     """
     incomplete = output.with_name(f"{output.name}.incomplete")
     with _Workers(workers) as started, contextlib.ExitStack() as held:
-        files = _found(source, output, started, with_volumes=denoise_volume is not None)
+        files = _found(source, output, incomplete, started,
+                       with_volumes=denoise_volume is not None)
         if agreement.is_main():
             held.enter_context(locked_itself(incomplete))
         return _denoise_tree(denoiser, started, files, derivation=derivation, source=source,
@@ -147,23 +148,22 @@ class _Workers:
         return self._pool
 
 
-def _found(source: pathlib.Path, output: pathlib.Path, workers: _Workers, *, with_volumes: bool
-           ) -> DicomFolder:
+def _found(source: pathlib.Path, output: pathlib.Path, incomplete: pathlib.Path,
+           workers: _Workers, *, with_volumes: bool) -> DicomFolder:
     """The files of the input.
 
     Raises:
-      InputError: there are none, the output lies within them, or process 0 finds others.
+      InputError: there are none, the output lies within them or around them, or process 0 finds
+        others.
     """
-    if output.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{output}: lies within the input {source}; choose another output")
+    _check_apart(source.resolve(), f"the input {source}", output, incomplete)
     files = DicomFolder(source, processes=workers.for_files, with_volumes=with_volumes)
     if agreement.is_main():
         for line in files.link_lines():
             print(line, file=sys.stderr, flush=True)
     for folder in files.linked_folders:
-        if output.resolve().is_relative_to(folder):
-            raise InputError(f"{output}: lies within {folder}, which a link in the input {source} "
-                             "leads to; choose another output")
+        _check_apart(folder, f"{folder}, which a link in the input {source} leads to", output,
+                     incomplete)
     # Each process takes its share of its own list.
     own = text_digest("\n".join([*(header.name for header in files.headers),
                                  *map(str, files.volumes)]))
@@ -171,6 +171,22 @@ def _found(source: pathlib.Path, output: pathlib.Path, workers: _Workers, *, wit
         raise InputError(f"{source}: this process finds other files than process 0; expected the "
                          "same in every process, whole before the start")
     return files
+
+
+def _check_apart(folder: pathlib.Path, name: str, output: pathlib.Path, incomplete: pathlib.Path
+                 ) -> None:
+    """Refuses an output in a folder of the input, and one whose first name has it within it.
+
+    Raises:
+      InputError: names the folder as `name` says.
+    """
+    if folder.is_relative_to(incomplete.resolve()):
+        raise InputError(f"{incomplete}, the name of the output until it is complete, "
+                         f"{'is' if folder == incomplete.resolve() else 'holds'} {name}; choose "
+                         "another output")
+    for path in (output, incomplete):
+        if path.resolve().is_relative_to(folder):
+            raise InputError(f"{path}: lies within {name}; choose another output")
 
 
 def _denoise_tree(denoiser: Denoiser, workers: _Workers, files: DicomFolder, *,
@@ -355,12 +371,11 @@ def _written_before(files: DicomFolder, targets: dict[pathlib.Path, pathlib.Path
                     ) -> set[pathlib.Path]:
     """Finds the files whose denoised files an earlier run of the same command wrote.
 
-    Those that were cut off are removed.
+    Those that were cut off are removed, and so is what that run left beside them.
 
     Raises:
-      InputError: the folder has other files.
+      InputError: the folder has other files; then nothing is removed.
     """
-    remove_leftovers(incomplete)
     ours = {*targets.values(), incomplete / SUMMARY}
     others = [path for path in dicom_folder.find_files(incomplete)
               if path not in ours and not _OF_SYSTEMS.fullmatch(path.name)]
@@ -380,6 +395,7 @@ def _written_before(files: DicomFolder, targets: dict[pathlib.Path, pathlib.Path
         raise InputError(
             f"{min(others)}{f' and {len(others) - 1} more' if others[1:] else ''}: not made from "
             f"this input by this model; remove {incomplete}, or choose another output")
+    remove_leftovers(ours)
     for path in found["cut off"]:
         targets[path].unlink()
     return set(found["whole"])

@@ -11,6 +11,7 @@ from dfgan_jax.scans import dicom, nifti
 from dfgan_jax.scans.dicom_file import NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import is_leftover
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.wording import counted
 
@@ -31,12 +32,14 @@ class FoundFiles(NamedTuple):
       skipped: link → reason, of links to folders whose files are found without them.
       unreadable: path → reason, of links to nothing and of folders that cannot be read.
       folders: the real folder behind each link that was followed.
+      leftovers: what killed runs have left, such as an unpacked volume; not among `files`.
     """
 
     files: list[pathlib.Path]
     skipped: dict[pathlib.Path, str]
     unreadable: dict[pathlib.Path, str]
     folders: list[pathlib.Path]
+    leftovers: list[pathlib.Path]
 
 
 def search(root: pathlib.Path) -> FoundFiles:
@@ -50,7 +53,7 @@ def search(root: pathlib.Path) -> FoundFiles:
     Raises:
       OSError: the folder cannot be read.
     """
-    found = FoundFiles([], {}, {}, [])
+    found = FoundFiles([], {}, {}, [], [])
     if root.is_file():
         return found._replace(files=[root])
     searched = set()
@@ -82,7 +85,9 @@ def search(root: pathlib.Path) -> FoundFiles:
         searched.add(identity)
         for entry in entries:
             path = pathlib.Path(entry.path)
-            if entry.is_symlink() and not path.exists():
+            if is_leftover(entry.name):
+                found.leftovers.append(path)
+            elif entry.is_symlink() and not path.exists():
                 found.unreadable[path] = f"a link to {os.readlink(path)}, which leads to no file"
             elif entry.is_dir():
                 (links if entry.is_symlink() else waiting).append(path)
@@ -155,8 +160,9 @@ class DicomFolder:
 
     def _search(self, root: pathlib.Path) -> list[pathlib.Path]:
         """The files below a folder; remembers its links."""
-        paths, skipped, unreadable, linked = search(root)
-        self.skipped |= skipped
+        paths, skipped, unreadable, linked, leftovers = search(root)
+        self.skipped |= skipped | dict.fromkeys(
+            leftovers, "unfinished, of a run that was killed or is writing")
         self.broken |= unreadable
         self._links |= skipped | unreadable
         self.linked_folders += linked

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 import numpy as np
@@ -24,6 +24,9 @@ try:
     import resource
 except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
+
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}")
+"""A name beside that of a file which is being written; see `_temporary`."""
 
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -151,14 +154,23 @@ def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
     return base if isinstance(base, mmap.mmap) else None
 
 
-def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what a killed process left of `written_whole` and `scratch_beside` below a folder."""
-    for path in list(folder.rglob(".*")):
-        if re.search(r"\.[0-9a-f]{16}$", path.name):
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder has a name that ours have while we write beside them."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def remove_leftovers(paths: Iterable[pathlib.Path]) -> None:
+    """Removes what a killed process left of `written_whole` and `scratch_beside` of some paths."""
+    paths = set(paths)
+    for folder in {path.parent for path in paths}:
+        for path in list(folder.iterdir()) if folder.is_dir() else []:
+            found = _LEFTOVER.fullmatch(path.name)
+            if found is None or folder / found[1] not in paths:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)  # it may have been in a removed folder
+                path.unlink()
 
 
 @contextlib.contextmanager

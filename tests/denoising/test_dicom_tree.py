@@ -298,6 +298,49 @@ def test_an_output_within_the_input_is_refused(tmp_path):
     assert files(tmp_path / "in") == ["01.dcm"]
 
 
+@pytest.mark.parametrize("name", ["out.incomplete", "out.incomplete/in", "link"])
+def test_an_input_in_the_incomplete_output_is_refused_and_stays(tmp_path, name):
+    (tmp_path / "link").symlink_to("out.incomplete")
+    slices(tmp_path / "out.incomplete" / "in", 1)
+    (tmp_path / "out.incomplete" / f".notes.{'0' * 16}").write_text("mine")
+    before = files(tmp_path)
+    with pytest.raises(InputError, match=r"out\.incomplete, the name of the output until it is "
+                                         rf"complete, (is|holds) .*{name}; choose another output"):
+        denoise_tree(FakeDenoiser(), derivation=DERIVATION, source=tmp_path / name,
+                     output=tmp_path / "out")
+    assert files(tmp_path) == before
+
+
+def test_an_incomplete_output_behind_a_link_into_the_input_is_refused(tmp_path):
+    slices(tmp_path / "in", 1)
+    (tmp_path / "in" / "sub").mkdir()
+    (tmp_path / "out.incomplete").symlink_to("in/sub")
+    with pytest.raises(InputError, match=r"out\.incomplete: lies within the input"):
+        run(tmp_path)
+
+
+def test_what_is_not_left_of_our_files_stays(tmp_path):
+    slices(tmp_path / "in" / "a", 2)
+    incomplete = tmp_path / "out.incomplete"
+    for name in ("a/.01.dcm", "a/.other", "a/b/.01.dcm", ".summary.json"):
+        path = incomplete / f"{name}.{'0' * 16}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run(tmp_path)
+    assert files(tmp_path / "out") == [f"a/.other.{'0' * 16}", "a/01.dcm", "a/02.dcm",
+                                       f"a/b/.01.dcm.{'0' * 16}", "summary.json"]
+
+
+def test_where_other_files_lie_nothing_is_removed(tmp_path):
+    slices(tmp_path / "in", 2)
+    (tmp_path / "out.incomplete").mkdir()
+    for name in (f".01.dcm.{'0' * 16}", "notes"):
+        (tmp_path / "out.incomplete" / name).touch()
+    with pytest.raises(InputError, match="notes: not made from this input"):
+        run(tmp_path)
+    assert files(tmp_path / "out.incomplete") == [f".01.dcm.{'0' * 16}", "notes"]
+
+
 def test_a_folder_without_a_slice_is_refused_with_what_it_holds(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(InputError, match=r"in: no CT slice among 0 files$"):

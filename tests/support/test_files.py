@@ -116,17 +116,20 @@ def test_a_full_disk_is_told_by_name(tmp_path, error, message):
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
-    kept = [tmp_path / name for name in ("a", ".a", ".a.0123", f".a.{'g' * 16}", f"a.{'0' * 16}")]
-    for path in [*kept, tmp_path / f".a.{'0' * 16}", tmp_path / f".b.dcm.{'f' * 16}"]:
+    kept = [tmp_path / name for name in ("a", ".a", ".a.0123", f".a.{'g' * 16}", f"a.{'0' * 16}",
+                                         f".b.{'0' * 16}", "sub")]
+    (tmp_path / "sub").mkdir()
+    for path in [*kept[:-1], tmp_path / "sub" / f".a.{'0' * 16}", tmp_path / f".a.{'0' * 16}",
+                 tmp_path / f".d.dcm.{'f' * 16}"]:
         path.touch()
     with scratch_beside(tmp_path / "c") as scratch:
         (tmp_path / "left").mkdir()
         (tmp_path / "left" / "file").touch()
         name = scratch.name
     (tmp_path / "left").rename(tmp_path / name)
-    remove_leftovers(tmp_path)
+    remove_leftovers([tmp_path / "a", tmp_path / "c", tmp_path / "d.dcm", tmp_path / "absent/a"])
     assert sorted(tmp_path.iterdir()) == sorted(kept)
-    remove_leftovers(tmp_path / "absent")
+    assert len(list((tmp_path / "sub").iterdir())) == 1
 
 
 def resident_kb(path: pathlib.Path) -> int:
