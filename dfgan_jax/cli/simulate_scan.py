@@ -4,7 +4,6 @@ import contextlib
 import functools
 import pathlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ from dfgan_jax.simulation.noise_insertion import insert_noise
 from dfgan_jax.simulation.projection import KERNELS
 from dfgan_jax.simulation.scan_rays import ELECTRONIC_NOISE_STD, REFERENCE_THICKNESS_MM
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import allow_open_files
+from dfgan_jax.support.files import allow_open_files, scratch_beside
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.wording import counted
@@ -146,10 +145,7 @@ def run(sources: Sequence[Sequence[pathlib.Path]], *, output: pathlib.Path,
     groups = [_found(group, unit=unit, axes=axes) for group in sources]
     allow_open_files(sum(len(volumes) for volumes, _ in groups))
     with contextlib.ExitStack() as opened:
-        # Beside the output, since /tmp may be in memory.
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = pathlib.Path(opened.enter_context(
-            tempfile.TemporaryDirectory(dir=output.parent, prefix=".simulate-")))
+        scratch = opened.enter_context(scratch_beside(output))
         for group, (volumes, files) in zip(sources, groups, strict=True):
             for volume in volumes:
                 patient = _patient_of_volume(volume, patients, group)

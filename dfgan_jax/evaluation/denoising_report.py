@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.scans.unit_names import Unit
+from dfgan_jax.support.files import scratch_beside
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.types import JsonObject
 
@@ -42,7 +42,7 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
     series = [*summary["series"], *volumes]
     largest = max(series, key=lambda each: each["slices"])
     if "file" in largest:
-        before, after = (_read(folder / largest["file"], scratch=report.parent, unit=unit,
+        before, after = (_read(folder / largest["file"], report=report, unit=unit,
                                axes="nhw") for folder in (source, output))
         name = largest["file"]
     else:
@@ -94,7 +94,7 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
       unit: of both files, if they are arrays or volumes.
       axes: of both files, if they are arrays.
     """
-    before, after = (_read(path, scratch=report.parent, unit=unit, axes=axes)
+    before, after = (_read(path, report=report, unit=unit, axes=axes)
                      for path in (source, output))
     scans, changes = [], []
     if (spacing := before.pixel_spacing_mm) is not None:
@@ -112,7 +112,7 @@ def of_file(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, *,
     print(f"Report: {report}", flush=True)
 
 
-def _read(path: pathlib.Path, *, scratch: pathlib.Path, unit: Unit, axes: Axes) -> _Slices:
+def _read(path: pathlib.Path, *, report: pathlib.Path, unit: Unit, axes: Axes) -> _Slices:
     """Up to `MOST_SLICES` slices of a file in any format of `--mode=denoise`."""
     if path.suffix.lower() == ".npy":
         if holds_pairs(path):
@@ -125,9 +125,8 @@ def _read(path: pathlib.Path, *, scratch: pathlib.Path, unit: Unit, axes: Axes) 
         chosen = evenly_spaced(len(array), most=MOST_SLICES)
         return _Slices(units.to_hu(array[chosen], unit), _numbered(chosen), len(array), None)
     if nifti.is_nifti(path):
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=scratch, prefix=".report-") as unpacked:
-            volume = nifti.open_nifti(path, scratch=pathlib.Path(unpacked))
+        with scratch_beside(report) as scratch:
+            volume = nifti.open_nifti(path, scratch=scratch)
             chosen = evenly_spaced(len(volume.stored), most=MOST_SLICES)
             return _Slices(units.to_hu(volume.hu(volume.stored[chosen]), unit), _numbered(chosen),
                            len(volume.stored), square_pitch(volume.pixel_spacing_mm))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -81,6 +82,8 @@ def of_volume(path: pathlib.Path, *, pixel_spacing_mm: float | None, scratch: pa
             stored, given = volume.stored, volume.pixel_spacing_mm
             slope, intercept = volume.slope, volume.intercept
             slices: Iterable[np.ndarray] = volume.slices()
+            if volume.unpacked != path and os.name == "posix":
+                volume.unpacked.unlink()  # mapped; so a killed process leaves no volume
         else:
             stored = read_hu_array(path, axes=axes)
             slices = stored = stored.reshape(-1, *stored.shape[-2:])

@@ -28,6 +28,9 @@ except ImportError:  # Windows
 _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 """A name beside that of a file which is being written; see `_temporary`."""
 
+_FORMER_SCRATCH = re.compile(r"\.(simulate|report)-[a-z0-9_]+")
+"""Folders of unpacked volumes had such names once."""
+
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a full disk, or of one's full share of it."""
@@ -156,21 +159,23 @@ def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
 
 def is_leftover(name: str) -> bool:
     """Whether a file or folder has a name that ours have while we write beside them."""
-    return _LEFTOVER.fullmatch(name) is not None
+    return _LEFTOVER.fullmatch(name) is not None or _FORMER_SCRATCH.fullmatch(name) is not None
 
 
 def remove_leftovers(paths: Iterable[pathlib.Path]) -> None:
     """Removes what a killed process left of `written_whole` and `scratch_beside` of some paths."""
+    for path in _leftovers(paths):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _leftovers(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     paths = set(paths)
-    for folder in {path.parent for path in paths}:
-        for path in list(folder.iterdir()) if folder.is_dir() else []:
-            found = _LEFTOVER.fullmatch(path.name)
-            if found is None or folder / found[1] not in paths:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    return [each for folder in {path.parent for path in paths} if folder.is_dir()
+            for each in folder.iterdir() if (found := _LEFTOVER.fullmatch(each.name))
+            and folder / found[1] in paths]
 
 
 @contextlib.contextmanager
@@ -240,9 +245,7 @@ def locked_itself(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as opened:
         try:
-            descriptor = os.open(folder, os.O_RDONLY)
-            opened.callback(os.close, descriptor)
-            is_ours = _lock(descriptor)
+            is_ours = opened.enter_context(_lock_of_folder(folder))
         except OSError as error:
             _warn_unlocked(folder, error)
         else:
@@ -276,6 +279,20 @@ def one_at_a_time(path: pathlib.Path) -> Iterator[None]:
             print(f"warning: {path}: cannot be locked ({error}); other processes may do the same "
                   "work at once", file=sys.stderr, flush=True)
         yield
+
+
+@contextlib.contextmanager
+def _lock_of_folder(folder: pathlib.Path) -> Iterator[bool]:
+    """Holds the lock of a folder; yields False where another holds it.
+
+    Raises:
+      OSError: it is no folder, or the file system has no locks of folders.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _warn_unlocked(folder: pathlib.Path, error: OSError) -> None:
@@ -344,13 +361,24 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def scratch_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder beside a file, for files as large: /tmp may be in memory."""
+    """Yields a temporary folder beside a file, for files as large: /tmp may be in memory.
+
+    Those that killed processes left beside the same path are removed. Their locks, which ended
+    with them, tell them from those in use; without locks all stay.
+    """
+    for left in _leftovers([path]):
+        with contextlib.suppress(OSError), _lock_of_folder(left) as is_ours:
+            if is_ours:
+                shutil.rmtree(left)
     folder = _temporary(path)
     folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            held.enter_context(_lock_of_folder(folder))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:

@@ -212,6 +212,20 @@ def test_each_volume_of_a_folder_is_a_patient_or_belongs_to_that_of_its_folder(t
         run_scan(tmp_path / "niis" / "p2", output=tmp_path / "c.npy", patients="folder")
 
 
+def test_what_a_killed_command_left_is_no_scan_and_goes(tmp_path, array):
+    name = f".pairs.npy.{'0' * 16}"
+    image = nibabel.Nifti1Image(np.load(array).transpose(2, 1, 0),
+                                np.diag([-SPACING_MM, -SPACING_MM, 3, 1]))
+    for path in (f"niis/{name}/unpacked.nii", f"{name}/unpacked.nii", "niis/a.nii.gz"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        image.to_filename(tmp_path / path)
+    ndct, _ = run_scan(tmp_path / "niis", output=tmp_path / "pairs.npy", photons_per_ray=1e6,
+                       pixel_spacing_mm=None)
+    assert len(ndct) == 2
+    assert not (tmp_path / name).exists()
+    assert (tmp_path / "niis" / name).exists()  # of another output
+
+
 @pytest.mark.parametrize("name", ["niis", "niis/p1/a.nii.gz", "full.npy"])
 def test_volumes_have_no_study(tmp_path, array, volumes, name):
     with pytest.raises(InputError, match=r"--patients=study: .* names no study; expected id"):

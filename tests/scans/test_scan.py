@@ -42,6 +42,18 @@ def test_volumes_bring_their_own_spacing_and_scaling(tmp_path):
     np.testing.assert_allclose(read, np.where(values < -1900, -1024, values))
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_an_unpacked_volume_has_no_name_once_it_is_mapped(tmp_path, name):
+    """A killed process leaves no patient's volume then."""
+    path, scratch = tmp_path / name, tmp_path / "scratch"
+    nibabel.Nifti1Image(hu((6, 8, 3)), np.diag([-0.8, -0.8, 3, 1])).to_filename(path)
+    scratch.mkdir()
+    with scan.of_volume(path, pixel_spacing_mm=None, scratch=scratch) as slices:
+        assert not [each for each in scratch.rglob("*") if each.is_file()]
+        np.testing.assert_array_equal(slices[1].read()[0], hu((6, 8, 3))[:, :, 1].T)
+    assert path.exists()
+
+
 def test_a_spacing_that_contradicts_the_file_is_refused(tmp_path):
     nibabel.Nifti1Image(hu((6, 8, 3)), np.diag([0.8, 0.8, 3, 1])).to_filename(tmp_path / "a.nii")
     with (pytest.raises(InputError, match=r"its pixel spacing is 0.8 mm, not pixel_spacing=0.7"),

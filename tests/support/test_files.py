@@ -132,6 +132,41 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     assert len(list((tmp_path / "sub").iterdir())) == 1
 
 
+SCRATCH = """
+import pathlib, sys, time
+from dfgan_jax.support.files import scratch_beside
+with scratch_beside(pathlib.Path(sys.argv[1])) as folder:
+    (folder / "unpacked").touch()
+    print("there", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_scratch_of_killed_processes_goes_and_that_of_others_stays(tmp_path):
+    path = tmp_path / "new" / "out"
+    with subprocess.Popen([sys.executable, "-c", SCRATCH, path], cwd=ROOT,
+                          stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"there\n"
+        left, = path.parent.iterdir()
+        with scratch_beside(path) as ours, scratch_beside(path) as inner:
+            assert set(path.parent.iterdir()) == {left, ours, inner}
+        other.kill()
+    assert list(path.parent.iterdir()) == [left]
+    (path.parent / f".other.{'0' * 16}").mkdir()
+    (path.parent / f".out.{'0' * 16}").touch()  # no folder, so perhaps of one that writes now
+    with scratch_beside(path) as ours:
+        assert not left.exists()
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_where_nothing_can_be_locked_scratch_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    (tmp_path / f".out.{'0' * 16}").mkdir()
+    with scratch_beside(tmp_path / "out") as scratch:
+        assert scratch.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == [f".out.{'0' * 16}"]
+
+
 def resident_kb(path: pathlib.Path) -> int:
     """How much of a mapped file counts as this process's memory."""
     here, total = False, 0
