@@ -176,12 +176,12 @@ def _warn(source: pathlib.Path, denoiser: Denoiser, slices: Iterator[tuple[np.nd
 
 def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathlib.Path) -> str:
     slices, = dicom.group_by_series(dicom.read_headers(source))
-    measured = [dicom.read_pixels(slices[index])
-                for index in denoised_series.measured_slices(len(slices))]
-    if (found := units.doubt(hu[~outside] for hu, outside in measured)) is not None:
+    chosen = [slices[index] for index in denoised_series.measured_slices(len(slices))]
+    measured = list(map(dicom.read_pixels, chosen))
+    if (found := units.doubt(map(dicom.values_to_doubt, chosen, measured))) is not None:
         raise InputError(f"{source}: {found.reason}")
     if (pitch := square_pitch(slices[0].pixel_spacing_mm)) is not None:
-        _warn(source, denoiser, ((hu, pitch) for hu, _ in measured))
+        _warn(source, denoiser, ((pixels.hu, pitch) for pixels in measured))
     for note in dicom.series_notes(slices):
         print(f"{source}: {note}")
     size = slices[0].rows, slices[0].columns

@@ -119,7 +119,7 @@ def _read(pair: SlicePair) -> tuple[np.ndarray, np.ndarray]:
 def _checked(header: SliceHeader) -> np.ndarray:
     pixels = dicom.read_pixels(header)
     check_not_blank(header.name, pixels.hu)
-    dicom.check_hu(header.name, pixels)
+    dicom.check_hu(header, pixels)
     return pixels.hu
 
 

@@ -267,7 +267,7 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
         hu, outside = each.read()
         check_not_blank(each.name, hu)
         if each.header is not None:
-            dicom.check_hu(each.name, Pixels(hu, outside))
+            dicom.check_hu(each.header, Pixels(hu, outside))
         source = "slice"
         noise: ScanNoise | InputError
         if photons_per_ray is not None and kernel != "auto":

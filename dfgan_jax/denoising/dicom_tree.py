@@ -205,7 +205,7 @@ def _denoise_tree(denoiser: Denoiser, workers: _Workers, files: DicomFolder, *,
     saturated: dict[str, int] = {}
     volumes: dict[str, JsonObject] = {}
     checks = _Checks(series, denoiser=denoiser)
-    for of_series, why in checks.doubtful():
+    for of_series, why in checks.doubtful:
         for header in of_series:
             files.refuse(header.path, InputError(f"{header.path}: its series {why}"))
     if agreement.is_main():
@@ -280,6 +280,7 @@ class _Checks:
 
     Attributes:
       domain: of the denoiser; None if unknown.
+      doubtful: each series whose measured slices cannot be in HU, and the reason.
       changes: name of a measured slice → the fields of its `Change`.
     """
 
@@ -287,25 +288,24 @@ class _Checks:
         self.domain = denoiser.domain
         self._series = series
         self._scans: dict[str, ScanProperties] = {}
-        self._doubts: dict[str, str] = {}
         self.changes: dict[str, list[float | None]] = {}
-        chosen = [each for slices in series for each in _some_of(slices)]
-        calls = (functools.partial(_look_at, header, pitch) for header, pitch in chosen)
-        with (progress("measuring noise", total=len(chosen), unit="slices") as bar,
+        self.doubtful: list[tuple[list[SliceHeader], str]] = []
+        chosen = [_some_of(slices) for slices in series]
+        calls = (functools.partial(_look_at, header, pitch)
+                 for header, pitch in itertools.chain.from_iterable(chosen))
+        with (progress("measuring noise", total=sum(map(len, chosen)), unit="slices") as bar,
               contextlib.closing(call_ahead(calls)) as results):
-            for (header, _), result in zip(chosen, results, strict=True):
-                with contextlib.suppress(InputError):  # reported when it is denoised
-                    scan, self._doubts[header.name] = result()
-                    if scan is not None:
-                        self._scans[header.name] = scan
-                bar.advance()
-
-    def doubtful(self) -> Iterator[tuple[list[SliceHeader], str]]:
-        """Each series none of whose measured slices can be in HU, and the reason."""
-        for slices in self._series:
-            doubts = self._of(slices, self._doubts)
-            if doubts and all(doubts):
-                yield slices, doubts[0]
+            for slices, some in zip(series, chosen, strict=True):
+                values = []
+                for (header, _), result in zip(some, results, strict=False):
+                    with contextlib.suppress(InputError):  # reported when it is denoised
+                        scan, hu = result()
+                        values.append(hu)
+                        if scan is not None:
+                            self._scans[header.name] = scan
+                    bar.advance()
+                if (found := units.doubt(values)) is not None:
+                    self.doubtful.append((slices, found.reason))
 
     def warn(self) -> None:
         """Prints a warning for each series outside the scans that the model was trained on."""
@@ -356,14 +356,14 @@ def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float | None]
 
 
 def _look_at(header: SliceHeader, pixel_spacing_mm: float | None
-             ) -> tuple[ScanProperties | None, str]:
-    """The properties of a slice, if its pitch is known; and the reason if it cannot be in HU."""
-    hu, outside = dicom.read_pixels(header)
-    if (found := units.doubt([hu[~outside]])) is not None:
-        return None, found.reason
-    if pixel_spacing_mm is None:
-        return None, ""
-    return domain.measure(hu, pixel_spacing_mm=pixel_spacing_mm, outside=outside), ""
+             ) -> tuple[ScanProperties | None, Float[np.ndarray, "*n"]]:
+    """The properties of a slice in HU whose pitch is known; and the values that tell the unit."""
+    pixels = dicom.read_pixels(header)
+    values = dicom.values_to_doubt(header, pixels)
+    if pixel_spacing_mm is None or units.doubt([values]) is not None:
+        return None, values
+    return domain.measure(pixels.hu, pixel_spacing_mm=pixel_spacing_mm,
+                          outside=pixels.outside), values
 
 
 def _written_before(files: DicomFolder, targets: dict[pathlib.Path, pathlib.Path], *,

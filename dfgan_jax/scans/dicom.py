@@ -22,7 +22,7 @@ from dfgan_jax.scans.dicom_file import broken, parse
 from dfgan_jax.scans.dicom_frames import frame_dataset, frame_headers, frame_named, is_enhanced
 from dfgan_jax.scans.dicom_header import SliceHeader, completed, header_of
 from dfgan_jax.scans.dicom_pixels import decode, native_pixels, replace_pixels
-from dfgan_jax.scans.dicom_storage import Pixels, storage_of, to_hu, to_stored
+from dfgan_jax.scans.dicom_storage import Pixels, find_outside, storage_of, to_hu, to_stored
 from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
@@ -93,18 +93,33 @@ def read_pixels(header: SliceHeader) -> Pixels:
     return Pixels(read.hu, read.outside)
 
 
-def check_hu(name: str, pixels: Pixels) -> None:
-    """Refuses a slice that cannot be in HU; padding is air, whatever the unit of the others is.
+def check_hu(header: SliceHeader, pixels: Pixels) -> None:
+    """Refuses a slice that cannot be in HU.
 
     Args:
-      name: of the slice, for the message.
+      header: of the slice.
       pixels: of the slice.
 
     Raises:
       InputError: it cannot be in HU.
     """
-    if (found := units.doubt([pixels.hu[~pixels.outside]])) is not None:
-        raise InputError(f"{name}: {found.reason}")
+    if (found := units.doubt([values_to_doubt(header, pixels)])) is not None:
+        raise InputError(f"{header.name}: {found.reason}")
+
+
+def values_to_doubt(header: SliceHeader, pixels: Pixels) -> Float32[np.ndarray, "*n"]:
+    """The pixels of a slice for `units.doubt`: those that padding and corners leave.
+
+    Values below `LOWEST_HU` are among them where the others have too little of a body: they are
+    air, if the slice was rescaled twice.
+    """
+    inside: np.ndarray = pixels.hu[~pixels.outside]
+    if units.has_body(inside):
+        return inside
+    read = read_slice_of(header)
+    storage = storage_of(header.path, read.dataset)
+    hu = read.stored[~find_outside(read.stored, storage)] * storage.slope + storage.intercept
+    return hu.astype(np.float32)
 
 
 def read_stored(header: SliceHeader, outside: Bool[np.ndarray, "h w"]) -> StoredSlice:

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Num
 
-from dfgan_jax.scans.hounsfield import HU_OFFSET, HU_SCALE, MU_WATER
+from dfgan_jax.scans.hounsfield import HU_AIR, HU_OFFSET, HU_SCALE, MU_WATER, OUTSIDE_HU
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import DoubtfulInput, InputError
 
@@ -37,6 +37,11 @@ _LOWEST, _HIGHEST, _HIGHEST_METAL, _METAL_SHARE = -1.6, 8.0, 100.0, 0.01
 # Fat and soft tissue of stored values. Of HU without a negative value, such as a window of brain
 # or bone, few pixels are as dense.
 _STORED_TISSUE, _TISSUE_SHARE = (874.0, 1174.0), 0.05
+
+# Where stored HU are rescaled once more, by the usual intercept of -1024, only dense bone stays in
+# the range of the body. Air is near -2024, where padding is, too; but padding has one value.
+_TWICE_AIR, _TWICE_WITHIN, _TWICE_AIR_SHARE = round(HU_AIR + OUTSIDE_HU), 100, 0.1
+_BODY, _BODY_SHARE, _SURE_BODY_SHARE = (-500.0, 3000.0), 0.03, 0.1
 
 
 def to_hu(values: Num[np.ndarray, "*shape"], unit: Unit, *, name: str = "the array"
@@ -101,7 +106,8 @@ def check_hu(slices: Iterable[Num[np.ndarray, "..."]], *, name: str) -> None:
 def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
     """The reason why slices cannot be in HU, by their range over all of them; None if they can be.
 
-    The reading ends at the first slice that can be. Whole numbers in a small range are taken as
+    The reading ends at the first slice that must be: one with negative values and much in the range
+    of a body. Whole numbers in a small range are taken as
     HU, and so are slices of one value: air, or padding. Numbers of 8 bits have no room for air.
 
     Args:
@@ -110,7 +116,8 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
     """
     lowest, highest, most = np.inf, -np.inf, -np.inf
     is_small = is_whole = is_picture = True
-    pixels = tissue = 0
+    pixels = tissue = body = 0
+    twice = np.zeros(2 * _TWICE_WITHIN + 1, int)  # of each HU around air that was rescaled twice
     for one in slices:
         if not one.size:
             continue
@@ -118,8 +125,12 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
         is_small = (is_small and low >= _LOWEST and high <= _HIGHEST_METAL
                     and int((one > _HIGHEST).sum()) <= _METAL_SHARE * one.size)
         lowest, highest = min(lowest, low), max(highest, high)
-        if not (is_small or lowest >= 0):
+        if not (is_small or lowest >= 0) and has_body(one):
             return None
+        body += _in_body(one)
+        near = one[np.abs(one - np.float32(_TWICE_AIR)) <= _TWICE_WITHIN]
+        twice += np.bincount(np.rint(near).astype(int) - (_TWICE_AIR - _TWICE_WITHIN),
+                             minlength=len(twice))
         pixels += one.size
         tissue += int(((one >= _STORED_TISSUE[0]) & (one <= _STORED_TISSUE[1])).sum())
         is_picture = is_picture and one.dtype == np.uint8
@@ -129,7 +140,13 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
     if not lowest < highest:
         return None
     unit: Unit | None
-    if is_small:
+    if (body < _BODY_SHARE * pixels
+            and twice.sum() - twice.max() >= _TWICE_AIR_SHARE * pixels):
+        unit, like = None, ("; they look like HU that were rescaled twice, with air near "
+                            f"{_TWICE_AIR} and water near {OUTSIDE_HU:.0f}")
+    elif not (is_small or lowest >= 0):
+        return None
+    elif is_small:
         if is_whole:
             return None
         unit = _like(lowest, most)
@@ -143,6 +160,15 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
         return None
     return Doubt(f"has values from {lowest:.4g} to {highest:.4g}, which cannot be HU, where air is "
                  f"-1000 and water 0{like}", unit or "")
+
+
+def has_body(hu: Num[np.ndarray, "..."]) -> bool:
+    """Whether many values are in the range of a body: more than of dense bone."""
+    return _in_body(hu) > _SURE_BODY_SHARE * hu.size
+
+
+def _in_body(hu: np.ndarray) -> int:
+    return int(((hu >= _BODY[0]) & (hu <= _BODY[1])).sum())
 
 
 def _like(lowest: float, most: float) -> Unit | None:

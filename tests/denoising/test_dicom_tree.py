@@ -424,6 +424,22 @@ def test_a_series_that_is_not_in_hu_is_broken_and_the_others_are_written(tmp_pat
     assert files(tmp_path / "out") == ["hu/1.dcm", "hu/2.dcm", "hu/3.dcm", "summary.json"]
 
 
+def test_a_series_that_was_rescaled_twice_is_broken_and_air_with_padding_is_not(tmp_path):
+    for i in range(1, 4):
+        hu = stored(20, seed=i) - 1024
+        if i == 2:
+            hu[60:96, 60:96] = 1500  # bone, 5 % of this slice
+        air = np.random.default_rng(i).integers(-1050, -950, hu.shape)
+        air[:40] = -2000  # padding without its tag
+        for name, series, values, intercept in (("twice", SERIES, hu, -1024),
+                                                ("air", SECOND_SERIES, air, 0)):
+            write(tmp_path / "in" / name / f"{i}.dcm", instance=i, position=(0, 0, 3 * i),
+                  stored=values, series=series, bits=16, signed=True, intercept=intercept)
+    summary = run(tmp_path)
+    assert set(summary["broken"]) == {f"twice/{i}.dcm" for i in (1, 2, 3)}
+    assert "they look like HU that were rescaled twice" in summary["broken"]["twice/2.dcm"]
+
+
 def test_padding_does_not_hide_a_series_that_is_not_in_hu(tmp_path):
     stored = noisy_disc(20, seed=0) + 1024
     corners = stored.copy()

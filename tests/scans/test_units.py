@@ -63,6 +63,40 @@ def test_what_cannot_be_hu_is_refused_with_what_it_looks_like(unit, values):
         "water 0"))
 
 
+def twice(hu):
+    return hu - 1024
+
+
+def padded(hu, value):
+    """With the corners outside a round field of view at one value."""
+    y, x = np.mgrid[:hu.shape[1], :hu.shape[2]] - hu.shape[1] / 2
+    return np.where(np.hypot(x, y) < hu.shape[1] / 2, hu, value)
+
+
+AIR = RNG.normal(-1000, 20, (2, 48, 48))
+LUNG = np.where(body() > -500, -850, body())
+
+
+@pytest.mark.parametrize("hu", [
+    twice(body()), np.rint(twice(body())).astype(np.int16),
+    padded(twice(body()), -3024), padded(twice(body(noise=0)), -2048), twice(body()) + 24,
+    np.concatenate([np.full((3, 48, 48), -1000), twice(body()), twice(body())])])
+def test_hu_that_were_rescaled_twice_are_refused(hu):
+    with pytest.raises(DoubtfulInput, match=(
+            r"^x: has values from -\d+ to [\d.]+, which cannot be HU.*; they look like HU that "
+            "were rescaled twice, with air near -2024")) as caught:
+        check_hu(hu, name="x")
+    assert caught.value.value == ""
+
+
+@pytest.mark.parametrize("hu", [
+    AIR, LUNG, padded(AIR, -2000), padded(AIR, -2048), padded(LUNG, -2000), padded(body(), -2000),
+    np.concatenate([padded(AIR, -2000)] * 5), padded(np.rint(AIR), -3024),
+    np.concatenate([padded(AIR, -2000), twice(body()), body()])])
+def test_air_lung_and_padding_are_not_taken_for_hu_rescaled_twice(hu):
+    check_hu(hu, name="x")
+
+
 @pytest.mark.parametrize(("unit", "air", "water"), [
     ("hu", -1000, 0), ("mu", 0, 0.0192), ("redcnn", 24 / 4096, 0.25), ("dfgan", -1, 1),
     ("stored", 24, 1024)])
