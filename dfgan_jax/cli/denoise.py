@@ -182,7 +182,8 @@ def _denoise_dicom_file(denoiser: Denoiser, source: pathlib.Path, output: pathli
         raise InputError(f"{source}: {found.reason}")
     if (pitch := square_pitch(slices[0].pixel_spacing_mm)) is not None:
         _warn(source, denoiser, ((pixels.hu, pitch) for pixels in measured))
-    for note in dicom.series_notes(slices):
+    of_values = dict.fromkeys(note for pixels in measured for note in pixels.notes)
+    for note in [*dicom.series_notes(slices), *of_values]:
         print(f"{source}: {note}")
     size = slices[0].rows, slices[0].columns
     step, saturated = denoiser.slices_per_batch(size, count=len(slices)), 0

@@ -288,6 +288,7 @@ class _Checks:
         self.domain = denoiser.domain
         self._series = series
         self._scans: dict[str, ScanProperties] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
         self.changes: dict[str, list[float | None]] = {}
         self.doubtful: list[tuple[list[SliceHeader], str]] = []
         chosen = [_some_of(slices) for slices in series]
@@ -299,7 +300,7 @@ class _Checks:
                 values = []
                 for (header, _), result in zip(some, results, strict=False):
                     with contextlib.suppress(InputError):  # reported when it is denoised
-                        scan, hu = result()
+                        scan, hu, self._notes[header.name] = result()
                         values.append(hu)
                         if scan is not None:
                             self._scans[header.name] = scan
@@ -316,6 +317,11 @@ class _Checks:
 
     def warnings(self, slices: list[SliceHeader]) -> list[str]:
         return denoised_series.warnings(self._of(slices, self._scans), self.domain)
+
+    def notes(self, slices: list[SliceHeader]) -> list[str]:
+        """Peculiarities of the values of the measured slices, in words."""
+        return list(dict.fromkeys(note for notes in self._of(slices, self._notes)
+                                  for note in notes))
 
     def add(self, name: str, hu: Float[np.ndarray, "h w"], denoised: Float[np.ndarray, "h w"]
             ) -> None:
@@ -356,14 +362,18 @@ def _some_of(slices: list[SliceHeader]) -> list[tuple[SliceHeader, float | None]
 
 
 def _look_at(header: SliceHeader, pixel_spacing_mm: float | None
-             ) -> tuple[ScanProperties | None, Float[np.ndarray, "*n"]]:
-    """The properties of a slice in HU whose pitch is known; and the values that tell the unit."""
+             ) -> tuple[ScanProperties | None, Float[np.ndarray, "*n"], tuple[str, ...]]:
+    """Measures a slice.
+
+    Returns:
+      Its properties, if it is in HU and its pitch is known; the values that tell the unit; notes.
+    """
     pixels = dicom.read_pixels(header)
     values = dicom.values_to_doubt(header, pixels)
     if pixel_spacing_mm is None or units.doubt([values]) is not None:
-        return None, values
+        return None, values, pixels.notes
     return domain.measure(pixels.hu, pixel_spacing_mm=pixel_spacing_mm,
-                          outside=pixels.outside), values
+                          outside=pixels.outside), values, pixels.notes
 
 
 def _written_before(files: DicomFolder, targets: dict[pathlib.Path, pathlib.Path], *,
@@ -508,7 +518,7 @@ def _summary(files: DicomFolder, series: list[list[SliceHeader]],
             "missing": sorted({relative(header.path) for header in slices
                                if header.name not in written}),
             "saturated_pixels": sum(saturated.get(header.name, 0) for header in slices),
-            "notes": dicom.series_notes(slices),
+            "notes": dicom.series_notes(slices) + checks.notes(slices),
             **checks.describe(slices),
         } for slices in series],
         "volumes": [{"file": relative(path), **each} for path, each in volumes.items()],

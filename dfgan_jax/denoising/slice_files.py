@@ -213,7 +213,7 @@ def _attached(name: str) -> multiprocessing.shared_memory.SharedMemory:
 
 def _read(header: SliceHeader, place: _Place) -> None:
     hu, outside = place.pixels(_attached(place.name))
-    hu[:], outside[:] = dicom.read_pixels(header)
+    hu[:], outside[:], _ = dicom.read_pixels(header)
 
 
 def _write(header: SliceHeader, place: _Place, target: pathlib.Path, derivation: Derivation

@@ -21,7 +21,7 @@ from dfgan_jax.scans.dicom_derivation import Derivation, mark_as_derived
 from dfgan_jax.scans.dicom_file import broken, parse
 from dfgan_jax.scans.dicom_frames import frame_dataset, frame_headers, frame_named, is_enhanced
 from dfgan_jax.scans.dicom_header import SliceHeader, completed, header_of
-from dfgan_jax.scans.dicom_pixels import decode, native_pixels, replace_pixels
+from dfgan_jax.scans.dicom_pixels import decode, high_bit_notes, native_pixels, replace_pixels
 from dfgan_jax.scans.dicom_storage import Pixels, find_outside, storage_of, to_hu, to_stored
 from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.support.errors import InputError
@@ -51,9 +51,11 @@ class CTSlice(StoredSlice):
 
     Attributes:
       hu: (H, W) float32; `OUTSIDE_HU` outside.
+      notes: peculiarities of the values, in words.
     """
 
     hu: Float32[np.ndarray, "h w"]
+    notes: tuple[str, ...] = ()
 
 
 def read_header(path: pathlib.Path) -> SliceHeader:
@@ -90,7 +92,7 @@ def read_pixels(header: SliceHeader) -> Pixels:
     if header.native is not None and (stored := header.native.read(header.path)) is not None:
         return to_hu(header.path, stored, header.native.storage)
     read = read_slice_of(header)
-    return Pixels(read.hu, read.outside)
+    return Pixels(read.hu, read.outside, read.notes)
 
 
 def check_hu(header: SliceHeader, pixels: Pixels) -> None:
@@ -118,8 +120,9 @@ def values_to_doubt(header: SliceHeader, pixels: Pixels) -> Float32[np.ndarray, 
         return inside
     read = read_slice_of(header)
     storage = storage_of(header.path, read.dataset)
-    hu = read.stored[~find_outside(read.stored, storage)] * storage.slope + storage.intercept
-    return hu.astype(np.float32)
+    stored = read.stored[~find_outside(read.stored, storage)]
+    hu: np.ndarray = (stored * storage.slope + storage.intercept).astype(np.float32)
+    return hu
 
 
 def read_stored(header: SliceHeader, outside: Bool[np.ndarray, "h w"]) -> StoredSlice:
@@ -165,8 +168,9 @@ def _slice_of(header: SliceHeader, dataset: Dataset) -> CTSlice:
     if stored.shape != (header.rows, header.columns):
         raise InputError(f"{path}: decodes to {stored.shape} pixels; its header says "
                          f"{header.rows}×{header.columns}")
-    hu, outside = to_hu(path, stored, storage_of(path, dataset))
-    return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu)
+    hu, outside, notes = to_hu(path, stored, storage_of(path, dataset))
+    return CTSlice(header=header, dataset=dataset, stored=stored, outside=outside, hu=hu,
+                   notes=notes + high_bit_notes(dataset))
 
 
 def write_slice(path: pathlib.Path, source: StoredSlice, hu: Num[np.ndarray, "h w"], *,

@@ -150,7 +150,8 @@ def _renew(dataset: Dataset, derivation: Derivation) -> None:
     description = f"{description[:64 - len(suffix) - 2]}, {suffix}" if description else suffix
     dataset.SeriesDescription = description
     number = numbers_of(dataset, "SeriesNumber", 1)
-    if number:  # viewers list series by it, and patients have fewer than a thousand
+    # Viewers list series by it, and patients have fewer than a thousand.
+    if number and number[0] + 1000 < 2**31:
         dataset.SeriesNumber = int(number[0]) + 1000
 
 

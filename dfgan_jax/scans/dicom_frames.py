@@ -21,7 +21,7 @@ from pydicom.tag import Tag
 
 from dfgan_jax.scans.dicom_file import NotACTSlice, broken, numbers_of, text_of
 from dfgan_jax.scans.dicom_header import Frame, SliceHeader, header_of
-from dfgan_jax.scans.dicom_overlays import overlay_notes
+from dfgan_jax.scans.dicom_overlays import take_overlay_bits
 from dfgan_jax.scans.dicom_pixels import check_syntax, syntax_of
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
@@ -91,7 +91,6 @@ def frame_headers(path: pathlib.Path, dataset: Dataset, *, has_pixels: bool,
         raise InputError(f"{path}: deflated frames, which no decoder here knows")
     try:
         frames = _frames(path, dataset, position)
-        notes = tuple(overlay_notes(dataset, has_words=False))
     except InputError:
         raise
     except Exception as error:  # a broken element can raise anything
@@ -104,8 +103,7 @@ def frame_headers(path: pathlib.Path, dataset: Dataset, *, has_pixels: bool,
                     raise InputError(f"{path}: broken: {group} gives no {keyword}")
             header = header_of(path, frame.elements, has_pixels=True)
             headers.append(dataclasses.replace(
-                header, frame=frame, instance_number=frame.index + 1,
-                notes=header.notes + notes))
+                header, frame=frame, instance_number=frame.index + 1))
             if not np.allclose(headers[0].orientation, headers[-1].orientation, atol=1e-4):
                 raise NotACTSlice(f"{path}: its orientation is not that of frame 1")
     return headers
@@ -171,6 +169,7 @@ def _frames(path: pathlib.Path, dataset: Dataset, position: int) -> list[Frame]:
     for keyword in _OF_FILE:
         if keyword in dataset:
             of_file[keyword] = dataset[keyword]
+    take_overlay_bits(of_file, dataset)
     of_file.SOPClassUID = uid.CTImageStorage
     of_file.file_meta = FileMetaDataset()
     of_file.file_meta.TransferSyntaxUID = syntax_of(dataset)

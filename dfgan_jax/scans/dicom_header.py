@@ -19,6 +19,9 @@ from dfgan_jax.support.safe_pickle import printable
 _MAX_PIXELS = 2**24
 """4096×4096: four times the largest slices that scanners reconstruct."""
 
+_HIGHEST_AIR_HU: Final = -500.0
+"""Of lung; scans hold lower values."""
+
 _UNITS: Final = {"HU", "US", "HOUNSFIELD", "HOUNSFIELDS", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS"}
 """Letters of RescaleType for HU; US is "unspecified", which CT scanners write for HU, too."""
 
@@ -195,6 +198,12 @@ def _check_kind(path: pathlib.Path, dataset: Dataset, has_pixels: bool) -> list[
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         if isinstance(dataset[keyword].value, MultiValue):
             notes.append(f"{keyword} is {printable(text_of(dataset, keyword))}, not one value")
+    bits, slope, intercept = (numbers_of(dataset, keyword, 1) for keyword in (
+        "BitsStored", "RescaleSlope", "RescaleIntercept"))
+    if (bits and slope == (1.0,) and intercept and bits[0] <= 8
+            and intercept[0] > _HIGHEST_AIR_HU):
+        raise NotACTSlice(f"{path}: {bits[0]:.0f} bits from {intercept[0]:g} on: a picture of a "
+                          "window, which does not state its HU")
     unit = text_of(dataset, "RescaleType") or "HU"
     if any(re.sub("[^A-Z]", "", each.upper()) not in _UNITS for each in unit.split("\\")):
         raise NotACTSlice(f"{path}: values in {printable(unit)}, not HU")

@@ -28,6 +28,20 @@ def overlay_notes(dataset: Dataset, *, has_words: bool) -> list[str]:
             for group, bit in _in_high_bits(dataset).items()]
 
 
+def overlay_bits(dataset: Dataset) -> int:
+    """A word with the bits of the overlays above the stored bits."""
+    return sum(1 << bit for bit in set(_in_high_bits(dataset).values()))
+
+
+def take_overlay_bits(dataset: Dataset, source: Dataset) -> None:
+    """Gives a dataset the places of another one's overlays in high bits, without their size.
+
+    So `overlay_notes` counts them as left out.
+    """
+    for group, bit in _in_high_bits(source).items():
+        dataset.add_new(Tag(group, _BIT_POSITION), "US", bit)
+
+
 def overlay_planes(dataset: Dataset, words: Integer[np.ndarray, "h w"] | None
                    ) -> dict[int, bytes | None]:
     """The content of OverlayData by group; None where it cannot be read.

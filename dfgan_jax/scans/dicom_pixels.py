@@ -13,10 +13,11 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
 from dfgan_jax.scans.dicom_file import broken
-from dfgan_jax.scans.dicom_overlays import overlay_planes, replace_overlays
+from dfgan_jax.scans.dicom_overlays import overlay_bits, overlay_planes, replace_overlays
 from dfgan_jax.scans.dicom_storage import Storage, padding_limits, storage_of, stored_range
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.wording import counted
 
 _DECODERS = {
     uid.RLELossless: "pydicom",
@@ -139,6 +140,7 @@ def decode(path: pathlib.Path, dataset: Dataset) -> Integer[np.ndarray, "h w"]:
     if array.min() < lowest or array.max() > highest:
         raise InputError(f"{path}: broken: has values {array.min()} to {array.max()}; its header "
                          f"says {lowest} to {highest}")
+    _check_high_bits(path, dataset)
     return _with_padding(dataset, array.astype(array.dtype.newbyteorder("=")))
 
 
@@ -150,6 +152,40 @@ def _check_bits(path: pathlib.Path, dataset: Dataset) -> None:
                          "expected 8 or 16 allocated, and the lowest bits in use")
     if int(dataset.PixelRepresentation) not in (0, 1):
         raise InputError(f"{path}: broken: pixel representation {dataset.PixelRepresentation}")
+
+
+def _check_high_bits(path: pathlib.Path, dataset: Dataset) -> None:
+    """Refuses values that have more bits than are stored, which decoders cut off."""
+    high, stored = _high_bits(dataset), int(dataset.BitsStored)
+    # Overlays that nothing describes lie higher, apart from the pixel's bits.
+    if high is not None and (count := int((high & 1 << stored != 0).sum())):
+        raise InputError(f"{path}: broken: {counted(count, 'pixel')} have more bits than the "
+                         f"{stored} of BitsStored, of no overlay and no padding; expected "
+                         f"BitsStored {dataset.BitsAllocated}")
+
+
+def high_bit_notes(dataset: Dataset) -> tuple[str, ...]:
+    """A note on bits above the stored ones that `decode` cuts off."""
+    high = _high_bits(dataset)
+    return () if high is None or not high.any() else (
+        f"bits above the {dataset.BitsStored} of BitsStored, of no overlay and no padding, are cut "
+        "off",)
+
+
+def _high_bits(dataset: Dataset) -> Integer[np.ndarray, "h w"] | None:
+    """The bits of each word above the stored ones, if they are neither its sign, nor padding, nor
+    of an overlay; None if all words are within the stored range, or compressed."""
+    (lowest, highest), words = stored_range(dataset), words_of(dataset)
+    if words is None or (words.min() >= lowest and words.max() <= highest):
+        return None
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    above = ((1 << allocated) - (1 << stored)) & ~overlay_bits(dataset)
+    high = words.astype(np.int64) & above
+    if dataset.PixelRepresentation:
+        high[(high == above) & (words >> stored - 1 & 1 == 1)] = 0
+    if (limits := padding_limits(dataset)) is not None:
+        high[(words >= limits[0]) & (words <= limits[1])] = 0
+    return high
 
 
 def _with_padding(dataset: Dataset, array: Integer[np.ndarray, "h w"]

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Bool, Float32, Integer, Num
+from jaxtyping import Bool, Float32, Float64, Integer, Num
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
@@ -18,6 +18,16 @@ from dfgan_jax.support.safe_pickle import printable
 
 _LUNG_HU: Final = (-1100.0, -500.0)
 """Air and lung; the body has higher values."""
+
+
+_TISSUE_SHARE: Final = 0.25
+"""Of the neighbours of bone; around streaks, which are as dark as padding, is air."""
+
+_HIGHEST_HU: Final = 30_000.0
+"""Above the densest metal."""
+
+_PADDING_BELOW_0: Final = ("padding below 0 in unsigned pixels, at the border: taken as outside "
+                           "the field of view")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,10 +62,12 @@ class Pixels(NamedTuple):
     Attributes:
       hu: (H, W) float32; `OUTSIDE_HU` outside.
       outside: (H, W) bool: padding, and pixels outside the field of view.
+      notes: peculiarities of the values, in words.
     """
 
     hu: Float32[np.ndarray, "h w"]
     outside: Bool[np.ndarray, "h w"]
+    notes: tuple[str, ...] = ()
 
 
 def storage_of(path: pathlib.Path, dataset: Dataset) -> Storage:
@@ -121,7 +133,8 @@ def to_hu(path: pathlib.Path, stored: Integer[np.ndarray, "h w"], storage: Stora
       storage: of the slice.
 
     Raises:
-      InputError: the HU are not finite, or the values have a sign that the header denies.
+      InputError: the HU are not finite, or the values have a sign that the header denies, or
+        none, though the header states one.
     """
     with np.errstate(over="ignore"):
         exact = np.multiply(stored, storage.slope, dtype=np.float64)
@@ -130,10 +143,13 @@ def to_hu(path: pathlib.Path, stored: Integer[np.ndarray, "h w"], storage: Stora
     if not np.isfinite(hu).all():
         raise InputError(f"{path}: slope {storage.slope:g} and intercept {storage.intercept:g} "
                          "give no finite HU")
-    outside = find_outside(stored, storage) | (hu < LOWEST_HU)
+    padding = find_outside(stored, storage)
+    outside = padding | (hu < LOWEST_HU)
     _check_sign(path, stored, storage, outside=outside)
+    _check_no_sign(path, exact, storage, padding=padding)
     hu[outside] = OUTSIDE_HU
-    return Pixels(hu, outside)
+    is_below_0 = bool(_padding_below_0(stored, storage).any())
+    return Pixels(hu, outside, (_PADDING_BELOW_0,) if is_below_0 else ())
 
 
 def to_stored(hu: Num[np.ndarray, "h w"], storage: Storage, *,
@@ -170,15 +186,28 @@ def find_outside(stored: Integer[np.ndarray, "h w"], storage: Storage
 
     Scanners that store 12 bits fill pixels outside the field of view with 0, without a tag.
     The same values within the body or the air around it are measurements. Values beyond the
-    stored bits never are.
+    stored bits never are, and neither is padding below 0 that unsigned values hold at the border.
     """
     outside = (stored < storage.lowest) | (stored > storage.highest)
+    outside |= _padding_below_0(stored, storage)
     if storage.padding is not None:
         first, last = storage.padding
         outside |= _at_border((stored >= first) & (stored <= last))
     if (stored[[0, 0, -1, -1], [0, -1, 0, -1]] == storage.lowest).any():
         outside |= _at_corners(stored == storage.lowest)
     return outside
+
+
+def _padding_below_0(stored: Integer[np.ndarray, "h w"], storage: Storage
+                     ) -> Bool[np.ndarray, "h w"]:
+    """(H, W) bool: unsigned 16 bits at the border that hold negative padding, without a tag."""
+    if storage.is_signed or storage.highest != 2**16 - 1 or stored.max() < 2**15:
+        return np.zeros(stored.shape, bool)
+    hu = stored * storage.slope + storage.intercept
+    is_below_0 = (hu > _HIGHEST_HU) & (hu - 2**16 * storage.slope < LOWEST_HU)
+    if storage.padding is not None:
+        is_below_0 &= (stored < storage.padding[0]) | (stored > storage.padding[1])
+    return _at_border(is_below_0)
 
 
 def _check_sign(path: pathlib.Path, stored: Integer[np.ndarray, "h w"], storage: Storage, *,
@@ -200,6 +229,29 @@ def _check_sign(path: pathlib.Path, stored: Integer[np.ndarray, "h w"], storage:
             f"{path}: broken: its values are signed, but PixelRepresentation is 0: air and lung "
             f"are at {np.median(stored[air]) * slope + intercept:,.0f} HU, not at "
             f"{np.median(hu[air]):,.0f} HU; expected PixelRepresentation 1")
+
+
+def _check_no_sign(path: pathlib.Path, hu: Float64[np.ndarray, "h w"], storage: Storage, *,
+                   padding: Bool[np.ndarray, "h w"]) -> None:
+    """Refuses unsigned values with a signed header, which puts bone below all padding.
+
+    Raises:
+      InputError: unsigned values could hold air; and values below `LOWEST_HU`, of which no region
+        reaches the border and many neighbours are tissue, would be those of bone or metal.
+    """
+    span = (storage.highest - storage.lowest + 1) * storage.slope
+    if not storage.is_signed or span < 0 or storage.intercept > _LUNG_HU[1]:
+        return
+    is_low = (hu < LOWEST_HU) & ~padding
+    is_bone = is_low & ~_at_border(is_low) & (hu + span < _HIGHEST_HU)
+    if not is_bone.any():
+        return
+    neighbours = hu[scipy.ndimage.binary_dilation(is_bone) & ~is_bone]
+    if (neighbours > 0).mean() > _TISSUE_SHARE:
+        raise InputError(
+            f"{path}: broken: its values are unsigned, but PixelRepresentation is 1: bone within "
+            f"the body is at {np.median(hu[is_bone]):,.0f} HU, not at "
+            f"{np.median(hu[is_bone]) + span:,.0f} HU; expected PixelRepresentation 0")
 
 
 def _at_border(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -57,7 +57,7 @@ def of_dicom(header: SliceHeader, *, pixel_spacing_mm: float | None) -> ScanSlic
     return ScanSlice(
         name=header.name, series=header.series_uid, shape=(header.rows, header.columns),
         pixel_spacing_mm=_spacing(header.path, header.pixel_spacing_mm, pixel_spacing_mm),
-        header=header, read=functools.partial(dicom.read_pixels, header))
+        header=header, read=lambda: dicom.read_pixels(header)[:2])
 
 
 @contextlib.contextmanager

@@ -163,7 +163,7 @@ def test_sizes_may_be_mixed(tmp_path, two_at_a_time):
 
 def test_a_tree_of_ten_sizes_needs_four_programs(tmp_path):
     for index in range(10):
-        slices(tmp_path / "in" / str(index), 1, stored=ramp((20 + 16 * index, 30)),
+        slices(tmp_path / "in" / str(index), 1, stored=ramp((20 + 16 * index, 30)), bits=16,
                series=f"{SERIES}.{index}")
     denoiser = FakeDenoiser()
     assert run(tmp_path, denoiser=denoiser)["slices"] == 10
@@ -440,8 +440,19 @@ def test_a_series_that_was_rescaled_twice_is_broken_and_air_with_padding_is_not(
     assert "they look like HU that were rescaled twice" in summary["broken"]["twice/2.dcm"]
 
 
+def test_a_note_on_the_values_of_a_series_is_told_once(tmp_path):
+    for i in range(1, 4):
+        values = ramp()
+        values[:3] = 63536
+        write(tmp_path / "in" / f"{i}.dcm", instance=i, position=(0, 0, 3 * i), stored=values,
+              bits=16)
+    (series,) = run(tmp_path)["series"]
+    assert series["notes"] == ["padding below 0 in unsigned pixels, at the border: taken as "
+                               "outside the field of view"]
+
+
 def test_padding_does_not_hide_a_series_that_is_not_in_hu(tmp_path):
-    stored = noisy_disc(20, seed=0) + 1024
+    stored = np.maximum(noisy_disc(20, seed=0) + 1024, 0)
     corners = stored.copy()
     corners[:8, :8] = 0
     for folder, padding in (("a", None), ("b", 0)):

@@ -74,9 +74,10 @@ def test_hu_are_rounded_to_the_nearest_stored_value(tmp_path):
 def test_what_the_bits_cannot_hold_is_set_to_their_limit_and_counted(tmp_path, bits, signed,
                                                                      limits):
     path = write(tmp_path / "a.dcm", stored=[[9, 50, 50, 50, 50, 50]], bits=bits, signed=signed,
-                 intercept=0, padding=9)
+                 padding=9)
     lowest, highest = limits
-    written, saturated = rewrite(path, [[1e6, lowest - 1, highest + 1, lowest, highest, 7]])
+    written, saturated = rewrite(path, np.array([[1e6, lowest - 1, highest + 1, lowest, highest,
+                                                  7]]) - 1024)
     assert saturated == 2
     assert written.stored.tolist() == [[9, lowest, highest, lowest, highest, 7]]
 

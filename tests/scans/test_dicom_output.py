@@ -62,9 +62,9 @@ def test_frames_are_written_in_their_places_in_any_order(tmp_path, legacy, synta
                                                        (16, True, (1, 1))])
 def test_values_are_kept_and_padding_stays(tmp_path, bits, signed, shape):
     stored = np.stack([np.full(shape, value) for value in (9, 50, 60)])
-    path = write(tmp_path / "a.dcm", stored=stored, bits=bits, signed=signed, intercepts=0,
-                 PixelPaddingValue=9)
-    output, saturated = rewrite(path, hu=[77, 1e6, -30 if signed else 30])
+    path = write(tmp_path / "a.dcm", stored=stored, bits=bits, signed=signed,
+                 intercepts=-1000, PixelPaddingValue=9)
+    output, saturated = rewrite(path, hu=[77, 1e6, (-30 if signed else 30) - 1000])
     limit = (1 << bits - signed) - 1
     assert saturated == shape[0] * shape[1]
     assert [np.unique(each.stored).tolist() for each in read_all(output)] == [

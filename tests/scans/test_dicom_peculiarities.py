@@ -172,6 +172,107 @@ def test_sound_values_are_not_taken_for_signed_ones(tmp_path, stored, options):
     np.testing.assert_array_equal(read_slice(path).stored, stored)
 
 
+@pytest.mark.parametrize("word", [63536, 64512])  # -2000 and -1024 of 16 bits
+def test_padding_below_0_in_unsigned_values_is_padding_at_the_border(tmp_path, word):
+    stored = body(word)
+    stored[5, 5] = word  # within the body, where nothing is padding
+    path = write(tmp_path / "a.dcm", stored=stored, bits=16)
+    border = np.ones(stored.shape, bool)
+    border[2:-2, 2:-2] = False
+    read = read_slice(path)
+    np.testing.assert_array_equal(read.outside, border)
+    assert read.hu[5, 5] == word - 1024
+    note = "padding below 0 in unsigned pixels, at the border: taken as outside the field of view"
+    assert read.notes == dicom.read_pixels(*dicom.read_headers(path)).notes == (note,)
+    np.testing.assert_array_equal(rewrite(path, 77).stored, np.where(border, stored, 1101))
+
+
+@pytest.mark.parametrize(("stored", "options"), [
+    (body(40_000), {"slope": 0.05}),     # bone in fine steps
+    (body(30_000), {}),                  # metal
+    (body(65_000), {}),                  # -536 of 16 bits, which is a measurement
+    (body(63_536), {"padding": 63_536})])
+def test_sound_values_are_not_taken_for_padding_below_0(tmp_path, stored, options):
+    read = read_slice(write(tmp_path / "a.dcm", stored=stored, bits=16, **options))
+    assert read.notes == ()
+    assert read.outside.any() == ("padding" in options)
+
+
+def bone(*, peak, dark=False):
+    """A disc of bone in soft tissue, or a dark one in air, stored from 0 on."""
+    y, x = np.mgrid[:40, :40] - 20
+    distance = np.hypot(x, y)
+    around = np.where(distance < 15, 24 if dark else 1064, 24)
+    return np.where(distance < 5, peak + x, around)
+
+
+@pytest.mark.parametrize(("bits", "peak"), [(12, 2300), (12, 3000), (13, 4400)])
+def test_unsigned_values_with_a_signed_header_are_refused(tmp_path, bits, peak):
+    path = write(tmp_path / "a.dcm", stored=bone(peak=peak), bits=bits)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelRepresentation = 1
+    dataset.save_as(path)
+    with pytest.raises(InputError, match=(
+            r"a\.dcm: broken: its values are unsigned, but PixelRepresentation is 1: bone within "
+            r"the body is at -[\d,]+ HU, not at [\d,]+ HU; expected PixelRepresentation 0$")):
+        read_slice(path)
+
+
+@pytest.mark.parametrize(("stored", "options"), [
+    (bone(peak=-1400, dark=True), {"bits": 12}),                 # a streak in air
+    (bone(peak=-2000), {"bits": 16}),                            # unsigned, it would be at 62,512
+    (bone(peak=1500) - 1024, {"bits": 12, "intercept": 0}),      # air is below 0
+    (body(-2000), {"bits": 12})])                                # padding at the border
+def test_sound_values_are_not_taken_for_unsigned_ones(tmp_path, stored, options):
+    path = write(tmp_path / "a.dcm", stored=stored, signed=True, **options)
+    np.testing.assert_array_equal(read_slice(path).stored, stored)
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+@pytest.mark.parametrize(("signed", "word"), [
+    (False, 8000), (False, 63536), (True, 5000), (True, -3000)])
+def test_values_beyond_the_stored_bits_are_refused(tmp_path, signed, word, syntax):
+    stored = body(24)
+    stored[5, 5:7] = word
+    path = write(tmp_path / "a.dcm", stored=stored, signed=signed, syntax=syntax)
+    with pytest.raises(InputError, match=(
+            r"a\.dcm: broken: 2 pixels have more bits than the 12 of BitsStored, of no overlay and "
+            r"no padding; expected BitsStored 16$")):
+        read_slice(path)
+
+
+def test_a_bit_apart_from_those_stored_is_an_overlay_that_nothing_describes(tmp_path):
+    path = write(tmp_path / "a.dcm", stored=ramp() + (marker().astype(int) << 15))
+    read = read_slice(path)
+    np.testing.assert_array_equal(read.stored, ramp())
+    note = "bits above the 12 of BitsStored, of no overlay and no padding, are cut off"
+    assert read.notes == dicom.read_pixels(*dicom.read_headers(path)).notes == (note,)
+
+
+def test_high_bits_that_repeat_the_sign_or_are_0_are_no_values(tmp_path):
+    stored = body(-1000)
+    for name, words in (("a.dcm", stored), ("b.dcm", np.where(stored < 0, stored & 0xFFF, stored))):
+        path = write(tmp_path / name, stored=words, signed=True, intercept=0)
+        np.testing.assert_array_equal(read_slice(path).stored, stored)
+
+
+@pytest.mark.parametrize(("bits", "intercept"), [(8, 0), (8, -160), (7, -499)])
+def test_a_picture_of_a_window_is_no_slice_in_hu(tmp_path, bits, intercept):
+    path = write(tmp_path / "a.dcm", stored=body(0) % (1 << bits), bits=bits, intercept=intercept)
+    for read in (read_header, dicom.read_headers):
+        with pytest.raises(NotACTSlice, match=(
+                rf"a\.dcm: {bits} bits from {intercept} on: a picture of a window, which does not "
+                r"state its HU$")):
+            read(path)
+
+
+@pytest.mark.parametrize(("number", "expected"), [
+    (2**31 - 1, 2**31 - 1), (2**31 - 1000, 2**31 - 1000), (2**31 - 1001, 2**31 - 1)])
+def test_a_series_number_that_has_no_room_stays(tmp_path, number, expected):
+    path = write(tmp_path / "a.dcm", SeriesNumber=number)
+    assert rewrite(path, 0).dataset.SeriesNumber == expected
+
+
 @pytest.mark.parametrize(("keyword", "dtype"), [("FloatPixelData", "<f4"),
                                                 ("DoubleFloatPixelData", "<f8")])
 def test_pixels_of_floats_are_named(tmp_path, keyword, dtype):
