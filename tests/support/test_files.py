@@ -235,7 +235,8 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
 
 @pytest.mark.parametrize("holder", [
     "process 1 on another-machine since", f"process {2**22 + 1} on {socket.gethostname()} since",
-    f"process {os.getpid()} on {socket.gethostname()} since"])
+    f"process {os.getpid()} on {socket.gethostname()} since"],
+    ids=["another machine", "a process that is not here", "this very process"])
 def test_a_holder_that_is_not_on_this_machine_may_be_gone_soon(tmp_path, holder):
     """Such as a lost node's; containers of one name may be on two machines, too."""
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT,
