@@ -56,8 +56,9 @@ class Sources:
     def load(self, splits: tuple[str, ...]) -> dict[str, Pairs]:
         """The preprocessed pairs of some splits, from the cache; missing entries are made.
 
-        The files of every split are compared, those of other splits, too: an evaluation that is
-        given the training pairs refuses their slices and patients as training does.
+        Patients are compared with those of the other splits, too, by the manifests of their files:
+        an evaluation refuses test patients of the training pairs. Files of other splits are neither
+        converted nor needed.
 
         Args:
           splits: among `SPLITS`.
@@ -69,15 +70,14 @@ class Sources:
           InputError: a file or its manifest cannot be used, the cache cannot be written, a slice or
             a patient is in two splits, or the size does not fit the training of the networks.
         """
-        preprocessed = {split: self._preprocessed(split) for split in SPLITS
-                        if split in splits or self.data.files(split)}
+        preprocessed = {split: self._preprocessed(split) for split in splits}
         check_no_shared_patient({
-            split: {path: _patients(path, len(file.pairs))
-                    for path, file in zip(self.data.files(split), files.values(), strict=False)}
-            for split, files in preprocessed.items()})
+            split: {path: _patients(path) for path in self.data.files(split)
+                    if split in splits or pathlib.Path(path).exists()}
+            for split in SPLITS})
         _check_no_slice_twice(preprocessed)
-        pairs = {split: joined([each.pairs for each in preprocessed[split].values()])
-                 for split in splits}
+        pairs = {split: joined([each.pairs for each in files.values()])
+                 for split, files in preprocessed.items()}
         for note in aliasing_notes((self._native(split, part), size)
                                    for split, each in pairs.items()
                                    for part, size in enumerate(each.sizes)):
@@ -149,8 +149,9 @@ class Sources:
                              "resize")
 
 
-def _patients(path: str, count: int) -> list[str]:
+def _patients(path: str) -> list[str]:
     """The patient of each slice of a file, by its manifest; empty without one."""
+    count = len(read_pairs(path))
     return [row["patient"] for row in read_manifest(pathlib.Path(path), count) or ()]
 
 

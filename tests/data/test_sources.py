@@ -55,14 +55,19 @@ def test_a_resize_that_skips_pixels_is_warned_of_once(config, tmp_path, capsys):
                    and "reads 25% of the pixels" in line for line in lines)
 
 
-def test_files_of_a_split_that_is_not_read_are_compared_too(config, tmp_path):
-    """An evaluation reads no training pairs; 20² are no slices that a network could train on."""
-    config.data.size = 0
-    config.data.test = write(tmp_path / "b.npy", (3, 20, 20), 1)
-    config.data.train = write(tmp_path / "a.npy", (2, 20, 20), 0)
+def test_patients_of_training_pairs_are_refused_though_these_are_not_read(config, tmp_path):
+    """An evaluation neither converts the training pairs nor needs them."""
+    config.data.test = write(tmp_path / "b.npy", (1, 64, 64), 1)
+    config.data.train = str(tmp_path / "a.npy")
     assert list(RunOptions.of(config).sources.load(("test",))) == ["test"]
-    config.data.train = config.data.test
-    with pytest.raises(InputError, match=r"data\.test: slice 0 is also slice 0 of data\.train"):
+    write(tmp_path / "a.npy", (2, 20, 20), 0)
+    (tmp_path / "a.manifest.csv").write_text("index,patient\n0,L1\n1,L2\n")
+    (tmp_path / "b.manifest.csv").write_text("index,patient\n0,L3\n")
+    assert list(RunOptions.of(config).sources.load(("test",))) == ["test"]
+    assert len(list((tmp_path / "cache").glob("preprocessed-*"))) == 1
+    (tmp_path / "b.manifest.csv").write_text("index,patient\n0,L2\n")
+    with pytest.raises(InputError, match=r"data\.test \(\S+b\.npy\): patient 'L2' is also in "
+                                         r"data\.train \(\S+a\.npy\), by their manifests"):
         RunOptions.of(config).sources.load(("test",))
 
 
