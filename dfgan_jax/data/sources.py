@@ -71,10 +71,13 @@ class Sources:
             a patient is in two splits, or the size does not fit the training of the networks.
         """
         preprocessed = {split: self._preprocessed(split) for split in splits}
-        check_no_shared_patient({
-            split: {path: _patients(path) for path in self.data.files(split)
-                    if split in splits or pathlib.Path(path).exists()}
-            for split in SPLITS})
+        patients = {split: {path: _patients(path, len(file.pairs)) for path, file in
+                            zip(self.data.files(split), files.values(), strict=False)}
+                    for split, files in preprocessed.items()}
+        others = {split: {path: _patients(path, len(read_pairs(path)))
+                          for path in self.data.files(split) if pathlib.Path(path).exists()}
+                  for split in SPLITS if split not in splits}
+        check_no_shared_patient(others | patients)
         _check_no_slice_twice(preprocessed)
         pairs = {split: joined([each.pairs for each in files.values()])
                  for split, files in preprocessed.items()}
@@ -149,9 +152,8 @@ class Sources:
                              "resize")
 
 
-def _patients(path: str) -> list[str]:
+def _patients(path: str, count: int) -> list[str]:
     """The patient of each slice of a file, by its manifest; empty without one."""
-    count = len(read_pairs(path))
     return [row["patient"] for row in read_manifest(pathlib.Path(path), count) or ()]
 
 

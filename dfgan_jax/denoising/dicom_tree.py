@@ -298,6 +298,7 @@ class _Checks:
               contextlib.closing(call_ahead(calls)) as results):
             for slices, some in zip(series, chosen, strict=True):
                 values = []
+                # The results go on with those of the next series.
                 for (header, _), result in zip(some, results, strict=False):
                     with contextlib.suppress(InputError):  # reported when it is denoised
                         scan, hu, self._notes[header.name] = result()

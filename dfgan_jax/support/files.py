@@ -31,7 +31,6 @@ _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 _FORMER_SCRATCH = re.compile(r"\.(simulate|report)-[a-z0-9_]+")
 """Folders of unpacked volumes had such names once."""
 
-
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a full disk, or of one's full share of it."""
 

@@ -219,19 +219,25 @@ def test_without_proportions_the_pixels_have_no_pitch(tmp_path):
                       data={"test": scored})._pitch is None
 
 
+def notes_on_qdct(data, protocol, monkeypatch):
+    """The notes beside the tables of full_range and of a protocol, whose only row is QDCT."""
+    config = dfgan.get_config()
+    config.evaluation.baselines, config.evaluation.physics = "", False
+    config.evaluation.protocols = protocol
+    options = RunOptions.of(config)
+    comparison = Comparison(options.evaluation, sources=options.sources, data={"test": data})
+    monkeypatch.setattr(Comparison, "_headline", "QDCT")
+    comparison._add("QDCT", input_row())
+    return comparison._notes_on_data()
+
+
 def test_a_note_counts_slices_without_an_error_in_the_window(monkeypatch):
     """Air with noise is -160 HU in the window of `redcnn`, before and after."""
     data = discs(3, size=48)
     noise = np.random.default_rng(0).normal(0, 0.04, (2, 48, 48))
     data.ndct[1], data.qdct[1] = -1.0 + noise
-    config = dfgan.get_config()
-    config.evaluation.baselines, config.evaluation.physics = "", False
-    config.evaluation.protocols = "redcnn"
-    options = RunOptions.of(config)
-    comparison = Comparison(options.evaluation, sources=options.sources, data={"test": data})
-    monkeypatch.setattr(Comparison, "_headline", "QDCT")
-    comparison._add("QDCT", input_row())
-    notes = [note for note in comparison._notes_on_data() if "equal their references" in note]
+    notes = [note for note in notes_on_qdct(data, "redcnn", monkeypatch)
+             if "equal their references" in note]
     assert notes == ["redcnn: 1 of 3 slices of QDCT equal their references within the window: "
                      "their PSNR is infinite, and rows with such slices have no mean."]
 
@@ -241,16 +247,9 @@ def test_a_note_counts_slices_without_a_range(monkeypatch):
     data = discs(19, size=32)
     data.ndct[16:], data.qdct[16:] = -1.5 + np.random.default_rng(0).normal(0, 0.04,
                                                                             (2, 3, 32, 32))
-    config = dfgan.get_config()
-    config.evaluation.baselines, config.evaluation.physics = "", False
-    config.evaluation.protocols = "published"
-    options = RunOptions.of(config)
-    comparison = Comparison(options.evaluation, sources=options.sources, data={"test": data})
-    monkeypatch.setattr(Comparison, "_headline", "QDCT")
-    comparison._add("QDCT", input_row())
-    notes = comparison._notes_on_data()
     assert ("published: 3 of 19 slices are in batches without a pixel above 0 HU in QDCT: they "
-            "have no range, and these rows no mean of PSNR and SSIM.") in notes
+            "have no range, and these rows no mean of PSNR and SSIM.") in notes_on_qdct(
+                data, "published", monkeypatch)
 
 
 def test_slices_without_content_or_noise_count_in_no_score_of_any_row(tmp_path):
