@@ -192,7 +192,8 @@ def test_links_unfold_their_sections(open_report):
     page = open_report().page
     assert page.locator("#physics .cards").first.is_hidden()
     page.get_by_role("link", name="Physics").click()
-    assert page.locator("#physics .cards").first.is_visible()
+    # The click returns before the page hears of its new address.
+    page.locator("#physics .cards").first.wait_for(state="visible")
 
 
 @pytest.mark.parametrize(("viewport", "screens"), [
