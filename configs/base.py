@@ -19,7 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Name of the run, in the default workdir runs/NAME and in the report.
     config.name = ""
     # Weights that training starts from, instead of random ones: a workdir, a checkpoint, or a
-    # file (.pth, .pt, .pth.tar, .safetensors). Empty: random.
+    # file (.pth, .pt, .pth.tar, .safetensors). A U-Net without attention may be narrower than this
+    # run. Empty: random.
     config.initial_checkpoint = ""
 
     config.data = ml_collections.ConfigDict()

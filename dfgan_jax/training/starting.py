@@ -4,7 +4,7 @@ from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.models.generators import PUBLISHED_OPTIONS, UNSEEN_OPTIONS
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.networks import GeneratorOptions
-from dfgan_jax.training.state import TrainState, with_weights
+from dfgan_jax.training.state import TrainState, widens, with_weights
 
 
 def start_from(path: str, state: TrainState, generator: GeneratorOptions) -> TrainState:
@@ -34,5 +34,7 @@ def start_from(path: str, state: TrainState, generator: GeneratorOptions) -> Tra
     taken = started.discriminators is not state.discriminators
     others = " and the discriminators" if taken else (
         "; the discriminators are untrained" if state.discriminators else "")
-    print(f"Starting from {path}: the generator{others}", flush=True)
+    widened = (f", widened from {weights.width} to {generator.width}"
+               if widens(weights, state) else "")
+    print(f"Starting from {path}: the generator{widened}{others}", flush=True)
     return started

@@ -13,6 +13,8 @@ from jaxtyping import Array, Int, Key, PyTree, UInt32
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
+from dfgan_jax.models.unet import UNET
+from dfgan_jax.models.widening import widen
 from dfgan_jax.porting.layout import flattened
 from dfgan_jax.porting.weights import Weights
 from dfgan_jax.support.errors import InputError
@@ -117,18 +119,30 @@ def create_state(key: Key[Array, ""], networks: Networks, optimizers: Optimizers
         average=jax.tree.map(jnp.copy, generator) if optimizers.average_decay else {})
 
 
+def widens(weights: Weights, state: TrainState) -> bool:
+    """Whether the weights are of a U-Net like the run's, but narrower, that `widen` can widen."""
+    if weights.architecture != UNET.name or weights.attention:
+        return False
+    narrow, wide = flattened(weights.generator_variables), flattened(state.generator)
+    return narrow.keys() == wide.keys() and any(
+        narrow[path].shape[-1] < array.shape[-1] for path, array in wide.items())
+
+
 def with_weights(state: TrainState, weights: Weights) -> TrainState:
     """The state of a new run that starts from trained networks.
 
-    The discriminators are replaced if their layout and width are the same.
+    A U-Net without attention is widened to the width of the run; see `widen`. The discriminators
+    are replaced if their layout and width are the same.
 
     Raises:
-      InputError: the generator has another architecture or width.
+      InputError: the generator has another architecture, or a width that it cannot have.
     """
     def shapes(tree: PyTree) -> PyTree:
         return jax.tree.map(jnp.shape, tree)
 
     generator = weights.generator_variables
+    if widens(weights, state):
+        generator = widen(generator, state.generator)
     there, here = ({path: np.shape(leaf) for path, leaf in flattened(tree).items()}
                    for tree in (generator, state.generator))
     differing = [path for path in sorted(there.keys() | here.keys())
@@ -140,8 +154,8 @@ def with_weights(state: TrainState, weights: Weights) -> TrainState:
             f"{'' if weights.attention else 'no '}attention) is not that of the configuration: "
             f"{counted(len(differing), 'differing array')}, the first {first}: "
             f"{there.get(first, 'absent')} there, {here.get(first, 'absent')} in the "
-            "configuration; expected the same generator.architecture, width, attention, "
-            "normalization and add_image")
+            "configuration; expected the same generator.architecture, width (or a greater one "
+            "without attention), attention, normalization and add_image")
     same = shapes(weights.discriminators) == shapes(state.discriminators)
     taken = {"generator": generator} | ({"discriminators": weights.discriminators} if same else {})
     if state.average:
