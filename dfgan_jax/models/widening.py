@@ -43,7 +43,7 @@ def _widen_leaf(path: tuple[jax.tree_util.DictKey, ...], wide: np.ndarray, narro
     taken += (np.arange(parts) * (wide.shape[axis] - narrow.shape[axis]) // parts)[:, None]
     widened *= NEW_WEIGHTS
     widened[..., :outputs] = 0
-    index = [slice(None)] * narrow.ndim
+    index: list[slice | np.ndarray] = [slice(None)] * narrow.ndim
     index[axis], index[-1] = taken.ravel(), slice(outputs)
     widened[tuple(index)] = narrow
     return widened
