@@ -124,7 +124,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.optimizer = ml_collections.ConfigDict()
     # Optimizer of the generator: adam, or muon for its convolutions between features and NAdam for
-    # the rest, to which the U-Net's transposed convolutions belong. The discriminators take Adam.
+    # the rest. The discriminators take Adam.
     config.optimizer.algorithm = "adam"
     # Learning rate of the generator.
     config.optimizer.generator_learning_rate = 2e-4
@@ -140,7 +140,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.eps = 1e-8
     # Number of updates in which the generator's learning rate rises from 0.
     config.optimizer.warm_up_steps = 0
-    # Weight decay of the generator, times the learning rate.
+    # Weight decay of the generator, times the learning rate; with muon of its kernels between
+    # features alone, times three times the learning rate.
     config.optimizer.weight_decay = 0.0
     # Largest norm of the generator's gradient, which is scaled down to it; 0: no limit.
     config.optimizer.clip_norm = 0.0
@@ -335,6 +336,8 @@ def apply_native(config: ml_collections.ConfigDict) -> None:
     # there (three seeds; docs/recipe.md).
     config.optimizer.algorithm = "muon"
     config.optimizer.generator_learning_rate = 2e-3
+    # Without it the weights of the deep stages grow as long as the training lasts.
+    config.optimizer.weight_decay = 0.03
 
 
 def take_open_pairs(config: ml_collections.ConfigDict) -> None:

@@ -18,6 +18,13 @@ from dfgan_jax.support.checks import (
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.state import Networks, Optimizers, has_batch_stats
 
+MUON_NORM = 3.0
+"""Spectral norm of an update by Muon over the learning rate, times √(outputs / inputs) where a
+kernel has more outputs. A 3×3 kernel of 24 channels so has updates of the root mean square 0.2, as
+Liu et al. (2025, arXiv:2502.16982) scale all kernels; wider ones have smaller updates, as their
+initial weights are smaller. Updates of the same root mean square made the deep stages of U-Nets
+without normalisation grow until they were constant (docs/recipe.md)."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
@@ -26,9 +33,7 @@ class OptimizerOptions:
     Attributes:
       algorithm: of the generator: `adam`, or `muon` (Jordan et al., 2024): the momentum of each
         convolution's kernel between features becomes the nearest matrix with orthonormal rows
-        or columns, scaled to the root mean square of Adam's updates (Liu et al., 2025,
-        arXiv:2502.16982); NAdam updates all other parameters, the U-Net's transposed convolutions
-        among them.
+        or columns, times `MUON_NORM` and the rate; NAdam updates all other parameters.
       generator_learning_rate: above 0.
       discriminator_learning_rate: above 0.
       schedule: of both rates: `constant`, or `cosine`, which falls to 0 at the last update.
@@ -36,7 +41,8 @@ class OptimizerOptions:
       b2: decay of Adam's second moment, 0 to below 1.
       eps: Adam's ε, above 0.
       warm_up_steps: updates in which the generator's rate rises from 0.
-      weight_decay: of the generator's weights, times the rate.
+      weight_decay: of the generator's weights, times the rate; under Muon of its kernels alone,
+        times their rate.
       clip_norm: largest norm of the generator's gradient, which is scaled down to it; 0: no limit.
       average_decay: decay of the exponential moving average of the generator's weights, 0 to
         below 1; 0: no average.
@@ -102,12 +108,13 @@ class OptimizerOptions:
     def build(self, *, total_steps: int) -> Optimizers:
         """Makes the optimizers of a run of `total_steps` updates."""
         moments = {"b1": self.b1, "b2": self.b2, "eps": self.eps}
-        rate = self._schedule(self.generator_learning_rate, total_steps=total_steps,
-                              warm_up_steps=self.warm_up_steps)
+        steps = {"total_steps": total_steps, "warm_up_steps": self.warm_up_steps}
+        rate = self._schedule(self.generator_learning_rate, **steps)
         if self.algorithm == "muon":
             generator = muon(
-                rate, weight_decay=self.weight_decay, adam_weight_decay=self.weight_decay,
-                adam_b1=self.b1, adam_b2=self.b2, eps=self.eps, consistent_rms=0.2,
+                self._schedule(MUON_NORM * self.generator_learning_rate, **steps),
+                adam_learning_rate=rate, adam_b1=self.b1, adam_b2=self.b2, eps=self.eps,
+                weight_decay=self.weight_decay,
                 muon_weight_dimension_numbers=_kernels_between_features)
         elif self.weight_decay:
             generator = optax.adamw(rate, weight_decay=self.weight_decay, **moments)
@@ -135,14 +142,15 @@ class OptimizerOptions:
 def _kernels_between_features(params: PyTree) -> PyTree:
     """The kernels (height, width, in, out) that Muon updates: matrices (height · width · in, out).
 
-    NAdam updates those of the first layer, of the last, and of spatial gates, as Muon's authors
-    recommend: a matrix of fewer than four channels on one side has hardly a spectrum. It also
-    updates the U-Net's transposed convolutions, (in, 2, 2, out), 9 % of its parameters, which join
-    features, too, but whose axes are others; all runs so far, and their checkpoints, have it so.
+    Those of transposed convolutions, (in, 2, 2, out), are matrices (in, 4 · out), as `UpConv` uses
+    them. NAdam updates those of the first layer, of the last, and of spatial gates, as Muon's
+    authors recommend: a matrix of fewer than four channels on one side has hardly a spectrum.
     """
     def numbers(kernel: Array | np.ndarray) -> MuonDimensionNumbers | None:
         if kernel.ndim == 4 and min(kernel.shape[2:]) >= 4:
             return MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+        if kernel.ndim == 4 and kernel.shape[1:3] == (2, 2) and min(kernel.shape[::3]) >= 4:
+            return MuonDimensionNumbers(reduction_axis=0, output_axis=(1, 2, 3))
         return None
 
     return jax.tree.map(numbers, params)

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -59,27 +60,45 @@ def test_weight_decay_and_clipping_by_hand():
 def test_muon_moves_kernels_between_features_by_orthonormal_matrices():
     """Against NumPy's singular value decomposition G = U S Vᵀ.
 
-    The first update is −0.2 · rate · √(larger side) · U Vᵀ, as far as five steps of Newton-Schulz
-    bring it; NAdam's is the rate times b1 (1 − b1) / (1 − b1²) + 1.
+    The first update is −3 · rate · √max(1, outputs / inputs) · U Vᵀ, as far as five steps of
+    Newton-Schulz bring it; NAdam's is the rate times b1 (1 − b1) / (1 − b1²) + 1.
     """
-    config = dfgan.get_config("slides")
-    config.optimizer.algorithm, config.optimizer.generator_learning_rate = "muon", 0.1
-    optimizer = RunOptions.of(config).optimizer.build(total_steps=10).generator
     draws = np.random.default_rng(0)
-    shapes = {"between": (3, 3, 8, 16), "first": (3, 3, 1, 16), "last": (1, 1, 16, 1),
-              "transposed": (16, 2, 2, 8), "dense": (8, 8), "bias": (16,)}
+    shapes = {"between": (3, 3, 8, 16), "transposed": (16, 2, 2, 8), "first": (3, 3, 1, 16),
+              "last": (1, 1, 16, 1), "dense": (8, 8), "bias": (16,)}
     gradients = {name: draws.normal(size=shape).astype(np.float32)
                  for name, shape in shapes.items()}
-    updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    updates = muon_updates(gradients, gradients)
 
-    left, _, right = np.linalg.svd(gradients["between"].reshape(72, 16), full_matrices=False)
-    found = -np.asarray(updates["between"]).reshape(72, 16) / (0.1 * 0.2 * np.sqrt(72))
-    sizes = np.linalg.svd(found, compute_uv=False)
-    assert 0.6 < sizes.min() <= sizes.max() < 1.3
-    assert np.sum(found * (left @ right)) / np.linalg.norm(found) / 4 > 0.97  # the cosine
-    for name in ("first", "last", "transposed", "dense", "bias"):
+    for name, inputs, outputs in (("between", 72, 16), ("transposed", 16, 32)):
+        left, _, right = np.linalg.svd(gradients[name].reshape(inputs, outputs),
+                                       full_matrices=False)
+        found = -np.asarray(updates[name]).reshape(inputs, outputs) / (
+            0.1 * 3 * np.sqrt(max(1, outputs / inputs)))
+        sizes = np.linalg.svd(found, compute_uv=False)
+        assert 0.6 < sizes.min() <= sizes.max() < 1.3
+        cosine = np.sum(found * (left @ right)) / np.linalg.norm(found) / 4
+        assert cosine > 0.97
+    for name in ("first", "last", "dense", "bias"):
         np.testing.assert_allclose(updates[name], -0.1 * (0.9 * 0.1 / 0.19 + 1)
                                    * np.sign(gradients[name]), rtol=1e-3)
+
+
+def test_muon_decays_its_kernels_alone():
+    weights = {"between": np.ones((3, 3, 8, 16), np.float32), "bias": np.ones(16, np.float32)}
+    gradients = jax.tree.map(lambda x: 2 * x, weights)
+    plain, decayed = (muon_updates(gradients, weights, weight_decay=decay) for decay in (0.0, 0.5))
+    np.testing.assert_allclose(decayed["between"], plain["between"] - 3 * 0.1 * 0.5, rtol=1e-5)
+    np.testing.assert_array_equal(decayed["bias"], plain["bias"])
+
+
+def muon_updates(gradients, weights, *, weight_decay=0.0):
+    """The first updates at a rate of 0.1."""
+    config = dfgan.get_config("slides")
+    config.optimizer.algorithm, config.optimizer.generator_learning_rate = "muon", 0.1
+    config.optimizer.weight_decay = weight_decay
+    optimizer = RunOptions.of(config).optimizer.build(total_steps=10).generator
+    return optimizer.update(gradients, optimizer.init(weights), weights)[0]
 
 
 def test_an_unknown_algorithm_is_refused():
