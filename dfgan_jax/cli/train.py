@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import jax
 import ml_collections
+import numpy as np
 
 from dfgan_jax.cli import splits
 from dfgan_jax.cli.compared import compare, further_models
@@ -20,6 +21,7 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.sources import check_same_in_all
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import agreement, backend, parallel
+from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import locked
 from dfgan_jax.support.types import JsonObject
@@ -78,12 +80,15 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
             claim=functools.partial(claim_workdir, workdir, options))
         if stopped_by is not None:
             raise SystemExit(130 if stopped_by == signal.SIGINT else SAVED)
+        denoiser = Denoiser.load_in_all(workdir)
+        if agreement.is_main():
+            _warn_of_idle_stages(denoiser, data["valid"])
         if "test" not in data:
             print("There is no test split (config.data.test is empty), so nothing is evaluated",
                   flush=True)
             return
         compare(options, workdir=workdir, data=data, further=further,
-                denoisers=[Denoiser.load_in_all(workdir)])
+                denoisers=[denoiser])
 
 
 def _devices(options: RunOptions) -> parallel.Parallelism:
@@ -101,6 +106,15 @@ def _devices(options: RunOptions) -> parallel.Parallelism:
               f"{devices.available_count} devices idle; the next that uses all is "
               f"{-(-options.batch_size // least) * least}", file=sys.stderr, flush=True)
     return devices
+
+
+def _warn_of_idle_stages(denoiser: Denoiser, valid: Pairs) -> None:
+    idle = denoiser.idle_stages(hounsfield.denormalise(np.asarray(valid.qdct[0])))
+    if idle:
+        print(f"warning: {', '.join(idle)} of the generator take no part in the result: their "
+              "features have grown until they were constant. A lower "
+              "config.optimizer.generator_learning_rate, a higher weight_decay or a "
+              "config.generator.normalization prevents it", file=sys.stderr, flush=True)
 
 
 def _origin(options: RunOptions, data: Mapping[str, Pairs]) -> JsonObject:

@@ -19,6 +19,8 @@ from dfgan_jax.devices.backend import has_accelerator
 from dfgan_jax.devices.inference import Inference
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
+from dfgan_jax.models.idle_stages import idle_stages
+from dfgan_jax.models.unet import SIZE_MULTIPLE
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.scans import axes, hounsfield, units
 from dfgan_jax.scans.unit_names import UNITS, Unit
@@ -169,6 +171,19 @@ class Denoiser:
         from dfgan_jax.checkpoints.folder import workdir_of
 
         return workdir_of(self.path)
+
+    def idle_stages(self, qdct_hu: Float[np.ndarray, "h w"]) -> list[str]:
+        """The stages of a U-Net that take no part in denoising a slice; see `idle_stages`.
+
+        At most the middle 256² of the slice are used.
+        """
+        height, width = (min(length, 256) // SIZE_MULTIPLE * SIZE_MULTIPLE
+                         for length in qdct_hu.shape)
+        top, left = ((length - kept) // 2
+                     for length, kept in zip(qdct_hu.shape, (height, width), strict=True))
+        crop = qdct_hu[None, top:top + height, left:left + width, None].astype(np.float32)
+        return idle_stages(self._generator, self._variables,
+                           jnp.asarray(hounsfield.normalise(crop)))
 
     @functools.cached_property
     def weights_sha256(self) -> str:

@@ -18,6 +18,7 @@ from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.cli import train
 from dfgan_jax.cli.options import RunOptions
+from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import read_pairs
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.scans import hounsfield
@@ -519,3 +520,15 @@ def test_a_run_starts_from_the_average_of_another(recipe, tmp_path):
     for tree in (state.generator, state.average):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), tree["params"],
                      there)
+
+
+def test_stages_that_take_no_part_are_told(capsys):
+    class Idle:
+        def idle_stages(self, qdct_hu):
+            assert qdct_hu.shape == (2, 3)
+            assert qdct_hu.min() == -500.0  # 0 of the normalised scale
+            return ["down4", "up1"]
+
+    slices = np.zeros((1, 2, 3), np.float32)
+    train._warn_of_idle_stages(Idle(), Pairs(slices, slices))
+    assert "warning: down4, up1 of the generator take no part" in capsys.readouterr().err
