@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from unittest import mock
 
 import jax
 import ml_collections
@@ -523,12 +524,12 @@ def test_a_run_starts_from_the_average_of_another(recipe, tmp_path):
 
 
 def test_stages_that_take_no_part_are_told(capsys):
-    class Idle:
-        def idle_stages(self, qdct_hu):
-            assert qdct_hu.shape == (2, 3)
-            assert qdct_hu.min() == -500.0  # 0 of the normalised scale
-            return ["down4", "up1"]
-
+    denoiser = mock.Mock(spec=Denoiser)
+    denoiser.idle_stages.return_value = ["down4", "up1"]
     slices = np.zeros((1, 2, 3), np.float32)
-    train._warn_of_idle_stages(Idle(), Pairs(slices, slices))
+    train._warn_of_idle_stages(denoiser, Pairs(slices, slices))
+    np.testing.assert_array_equal(denoiser.idle_stages.call_args.args[0], slices[0] - 500)  # HU
     assert "warning: down4, up1 of the generator take no part" in capsys.readouterr().err
+    denoiser.idle_stages.return_value = []
+    train._warn_of_idle_stages(denoiser, Pairs(slices, slices))
+    assert not capsys.readouterr().err
