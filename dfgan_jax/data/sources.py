@@ -70,6 +70,7 @@ class Sources:
           InputError: a file or its manifest cannot be used, the cache cannot be written, a slice or
             a patient is in two splits, or the size does not fit the training of the networks.
         """
+        self._tell_simulation(splits)
         preprocessed = {split: self._preprocessed(split) for split in splits}
         patients = {split: {path: _patients(path, len(file.pairs)) for path, file in
                             zip(self.data.files(split), files.values(), strict=False)}
@@ -105,20 +106,36 @@ class Sources:
                 read_preprocessed(path, size=self.data.size, folder=self.data.cache_folder)
                 for number, path in enumerate(files, start=1)}
 
-    def simulated(self, split: str) -> pathlib.Path:
-        """The file of a split's simulated pairs, made at the first call.
+    def _tell_simulation(self, splits: tuple[str, ...]) -> None:
+        """Prints a line before phantoms are simulated that the cache lacks."""
+        missing = [split for split in splits
+                   if not self.data.files(split) and not self._simulated_path(split).exists()]
+        if missing and agreement.is_main():
+            count = sum(map(self.simulation.slices, missing))
+            print(f"No files of pairs: simulating {counted(count, 'phantom')} of "
+                  f"{self.simulated_size}×{self.simulated_size} (config.data.{splits[0]} is empty)",
+                  file=sys.stderr, flush=True)
+
+    def _simulated_path(self, split: str) -> pathlib.Path:
+        """The file of a split's simulated pairs.
 
         Its name is a digest of everything that determines its content: it is never stale.
+        """
+        name = low_dose.simulation_hash(size=self.simulated_size, seed=self.simulation.seed,
+                                        protocol=self.simulation.protocol)
+        return (self.data.cache_folder / f"simulated-{name}"
+                / f"{split}-{self.simulation.slices(split)}.npy")
+
+    def simulated(self, split: str) -> pathlib.Path:
+        """The file of a split's simulated pairs, made at the first call.
 
         Raises:
           InputError: the cache cannot be written.
         """
-        name = low_dose.simulation_hash(size=self.simulated_size, seed=self.simulation.seed,
-                                        protocol=self.simulation.protocol)
-        folder = self.data.cache_folder
-        path = folder / f"simulated-{name}" / f"{split}-{self.simulation.slices(split)}.npy"
+        path = self._simulated_path(split)
         if not path.exists():
-            with written_to_cache(folder), one_at_a_time(path.with_suffix(".lock")):
+            with (written_to_cache(self.data.cache_folder),
+                  one_at_a_time(path.with_suffix(".lock"))):
                 if not path.exists():  # made by another process while this one waited
                     self.simulate(split, path)
         return path

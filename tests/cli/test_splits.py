@@ -1,6 +1,6 @@
 import pytest
 
-from configs import attn
+from configs import attn, dfgan
 from dfgan_jax.cli import splits
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.support.errors import InputError
@@ -52,3 +52,13 @@ def test_no_phantoms_are_scored_or_tuned_on_beside_files(given, baselines, messa
     chosen = options(*given, baselines=baselines)
     with pytest.raises(InputError, match=f"config.data.{message}"):
         splits.of_evaluation(chosen.data, chosen.evaluation)
+
+
+def test_native_slices_are_those_of_files():
+    native = RunOptions.of(dfgan.get_config("native"))
+    with pytest.raises(InputError, match=r"config\.data\.train is empty, and config\.data\.size is "
+                                         r"0, .* Expected files of pairs; or, .* variant :demo"):
+        splits.of_training(native.data)
+    with pytest.raises(InputError, match=r"config\.data\.test is empty, and config\.data\.size is 0"):
+        splits.of_evaluation(native.data, native.evaluation)
+    splits.of_training(RunOptions.of(dfgan.get_config("open")).data)

@@ -211,6 +211,13 @@ def test_cached_pairs_are_made_once_and_depend_on_what_is_asked_for(simulated):
     np.testing.assert_array_equal(fewer.qdct[0], first.qdct[0])
 
 
+def test_a_simulation_is_announced_once(simulated, capsys):
+    line = "No files of pairs: simulating 3 phantoms of 32×32 (config.data.valid is empty)\n"
+    for lines in (1, 0):  # made, then in the cache
+        RunOptions.of(simulated).sources.load(("valid", "test"))
+        assert capsys.readouterr().err.count(line) == lines
+
+
 def test_pairs_that_another_process_simulates_meanwhile_are_waited_for(simulated, capsys):
     sources = RunOptions.of(simulated).sources
     path = sources.simulated("test")
