@@ -126,6 +126,11 @@ class Checkpoints:
         """The folder of the checkpoint with the best score; None before the first score."""
         return self._folder(self._manager.best_step())
 
+    def best_score(self) -> float | None:
+        """The score of `best`."""
+        step = self._manager.best_step()
+        return None if step is None else score_of(self._manager.metrics(step))
+
     def _folder(self, step: int | None) -> pathlib.Path | None:
         return None if step is None else pathlib.Path(self._manager.directory) / str(step)
 

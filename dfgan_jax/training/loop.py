@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import signal
+import sys
 
 from dfgan_jax.devices import agreement
 from dfgan_jax.support.checks import check_above_zero, check_not_negative
@@ -74,11 +75,13 @@ class Loop:
       scores_start: validate the first state, too, and save it: it may be the best, unless the first
         epochs may not.
       awaits_validation: the first state is that of an epoch's end without a score.
+      best_score: the best one of the epochs before; None before the first.
     """
 
     def __init__(self, options: LoopOptions, *, steps: CompiledSteps, per_epoch: int,
                  origin: JsonObject, saver: Saver, metrics: Metrics, stop: StopRequest,
-                 scores_start: bool = False, awaits_validation: bool = False) -> None:
+                 scores_start: bool = False, awaits_validation: bool = False,
+                 best_score: float | None = None) -> None:
         self._options = options
         self._steps = steps
         self._per_epoch = per_epoch
@@ -88,6 +91,7 @@ class Loop:
         self._stop = stop
         self._scores_start = scores_start
         self._awaits_validation = awaits_validation
+        self._best_score = best_score
         self._last = options.epochs * per_epoch
 
     def run(self, state: TrainState) -> int | None:
@@ -116,7 +120,7 @@ class Loop:
                     self._save(state, step, awaits_validation=ends_epoch)
                 if ends_epoch and stopping is None:
                     try:
-                        state = self._end_epoch(state, step)
+                        state = self._end_epoch(state, step, bar)
                     except StoppedError as stopped:
                         stopping = stopped.number
                         if not saves:
@@ -146,11 +150,12 @@ class Loop:
         self._saver.save(state, self._meta(step) | (
             {AWAITS_VALIDATION: True} if awaits_validation else {}))
 
-    def _end_epoch(self, state: TrainState, step: int) -> TrainState:
+    def _end_epoch(self, state: TrainState, step: int, bar: Progress | None = None) -> TrainState:
         """Validates, and saves now or, soon after another checkpoint, later."""
         epoch = self._epoch(step)
         state, scores = self._validate(state, step, epoch)
         score = self._options.validation.score(scores, epoch=epoch)
+        self._tell_epoch(epoch, scores, score, bar)
         if step < self._last and self._saver.early():
             self._saver.keep(state, self._meta(step), score)
         else:
@@ -173,8 +178,9 @@ class Loop:
     def _score_start(self, state: TrainState) -> TrainState:
         """Validates and saves the first state, so that worse epochs do not replace it."""
         state, scores = self._validate(state, 0, 0)
-        self._saver.save(state, self._meta(0),
-                         score=self._options.validation.score(scores, epoch=1))
+        score = self._options.validation.score(scores, epoch=1)
+        self._best_score = score
+        self._saver.save(state, self._meta(0), score=score)
         if agreement.is_main():
             print(f"Before training: {scores['psnr']:.2f} dB on the validation slices", flush=True)
         return state
@@ -188,6 +194,21 @@ class Loop:
                                   "last good checkpoint is kept")
         self._metrics.write("valid", step=step, epoch=epoch, metrics=scores)
         return state, scores
+
+    def _tell_epoch(self, epoch: int, scores: dict[str, float], score: float | None,
+                    bar: Progress | None) -> None:
+        """Prints the validation of an epoch, without breaking the bar if there is one."""
+        line = f"epoch {epoch}: {scores['psnr']:.2f} dB"
+        if self._options.validation.select_by == "generator_loss":
+            line += f" and a generator loss of {scores['generator_loss']:.4g}"
+        line += " on the validation slices"
+        if score is not None and (self._best_score is None or score > self._best_score):
+            self._best_score = score
+            line += ", the best so far"
+        if bar is not None:
+            bar.message(line)
+        elif agreement.is_main():
+            print(line, file=sys.stderr, flush=True)
 
     def _epoch(self, step: int) -> int:
         """The epoch of a step, from 1; of the first state 0."""

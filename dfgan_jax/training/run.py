@@ -81,12 +81,15 @@ class Run:
         return stopped_by
 
     def _tell_choice(self, best: pathlib.Path | None) -> None:
-        """Prints which checkpoint is evaluated, if it is not the best epoch's."""
+        """Prints which checkpoint is kept for the evaluation and for denoising."""
         if best is None:
             print("No epoch could be the best one (first_epoch is "
                   f"{self.options.validation.first_epoch}): evaluating the last", flush=True)
-        elif read_meta(best)["step"] == 0:
+        elif (epoch := read_meta(best)["epoch"]) == 0:
             print("No epoch was better than the initial checkpoint: evaluating that", flush=True)
+        else:
+            print(f"The checkpoint of epoch {epoch} of {self.options.epochs} is kept as the best",
+                  flush=True)
 
     def _resumed(self, kept: Checkpoints, shapes: TrainState) -> TrainState | None:
         """The state of the latest checkpoint; None without a checkpoint."""
@@ -110,6 +113,7 @@ class Run:
         loop = Loop(self.options, steps=self.steps, per_epoch=per_epoch, origin=self.origin,
                     saver=saver, metrics=Metrics(writer), stop=stop,
                     scores_start=scores_start,
+                    best_score=None if kept is None else kept.best_score(),
                     awaits_validation=agreement.from_main(lambda: awaits_validation))
         try:
             return loop.run(self.devices.place(agreement.broadcast(state)))

@@ -115,9 +115,15 @@ def test_results_agree_with_a_computation_of_their_own(finished):
 
 
 def test_the_best_checkpoint_is_the_one_evaluated(finished):
-    _, workdir, _ = finished
+    _, workdir, done = finished
     valid = [row for row in read_history(workdir) if row["kind"] == "valid"]
-    best = max(valid, key=lambda row: row["psnr"])["step"]
+    best_row = max(valid, key=lambda row: row["psnr"])
+    best = best_row["step"]
+    assert done.stderr.count("dB on the validation slices") == EPOCHS
+    assert (f"epoch {best_row['epoch']}: {best_row['psnr']:.2f} dB on the validation slices, the "
+            "best so far\n") in done.stderr
+    assert (f"The checkpoint of epoch {best_row['epoch']} of {EPOCHS} is kept as the best\n"
+            in done.stdout)
     assert json.loads((workdir / "results.json").read_text())["checkpoint"]["step"] == best
     kept = {int(p.name) for p in (workdir / "checkpoints").iterdir()}
     assert kept == {best, STEPS - 4, STEPS}

@@ -41,6 +41,17 @@ def test_trained_weights_are_scored_before_they_are_trained_on(capsys):
     assert "Before training: 40.00 dB on the validation slices" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("options", "best"), [
+    ({}, [2, 4]), ({"best_score": 40.5}, [4]), ({"best_score": 50.0}, []), ({"first_epoch": 2}, [4]),
+    ({"scores_start": True}, [2, 4])])
+def test_each_validation_is_told_and_whether_it_is_the_best_so_far(options, best, capsys):
+    score = {0: 39.0, 2: 40.0, 4: 41.234, 6: 41.0}.__getitem__
+    loop_of(Kept(), score=score, **options).run(counted(0))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert lines == [f"epoch {step // 2}: {score(step):.2f} dB on the validation slices"
+                     f"{', the best so far' if step in best else ''}" for step in (2, 4, 6)]
+
+
 @pytest.mark.parametrize("options", [{}, {"scores_start": True, "first_epoch": 2}])
 def test_random_weights_are_not_and_neither_where_first_epochs_cannot_be_the_best(options):
     kept = Kept()
@@ -83,6 +94,7 @@ def test_an_epoch_that_awaits_its_validation_is_scored_before_training_goes_on(c
     assert loop_of(kept, score=float, awaits_validation=True).run(counted(4)) is None
     assert kept.saved == [(4, 4, 4.0), (6, 6, 6.0)]
     assert kept.awaiting == []
+    assert "epoch 2: 4.00 dB on the validation slices, the best so far\n" in capsys.readouterr().err
 
 
 def test_so_is_the_last_epoch():
