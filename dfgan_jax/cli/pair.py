@@ -12,6 +12,7 @@ import numpy as np
 from dfgan_jax.data import dataset, doses
 from dfgan_jax.data.dataset import Entry
 from dfgan_jax.data.entries import check_not_blank, patients_by, slice_columns, tell_written
+from dfgan_jax.data.exchanged import is_noisier
 from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairing import SlicePair, match_slices
 from dfgan_jax.scans import dicom
@@ -136,9 +137,4 @@ def _entry(pair: SlicePair, patient: str, digest_of: Callable[[pathlib.Path], st
         manifest={**slice_columns(pair.ndct), "qdct_series_uid": pair.qdct.series_uid,
                   "ndct_file": pair.ndct.name, "ndct_sha256": digest_of(pair.ndct.path),
                   "qdct_file": pair.qdct.name, "qdct_sha256": digest_of(pair.qdct.path),
-                  "noisier": "ndct" if _roughness(ndct) > _roughness(qdct) else "qdct"})
-
-
-def _roughness(hu: np.ndarray) -> float:
-    """Mean absolute second difference along rows, dominated by noise rather than anatomy."""
-    return float(np.abs(np.diff(hu, 2, axis=1)).mean())
+                  "noisier": "ndct" if is_noisier(ndct, qdct) else "qdct"})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from dfgan_jax.data.aliasing import Size, aliasing_notes
 from dfgan_jax.data.dataset import SPLITS, read_manifest
+from dfgan_jax.data.exchanged import exchanged_notes
 from dfgan_jax.data.options import DataOptions, SimulationOptions
 from dfgan_jax.data.overlap import check_no_overlap, check_no_shared_patient
 from dfgan_jax.data.pairs import Pairs, joined
@@ -82,10 +83,14 @@ class Sources:
         _check_no_slice_twice(preprocessed)
         pairs = {split: joined([each.pairs for each in files.values()])
                  for split, files in preprocessed.items()}
-        for note in aliasing_notes((self._native(split, part), size)
+        if agreement.is_main():
+            notes = aliasing_notes((self._native(split, part), size)
                                    for split, each in pairs.items()
-                                   for part, size in enumerate(each.sizes)):
-            if agreement.is_main():
+                                   for part, size in enumerate(each.sizes))
+            # Phantoms have a normal dose that is the less noisy one.
+            notes += exchanged_notes({name: each.pairs for split, files in preprocessed.items()
+                                      if self.data.files(split) for name, each in files.items()})
+            for note in notes:
                 print(f"warning: {note}", file=sys.stderr, flush=True)
         for split, each in pairs.items():
             self._check_sizes(split, each, is_training="train" in pairs)

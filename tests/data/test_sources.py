@@ -17,7 +17,9 @@ from tests.data.few_phantoms import few_phantoms
 
 def write(path, shape, seed):
     rng = np.random.default_rng(seed)
-    write_pairs(path, Pairs(*(rng.uniform(0, 0.03, shape).astype(np.float32) for _ in range(2))))
+    # The low dose is the noisier one.
+    write_pairs(path, Pairs(*(rng.uniform(0, highest, shape).astype(np.float32)
+                              for highest in (0.03, 0.04))))
     return str(path)
 
 
@@ -53,6 +55,20 @@ def test_a_resize_that_skips_pixels_is_warned_of_once(config, tmp_path, capsys):
         assert len(lines) == warnings
         assert all(line.startswith("warning: The resize from 128×128 to 32×32 pixels has no anti")
                    and "reads 25% of the pixels" in line for line in lines)
+
+
+def test_doses_that_look_exchanged_are_warned_of(config, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    ndct, qdct = (rng.normal(0.02, noise, (3, 32, 32)).astype(np.float32)
+                  for noise in (1e-4, 2e-4))
+    write_pairs(tmp_path / "a.npy", Pairs(ndct, qdct))
+    write_pairs(tmp_path / "b.npy", Pairs(qdct + 1e-3, ndct + 1e-3))
+    config.data.size = 32
+    config.data.train, config.data.test = str(tmp_path / "a.npy"), str(tmp_path / "b.npy")
+    RunOptions.of(config).sources.load(("train", "test"))
+    assert capsys.readouterr().err.endswith(
+        "warning: data.test: the normal dose (f_nd) is noisier than the low dose (f_qd) in 3 of 3 "
+        "slices: are the doses exchanged?\n")
 
 
 def test_patients_of_training_pairs_are_refused_though_these_are_not_read(config, tmp_path):
