@@ -115,7 +115,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.intensity = "squared"
     # Weight of pixels from -160 to 240 HU in image and difference; all others have weight 1.
     config.loss.soft_tissue = 1.0
-    # Number of updates before the adversarial term is added.
+    # Number of updates before the adversarial term is added; fewer than those of the run.
     config.loss.adversarial_from_step = 0
     # Target score of the normal dose for the discriminators; 0.9 is one-sided label smoothing.
     config.loss.real_label = 1.0
@@ -132,7 +132,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.discriminator_learning_rate = 2e-5
     # Schedule of both learning rates: constant (as published), or cosine, to 0 at the last step.
     config.optimizer.schedule = "constant"
-    # Decay of Adam's first moment.
+    # Decay of Adam's first moment; with muon that of NAdam's and of the discriminators', while
+    # Muon's own momentum decays by 0.95.
     config.optimizer.b1 = 0.9
     # Decay of Adam's second moment.
     config.optimizer.b2 = 0.999

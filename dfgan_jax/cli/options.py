@@ -93,8 +93,31 @@ class RunOptions:
         if self.validation.statistics == "batch" and self.optimizer.freeze_batch_stats:
             raise InputError("validation.statistics is 'batch'; expected 'running', since "
                              "config.optimizer.freeze_batch_stats keeps the running statistics")
+        self._check_effect()
         with prefixed("optimizer."):
             self.optimizer.check_start(self.networks, initial_checkpoint=self.initial_checkpoint)
+
+    def _check_effect(self) -> None:
+        """Refuses values of fields that have no effect beside the others.
+
+        `loss.adversarial` is not among them: the GANs' configurations have one, and
+        `discriminators=none` alone makes their training supervised.
+        """
+        for path, chosen, cause in (
+                ("loss.adversarial_from_step", self.discriminators == "none",
+                 "discriminators is 'none'"),
+                ("loss.gradient_penalty", self.discriminators == "none",
+                 "discriminators is 'none'"),
+                ("generator.gate_window", not self.generator.attention,
+                 "generator.attention is False"),
+                ("generator.momentum", self.generator.normalization != "batch",
+                 f"generator.normalization is {self.generator.normalization!r}")):
+            group, name = path.split(".")
+            options = getattr(self, group)
+            value, without = getattr(options, name), getattr(type(options), name)
+            if chosen and value != without:
+                raise InputError(f"{path} is {value!r}; expected {without!r}, since "
+                                 f"config.{cause}")
 
     @classmethod
     def of(cls, config: Config) -> "RunOptions":

@@ -56,6 +56,8 @@ def run(config: ml_collections.ConfigDict, *, workdir: pathlib.Path) -> None:
         data["train"], global_batch_size=options.batch_size)
     with prefixed("config.optimizer."):
         options.optimizer.check_length(total_steps)
+    with prefixed("config.loss."):
+        options.loss.check_length(total_steps)
     origin = _origin(options, data)
     training = options.training(total_steps=total_steps)
     used = dict(data)

@@ -83,6 +83,16 @@ class LossOptions:
             raise InputError("image, difference, gradient_image and gradient_difference are 0; "
                              "expected more than 0 for one of them")
 
+    def check_length(self, total_steps: int) -> None:
+        """Checks that a run of `total_steps` updates reaches the adversarial term.
+
+        Raises:
+          InputError: it does not.
+        """
+        if self.adversarial_from_step >= total_steps:
+            raise InputError(f"adversarial_from_step is {self.adversarial_from_step}; expected "
+                             f"fewer than the {total_steps} updates of the run")
+
 
 def intensity(denoised: Images, ndct: Images, *, form: Intensity = "squared",
               soft_tissue: float = 1.0) -> Float[Array, ""]:

@@ -35,6 +35,14 @@ from dfgan_jax.training.state import Networks
     ({"loss.intensity": "l1"}, "loss.intensity is 'l1'; expected one of squared, charbonnier, log"),
     ({"loss.soft_tissue": 0.0}, "loss.soft_tissue is 0.0; expected more than 0"),
     ({"loss.gradient_penalty": -1.0}, "loss.gradient_penalty is -1.0; expected 0 or more"),
+    ({"loss.gradient_penalty": 1.0, "discriminators": "none"},
+     "config.loss.gradient_penalty is 1.0; expected 0.0, since config.discriminators is 'none'"),
+    ({"loss.adversarial_from_step": 9, "discriminators": "none"},
+     "config.loss.adversarial_from_step is 9; expected 0, since config.discriminators is 'none'"),
+    ({"generator.gate_window": 64, "generator.attention": False},
+     "config.generator.gate_window is 64; expected 0, since config.generator.attention is False"),
+    ({"generator.momentum": 0.99, "generator.normalization": "none"},
+     "config.generator.momentum is 0.99; expected 0.9, since config.generator.normalization is 'n"),
     ({"optimizer.average_decay": 1.0}, "optimizer.average_decay is 1.0; expected 0 or more, and b"),
     ({"optimizer.warm_up_steps": -1}, "optimizer.warm_up_steps is -1; expected 0 or more"),
     ({"validation.statistics": "batch"}, "validation.statistics is 'batch'; expected 'running'"),
@@ -87,6 +95,12 @@ def test_a_mistyped_field_of_a_file_gets_the_nearest_name():
     with pytest.raises(InputError, match=r"config\.optimizer\.shedule: there is no such field "
                                          r"\(did you mean 'schedule'\?\); there are algorithm, "):
         RunOptions.of(config)
+
+
+def test_the_gans_train_without_an_adversary():
+    config = attn.get_config()
+    config.discriminators = "none"
+    assert RunOptions.of(config).loss.adversarial == 5.0
 
 
 @pytest.mark.parametrize("changes", [{}, {"normalization": "none"}, {"attention": False}])

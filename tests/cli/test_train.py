@@ -497,6 +497,8 @@ def started_from(recipe, folder, *options):
     (["--config.data.crop=80"], "data.crop is 80, larger than slices of data.train (64×64)"),
     (["--config.optimizer.warm_up_steps=12"],
      "warm_up_steps is 12; expected fewer than the 12 updates"),
+    (["--config.loss.adversarial_from_step=12"],
+     "config.loss.adversarial_from_step is 12; expected fewer than the 12 updates"),
     (["--config.data.train_shares=0.5,0.6"], "config.data.train_shares is '0.5,0.6'; expected a"),
     (["--config.data.on_device=always"], "config.data.on_device is 'always'; expected 'never'"),
 ])
