@@ -33,6 +33,7 @@ from dfgan_jax.evaluation.slice_facts import (
     pitch_notes,
     resize_notes,
     seen_notes,
+    tuning_notes,
 )
 from dfgan_jax.evaluation.speed import Speed, measure_speed
 from dfgan_jax.evaluation.statistics import Sample
@@ -124,9 +125,10 @@ class Comparison:
         self._warnings = seen_notes(
             {name: model.denoiser.meta.get("data") or {} for name, model in self._models.items()},
             {split: self._data[split].fingerprint() for split in self._options.splits})
-        for note in [*self._warnings, *resizes] if agreement.is_main() else []:
+        tuned = tuning_notes(self._tuning_manifest(), self._manifest)
+        for note in [*self._warnings, *resizes, *tuned] if agreement.is_main() else []:
             print(f"warning: {note}", file=sys.stderr, flush=True)
-        self._model_notes += resizes
+        self._model_notes += [*resizes, *tuned]
         for name, source in given.items():
             label, row = given_row(name, source, shape=self._qdct.shape, manifest=self._manifest)
             rows[label] = row
@@ -276,6 +278,15 @@ class Comparison:
                             self._data["test"].counts)
         pitches = np.asarray(native, float) * columns / self._ndct.shape[2]
         return float(pitches.mean()) if pitches.max() <= PITCH_SPREAD * pitches.min() else None
+
+    def _tuning_manifest(self) -> list[dict[str, str]] | None:
+        """The manifest of the slices that classical denoisers are tuned on; None without one."""
+        if not self._options.baselines:
+            return None
+        valid = self._data["valid"]
+        rows = _read_manifests(self._sources.data.valid, valid.counts)
+        return rows and [rows[index] for index in evenly_spaced(
+            len(valid), most=baselines.MAX_TUNING_SLICES)]
 
     def _recorded_dose(self) -> float | None:
         """The median of the dose fractions in the manifest; None if it lacks some."""

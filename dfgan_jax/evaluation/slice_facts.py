@@ -9,10 +9,14 @@ import numpy as np
 from dfgan_jax.data.aliasing import Size, aliasing_notes
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.data.pairs_file import read_pairs
+from dfgan_jax.support.safe_pickle import printable
 from dfgan_jax.support.types import JsonObject
 
 PITCH_TOLERANCE: Final = 1.1
 """Ratio of pixel pitches from which a note names those of training and test."""
+
+_MOST_LISTED: Final = 5
+"""Kernels or thicknesses in a note."""
 
 
 class SliceFacts(NamedTuple):
@@ -115,3 +119,33 @@ def pitch_notes(domains: Mapping[str, Domain | None], pixel_spacing_mm: float | 
             notes.append(f"{name} was trained on pixels of {trained} mm; those of the test slices "
                          f"have {pixel_spacing_mm:.3g} mm.")
     return notes
+
+
+def tuning_notes(tuned: Sequence[Mapping[str, str]] | None,
+                 scored: Sequence[Mapping[str, str]] | None) -> list[str]:
+    """A sentence where classical denoisers are tuned on slices unlike those that are scored.
+
+    Args:
+      tuned: a row of the manifest for each slice they are tuned on; None without a manifest.
+      scored: the same of the test slices.
+    """
+    return [f"Classical denoisers are tuned on slices of {words} {_listed(there)}, and the test "
+            f"slices have {_listed(here)}: their rows may be too low."
+            for words, kinds in (("kernel", _kernels), ("thickness", _thicknesses))
+            if (there := kinds(tuned or ())) and (here := kinds(scored or ())) and there != here]
+
+
+def _kernels(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The kernels of a manifest, without repetitions; those that are not stated are left out."""
+    return sorted({printable(text) for row in rows if (text := (row.get("kernel") or "").strip())})
+
+
+def _thicknesses(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The same of the thicknesses; some DICOM files state one of 0 or below."""
+    stated = {float(text) for row in rows if (text := row.get("thickness_mm"))}
+    return [f"{each:g} mm" for each in sorted(stated) if each > 0]
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    more = f" and {len(kinds) - _MOST_LISTED} more" if len(kinds) > _MOST_LISTED else ""
+    return ", ".join(kinds[:_MOST_LISTED]) + more

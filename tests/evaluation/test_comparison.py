@@ -179,15 +179,18 @@ def test_facts_and_notes_tell_pixels_thickness_and_the_training(tmp_path, capsys
         native.ndct, native.qdct))))
     (tmp_path / "test.manifest.csv").write_text(
         "index,patient,pixel_spacing_mm,thickness_mm\n0,p,0.7,3\n1,p,0.7,1.5\n")
+    (tmp_path / "valid.manifest.csv").write_text("index,patient,thickness_mm\n0,q,5\n")
     trained_on = Domain.of([ScanProperties(None, None, 0.7)], sizes=[192], simulated=False)
     config, _ = untrained(tmp_path / "a", dfgan, trained_on=trained_on.as_json(),
                           data={"train": scored.fingerprint(), "valid": "of others"})
     config.data.test = str(tmp_path / "test.npy")
-    config.evaluation.baselines, config.evaluation.physics = "", False
+    config.data.valid = str(tmp_path / "valid.npy")
+    config.evaluation.baselines, config.evaluation.physics = "gaussian", False
     config.evaluation.protocols = "published"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "_png", lambda figure: b"")
-        compare(RunOptions.of(config), workdir=tmp_path / "out", data={"test": scored},
+        compare(RunOptions.of(config), workdir=tmp_path / "out",
+                data={"test": scored, "valid": discs(1, size=64)},
                 denoisers=[Denoiser.load(tmp_path / "a")])
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["test_slices"] == {"pixel_spacing_mm": pytest.approx(2.1),
@@ -204,6 +207,10 @@ def test_facts_and_notes_tell_pixels_thickness_and_the_training(tmp_path, capsys
     assert warning in notes
     assert warning in printed.out
     assert warning in (tmp_path / "out" / "report.html").read_text()
+    tuning = ("Classical denoisers are tuned on slices of thickness 5 mm, and the test slices have "
+              "1.5 mm, 3 mm: their rows may be too low.")
+    assert f"warning: {tuning}\n" in printed.err
+    assert tuning in notes
 
 
 def test_without_proportions_the_pixels_have_no_pitch(tmp_path):

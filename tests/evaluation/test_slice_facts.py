@@ -9,6 +9,7 @@ from dfgan_jax.evaluation.slice_facts import (
     pitch_notes,
     resize_notes,
     seen_notes,
+    tuning_notes,
 )
 
 
@@ -73,3 +74,23 @@ def test_models_that_saw_the_slices_are_named():
         "Chosen among its checkpoints on this very test split, so that the scores are too good: B.",
         "Trained on this very validation split, on which classical denoisers are tuned: C."]
     assert seen_notes(models, {"test": "three"}) == []
+
+
+def rows(*kinds):
+    return [{"kernel": kernel, "thickness_mm": thickness} for kernel, thickness in kinds]
+
+
+@pytest.mark.parametrize(("tuned", "scored", "notes"), [
+    (rows(("D45", "3.0")), rows(("B30", "3")), [
+        "Classical denoisers are tuned on slices of kernel D45, and the test slices have B30: "
+        "their rows may be too low."]),
+    (rows(("B30", "1"), ("B30", "3")), rows(("B30", "3")), [
+        "Classical denoisers are tuned on slices of thickness 1 mm, 3 mm, and the test slices "
+        "have 3 mm: their rows may be too low."]),
+    (rows(*((f"K{number}", "") for number in range(7))), rows(("K0", "3")), [
+        "Classical denoisers are tuned on slices of kernel K0, K1, K2, K3, K4 and 2 more, and the "
+        "test slices have K0: their rows may be too low."]),
+    (rows(("B30", "3")), rows(("B30", "3.0")), []), (rows(("", "0")), rows(("B30", "3")), []),
+    ([{}], rows(("B30", "3")), []), (None, rows(("B30", "3")), []), (rows(("B30", "3")), None, [])])
+def test_a_note_names_other_kernels_and_thicknesses_of_the_tuning(tuned, scored, notes):
+    assert tuning_notes(tuned, scored) == notes
