@@ -34,6 +34,10 @@ _MOST: Final[dict[Unit, float]] = {"hu": np.inf, "mu": 10.0, "redcnn": 32.0, "df
 # few pixels. No slice in HU has only values from −1.6 to 8: noise and anatomy span tens of HU.
 _LOWEST, _HIGHEST, _HIGHEST_METAL, _METAL_SHARE = -1.6, 8.0, 100.0, 0.01
 
+# A window cuts off air and bone: many pixels lie on both of its limits. In RED-CNN's normalisation 0
+# and 1 are -1024 and 3072 HU, and few pixels have both.
+_LIMIT_SHARE = 0.005
+
 # Fat and soft tissue of stored values. Of HU without a negative value, such as a window of brain
 # or bone, few pixels are as dense.
 _STORED_TISSUE, _TISSUE_SHARE = (874.0, 1174.0), 0.05
@@ -116,7 +120,7 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
     """
     lowest, highest, most = np.inf, -np.inf, -np.inf
     is_small = is_whole = is_picture = True
-    pixels = tissue = body = 0
+    pixels = tissue = body = zeros = ones = 0
     twice = np.zeros(2 * _TWICE_WITHIN + 1, int)  # of each HU around air that was rescaled twice
     for one in slices:
         if not one.size:
@@ -132,6 +136,7 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
         twice += np.bincount(np.rint(near).astype(int) - (_TWICE_AIR - _TWICE_WITHIN),
                              minlength=len(twice))
         pixels += one.size
+        zeros, ones = zeros + int((one == 0).sum()), ones + int((one == 1).sum())
         tissue += int(((one >= _STORED_TISSUE[0]) & (one <= _STORED_TISSUE[1])).sum())
         is_picture = is_picture and one.dtype == np.uint8
         if is_small:
@@ -149,8 +154,12 @@ def doubt(slices: Iterable[Num[np.ndarray, "..."]]) -> Doubt | None:
     elif is_small:
         if is_whole:
             return None
-        unit = _like(lowest, most)
-        like = f"; they look like {NAMES[unit]}" if unit else ""
+        if (lowest, highest) == (0, 1) and min(zeros, ones) >= _LIMIT_SHARE * pixels:
+            unit, like = None, ("; they look like a picture of a window, scaled to 0…1, which does "
+                                "not state its HU: convert it back with its window")
+        else:
+            unit = _like(lowest, most)
+            like = f"; they look like {NAMES[unit]}" if unit else ""
     elif is_picture:
         unit, like = None, "; they look like a picture of a window, which does not state its HU"
     elif tissue >= _TISSUE_SHARE * pixels:
