@@ -54,7 +54,11 @@ def run(*, ndct: Folders = (), qdct: Folders = (), trees: Folders = (), output: 
              for folders in groups]
     notes = [line for files in found for line in files.lines()]
     if trees:
-        normal, low, left_out = doses.by_description(_headers(found))
+        try:
+            normal, low, left_out = doses.by_description(_headers(found))
+        except InputError as error:
+            raise InputError(f"{error}; or name the folders of each dose: --ndct=DIR --qdct=DIR"
+                             ) from error
         notes += left_out
     else:
         normal, low = _headers(found[:len(ndct)]), _headers(found[len(ndct):])

@@ -86,7 +86,8 @@ def test_exchanged_descriptions_are_noticed(tmp_path, capsys):
 @pytest.mark.parametrize(("descriptions", "message"), [
     (("Full Dose Images", "Full Dose 2"),
      r"no series is of the low dose .*'Full Dose 2' \(1 series\), 'Full Dose Images' \(1 series"),
-    (("Abdomen", "Low Dose Images"), r"no series is of the normal dose .*'Abdomen' \(1 series\)")])
+    (("Abdomen", "Low Dose Images"), r"no series is of the normal dose .*'Abdomen' \(1 "
+                                       r"series\), .*; or name the folders of each dose: --ndct")])
 def test_a_tree_with_one_dose_is_an_error(tmp_path, descriptions, message):
     tree = collection.write(tmp_path, patients=("C002",), descriptions=descriptions)
     with pytest.raises(InputError, match=message):

@@ -64,10 +64,9 @@ def test_what_cannot_be_hu_is_refused_with_what_it_looks_like(unit, values):
 
 
 @pytest.mark.parametrize(("values", "unit"), [
-    ((body().clip(-160, 240) + 160) / 400, ""), ((body().clip(-1350, 150) + 1350) / 1500, "redcnn"),
+    ((body().clip(-160, 240) + 160) / 400, ""),
     (with_metal((body() + 1024) / 4096).clip(0, 1), "redcnn")])
 def test_a_window_scaled_to_one_is_no_normalisation(values, unit):
-    """Air and bone are cut off by the first window; no air by the second."""
     with pytest.raises(DoubtfulInput) as caught:
         check_hu(values, name="x")
     assert caught.value.value == unit
