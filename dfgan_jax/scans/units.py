@@ -34,8 +34,8 @@ _MOST: Final[dict[Unit, float]] = {"hu": np.inf, "mu": 10.0, "redcnn": 32.0, "df
 # few pixels. No slice in HU has only values from −1.6 to 8: noise and anatomy span tens of HU.
 _LOWEST, _HIGHEST, _HIGHEST_METAL, _METAL_SHARE = -1.6, 8.0, 100.0, 0.01
 
-# A window cuts off air and bone: many pixels lie on both of its limits. In RED-CNN's normalisation 0
-# and 1 are -1024 and 3072 HU, and few pixels have both.
+# A window cuts off air and bone: many pixels lie on both of its limits. In RED-CNN's normalisation
+# 0 and 1 are -1024 and 3072 HU, and hardly any pixel is as dense.
 _LIMIT_SHARE = 0.005
 
 # Fat and soft tissue of stored values. Of HU without a negative value, such as a window of brain

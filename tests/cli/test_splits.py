@@ -59,6 +59,6 @@ def test_native_slices_are_those_of_files():
     with pytest.raises(InputError, match=r"config\.data\.train is empty, and config\.data\.size is "
                                          r"0, .* Expected files of pairs; or, .* variant :demo"):
         splits.of_training(native.data)
-    with pytest.raises(InputError, match=r"config\.data\.test is empty, and config\.data\.size is 0"):
+    with pytest.raises(InputError, match=r"config\.data\.test is empty, and config\.data\.size is"):
         splits.of_evaluation(native.data, native.evaluation)
     splits.of_training(RunOptions.of(dfgan.get_config("open")).data)

@@ -42,8 +42,8 @@ def test_trained_weights_are_scored_before_they_are_trained_on(capsys):
 
 
 @pytest.mark.parametrize(("options", "best"), [
-    ({}, [2, 4]), ({"best_score": 40.5}, [4]), ({"best_score": 50.0}, []), ({"first_epoch": 2}, [4]),
-    ({"scores_start": True}, [2, 4])])
+    ({}, [2, 4]), ({"best_score": 40.5}, [4]), ({"best_score": 50.0}, []),
+    ({"first_epoch": 2}, [4]), ({"scores_start": True}, [2, 4])])
 def test_each_validation_is_told_and_whether_it_is_the_best_so_far(options, best, capsys):
     score = {0: 39.0, 2: 40.0, 4: 41.234, 6: 41.0}.__getitem__
     loop_of(Kept(), score=score, **options).run(counted(0))
