@@ -21,6 +21,10 @@ VERIFY_SIZE = 256
 MAX_ONNX_DIFFERENCE_HU = 0.02
 """Between ONNX Runtime and this package: rounding of float32."""
 
+SAME_RMSE = 0.02
+"""Share of the RMSE that tells nothing. At 256², the pretrained networks, trained with flips and
+turns, differ by 0.002 from themselves with exchanged kernels, and these are the better ones."""
+
 STORAGES = ("float32", "float16")
 
 
@@ -141,14 +145,34 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
         rmse[name] = float(np.sqrt(np.mean(np.square(image - ndct))))
         print(f"  {name:24}{image.mean():8.2f}{image.std():8.2f}{image.min():8.1f}"
               f"{image.max():9.1f}{rmse[name]:10.2f}")
-    if not rmse["denoised"] < rmse["with h and w exchanged"]:
-        print("  Warning: the generator does no better than with height and width of every kernel "
-              "exchanged.\n  Was it trained, and were its kernels saved in PyTorch's layout?")
+    print(_verdict(rmse["quarter dose"], rmse["denoised"], rmse["with h and w exchanged"]), end="")
     path = _comparison(written[0])
     scale = ARCHITECTURES[weights.architecture].scaled
     np.savez(path, qdct=scale(qdct)[:, None], denoised=scale(denoised)[:, None])
     print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "
           "PyTorch's model.eval() must give the one from the other.", flush=True)
+
+
+def _verdict(quarter_dose: float, denoised: float, exchanged: float) -> str:
+    """What the RMSEs say of the generator's kernels, as lines; empty if they are as they should be.
+
+    Args:
+      quarter_dose: RMSE of the input.
+      denoised: RMSE of the generator's result.
+      exchanged: RMSE with height and width of every kernel exchanged.
+    """
+    if exchanged < denoised * (1 - SAME_RMSE):
+        return ("  Warning: the generator does better with height and width of every kernel "
+                "exchanged.\n  Were its kernels saved in PyTorch's layout?\n")
+    if not denoised < quarter_dose:
+        return ("  Warning: the generator's result is no nearer to the normal dose than the "
+                "quarter dose is.\n  Was it trained, and were its kernels saved in PyTorch's "
+                "layout?\n")
+    if exchanged <= denoised * (1 + SAME_RMSE):
+        return ("  The order of height and width makes no difference to this network, as to one "
+                "trained with flips\n  and turns: the table cannot show whether they were "
+                "exchanged.\n")
+    return ""
 
 
 def _verify_onnx(weights: Weights, path: pathlib.Path) -> None:

@@ -12,7 +12,9 @@ from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.cli import convert
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.models.cnn10 import CNN10Options
 from dfgan_jax.models.generators import build_generator, initial_variables
+from dfgan_jax.porting.cnn10_layout import CNN10_LAYOUT
 from dfgan_jax.porting.weight_file import read_weight_file, write_weight_file
 from dfgan_jax.porting.weights import Weights, read_weights
 from dfgan_jax.support.errors import InputError
@@ -136,6 +138,49 @@ def test_verify_reads_back_and_shows_what_the_generator_does(tmp_path, capsys, m
                                atol=0.01)
     # A transposed kernel shows.
     assert table["with h and w exchanged"] != table["denoised"]
+
+
+def smoothing():
+    """CNN-10 with equal filters along both axes: a mean of five pixels, between shifts by 10."""
+    state_dict = {key: np.zeros(entry.shape, np.float32) for key, entry in
+                  CNN10_LAYOUT.layout(CNN10Options(width=2)).items()}
+    first = state_dict["layers.0.weight"][0, 0]
+    first[4, 3:6] = first[3:6, 4] = 0.05
+    first[4, 4] = 0.8
+    state_dict["layers.2.weight"][0, 0, 1, 1] = state_dict["layers.4.weight"][0, 0, 2, 2] = 1
+    # No ReLU cuts.
+    state_dict["layers.0.bias"][0], state_dict["layers.4.bias"][0] = 10, -10
+    return state_dict
+
+
+def test_verify_says_where_exchanged_kernels_make_no_difference(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(convert, "VERIFY_SIZE", 64)
+    given = save(tmp_path / "smooth.pth", smoothing())
+    convert.run(inputs=[given], output=tmp_path / "x.pth", verify=True)
+    out = capsys.readouterr().out
+    assert "The order of height and width makes no difference to this network" in out
+    assert "Warning" not in out
+
+
+def test_verify_warns_of_a_network_that_does_not_denoise(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(convert, "VERIFY_SIZE", 64)
+    state_dict = smoothing()
+    state_dict["layers.4.bias"][0] = -9  # 502 HU too many
+    convert.run(inputs=[save(tmp_path / "x.pth", state_dict)], output=tmp_path / "y.pth",
+                verify=True)
+    out = capsys.readouterr().out
+    assert "Warning: the generator's result is no nearer to the normal dose than the quarter" in out
+    assert "makes no difference" not in out
+
+
+@pytest.mark.parametrize(("denoised", "exchanged", "verdict"), [
+    (15.0, 20.0, ""), (15.0, 14.8, "makes no difference"), (15.0, 15.2, "makes no difference"),
+    (15.0, 14.6, "Warning: the generator does better with height and width of every kernel"),
+    (30.0, 20.0, "Warning: the generator does better with height and width of every kernel"),
+    (25.0, 40.0, "Warning: the generator's result is no nearer")])
+def test_the_errors_tell_exchanged_kernels_beyond_two_percent(denoised, exchanged, verdict):
+    said = convert._verdict(25.0, denoised, exchanged)
+    assert (verdict in said) if verdict else (said == "")
 
 
 def test_verify_finds_a_file_that_was_not_written_right(tmp_path, monkeypatch):
