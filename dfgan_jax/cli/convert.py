@@ -149,8 +149,10 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
     path = _comparison(written[0])
     scale = ARCHITECTURES[weights.architecture].scaled
     np.savez(path, qdct=scale(qdct)[:, None], denoised=scale(denoised)[:, None])
-    print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: "
-          "PyTorch's model.eval() must give the one from the other.", flush=True)
+    expected = ("denoised − qdct, the difference map," if weights.unseen.get("output")
+                == "difference" else "denoised")
+    print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: from "
+          f"qdct, PyTorch's model.eval() must give {expected}.", flush=True)
 
 
 def _verdict(quarter_dose: float, denoised: float, exchanged: float) -> str:

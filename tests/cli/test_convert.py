@@ -125,6 +125,7 @@ def test_verify_reads_back_and_shows_what_the_generator_does(tmp_path, capsys, m
     out = capsys.readouterr().out
     count = len(generator()) + len(discriminator())
     assert f"Read back: {count} tensors, equal bit for bit." in out
+    assert "from qdct, PyTorch's model.eval() must give denoised.\n" in out
     table = {line[:24].strip(): [float(word) for word in line[24:].split()]
              for line in out.splitlines() if line.startswith("  ") and "→" not in line
              and len(line.split()) > 5 and line.split()[-1].replace(".", "").isdigit()}
@@ -315,6 +316,20 @@ def test_a_network_of_the_difference_goes_there_and_back_by_safetensors(tmp_path
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
     assert np.abs(results[0] - hu).max() > 1
+
+
+def test_verify_says_that_pytorch_gives_the_difference(tmp_path, capsys, monkeypatch):
+    """As the published module, which adds no input, does with these weights."""
+    monkeypatch.setattr(convert, "VERIFY_SIZE", 32)
+    write_weight_file(tmp_path / "x.safetensors", generator(),
+                      metadata={"generator_options": '{"output": "difference"}'})
+    convert.run(inputs=[tmp_path / "x.safetensors"], output=tmp_path / "y.safetensors", verify=True)
+    assert "from qdct, PyTorch's model.eval() must give denoised − qdct" in capsys.readouterr().out
+    saved = np.load(tmp_path / "y.safetensors.verify.npz")
+    write_weight_file(tmp_path / "bare.safetensors", generator(), metadata={})
+    given = Denoiser.load(tmp_path / "bare.safetensors")(saved["qdct"][:, 0] * 500 - 500)
+    np.testing.assert_allclose((given + 500) / 500, (saved["denoised"] - saved["qdct"])[:, 0],
+                               atol=1e-4)
 
 
 def test_a_file_of_pytorch_cannot_carry_the_difference(tmp_path):
