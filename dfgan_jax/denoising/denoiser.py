@@ -228,7 +228,8 @@ class Denoiser:
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
         if unit is not None and qdct_hu.ndim == 3 and axes.look_like_hwn(qdct_hu.shape):
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (N, H, W), and it looks "
-                             "like (H, W, N): np.moveaxis(qdct_hu, -1, 0) exchanges the axes")
+                             "like (H, W, N): np.moveaxis(qdct_hu, -1, 0) exchanges the axes, and "
+                             "unit=None takes HU as they are")
         if unit is not None and unit not in UNITS:
             raise InputError(f"unit is {unit!r}; expected one of {', '.join(UNITS)}, or None")
         if unit == "hu":

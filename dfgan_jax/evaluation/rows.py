@@ -136,4 +136,5 @@ def _in_all(denoise: Callable[[np.ndarray, Progress | None], np.ndarray]
 
 
 def _denoise(denoiser: Denoiser, hu: np.ndarray, bar: Progress | None) -> np.ndarray:
-    return denoiser(hu, progress=bar)
+    # Unchecked: the file of pairs was, and a process's share of it may look like (H, W, N).
+    return denoiser(hu, progress=bar, unit=None)

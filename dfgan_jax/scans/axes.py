@@ -18,22 +18,20 @@ def is_thin(height: int, width: int) -> bool:
 
 
 def look_like_hwn(shape: tuple[int, ...]) -> bool:
-    """Whether the slices of an array taken as (N, H, W) are thin, and those of (H, W, N) are not.
+    """Whether an array taken as (N, H, W) is rather (H, W, N).
+
+    Its slices are thin, and those of (H, W, N) are not; or its first two axes alone have one
+    length, as height and width do.
 
     Args:
       shape: of three axes, (N, H, W).
     """
-    return is_thin(*shape[1:]) and not is_thin(*shape[:2])
+    return (is_thin(*shape[1:]) and not is_thin(*shape[:2])) or shape[0] == shape[1] != shape[2]
 
 
 def look_like_nhw(shape: tuple[int, ...]) -> bool:
-    """The same of an array taken as (H, W, N) whose slices are thin."""
+    """Whether the slices of an array taken as (H, W, N) are thin, and those of (N, H, W) are not."""
     return is_thin(*shape[:2]) and not is_thin(*shape[1:])
-
-
-def only_last_differs(shape: tuple[int, ...]) -> bool:
-    """Whether the first two of three axes have one length, as height and width do."""
-    return shape[0] == shape[1] != shape[2]
 
 
 def only_first_differs(shape: tuple[int, ...]) -> bool:

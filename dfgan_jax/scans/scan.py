@@ -127,7 +127,7 @@ def read_hu_array(path: pathlib.Path, *, axes: Axes | None = None) -> Num[np.nda
         return np.moveaxis(array, -1, 0)
     if axes is None and array.ndim == 3:
         first, second, third = array.shape
-        if array_axes.look_like_hwn(array.shape) or array_axes.only_last_differs(array.shape):
+        if array_axes.look_like_hwn(array.shape):
             raise DoubtfulInput(
                 f"{path}: has shape {array.shape}; expected (N, H, W), {first} slices of {second}×"
                 f"{third}; it looks like (H, W, N), {third} slices of {first}×{second}",

@@ -153,14 +153,18 @@ def test_slices_of_one_value_are_denoised(network, value):
     assert Denoiser(*network)(np.full((2, 16, 16), value, np.float32)).shape == (2, 16, 16)
 
 
-def test_axes_that_look_exchanged_are_refused(network):
-    with pytest.raises(InputError, match=r"shape \(64, 80, 3\).*np\.moveaxis\(qdct_hu, -1, 0\)"):
-        Denoiser(*network)(np.zeros((64, 80, 3)))
+@pytest.mark.parametrize("shape", [(64, 80, 3), (32, 32, 20)])
+def test_axes_that_look_exchanged_are_refused(network, shape):
+    text = ", ".join(map(str, shape))
+    with pytest.raises(InputError, match=rf"shape \({text}\).*np\.moveaxis\(qdct_hu, -1, 0\) "
+                                         "exchanges the axes, and unit=None takes HU as they are"):
+        Denoiser(*network)(np.zeros(shape))
 
 
-def test_wide_slices_of_known_axes_are_denoised_in_any_batch(network):
+@pytest.mark.parametrize("shape", [(17, 16, 64), (16, 16, 24)])
+def test_wide_slices_of_known_axes_are_denoised_in_any_batch(network, shape):
     """Those of a coronal reformat, in a batch that looks like (H, W, N)."""
-    assert Denoiser(*network)(np.zeros((17, 16, 64)), unit=None).shape == (17, 16, 64)
+    assert Denoiser(*network)(np.zeros(shape), unit=None).shape == shape
 
 
 @pytest.mark.parametrize(("values", "message"), [
