@@ -218,11 +218,19 @@ class Denoiser:
           The same shape, float32, in the same unit.
 
         Raises:
-          InputError: the shape is neither (H, W) nor (N, H, W); slices cannot be padded to
-            `padded_size`; a slice or the model's output is not finite; or, with a unit, the shape
-            looks like (H, W, N), or values cannot be of the unit.
+          InputError: the slices are no numbers, or masked; their shape is neither (H, W) nor
+            (N, H, W); `out` cannot take them; the batch size is no positive whole number; slices
+            cannot be padded to `padded_size`; a slice or the model's output is not finite; or,
+            with a unit, the shape looks like (H, W, N), or values cannot be of the unit.
         """
+        if np.ma.is_masked(qdct_hu):  # `asarray` would show what is below the mask
+            raise InputError("qdct_hu has masked elements; expected an array without: "
+                             "qdct_hu.filled(VALUE) fills them, in HU with "
+                             f"{hounsfield.OUTSIDE_HU:g} for air, and qdct_hu.data unmasks them")
         qdct_hu = np.asarray(qdct_hu)
+        if qdct_hu.dtype.kind not in "iuf":
+            raise InputError(f"qdct_hu is an array of {qdct_hu.dtype}; expected whole numbers, or "
+                             "float16, float32 or float64")
         if qdct_hu.ndim not in (2, 3) or 0 in qdct_hu.shape:
             raise InputError(f"qdct_hu has shape {qdct_hu.shape}; expected (H, W) or (N, H, W)")
         slices = qdct_hu.reshape(-1, *qdct_hu.shape[-2:])
@@ -237,12 +245,19 @@ class Denoiser:
                 units.check_hu(slices, name="qdct_hu")
             except DoubtfulInput as error:
                 raise InputError(f"{error}: unit={error.value or None!r} takes them") from error
-        batch_size = batch_size or self.slices_per_batch(slices.shape[1:], count=len(slices))
+        if batch_size is None:
+            batch_size = self.slices_per_batch(slices.shape[1:], count=len(slices))
+        elif (isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer)
+              or batch_size < 1):
+            raise InputError(f"batch_size is {batch_size!r}; expected a whole number, 1 or more, "
+                             "or None")
         size = padded_size or self.padded_size(slices.shape[1:])
         if self.padded_size(size) != size or any(
                 padded < own for padded, own in zip(size, slices.shape[1:], strict=True)):
             raise InputError(f"padded_size is {size}; expected at least {slices.shape[1:]}, and a "
                              "size that the generator takes")
+        if out is not None:
+            _check_out(out, shape=qdct_hu.shape)
         denoised = np.empty(qdct_hu.shape, np.float32) if out is None else out
         denoised_slices = denoised.reshape(slices.shape)
         for start in range(0, len(slices), batch_size):
@@ -321,6 +336,17 @@ class Denoiser:
         multiple, least = self._architecture.size_multiple, self._architecture.min_size
         height, width = (max(length + -length % multiple, least) for length in size)
         return height, width
+
+
+def _check_out(out: object, *, shape: tuple[int, ...]) -> None:
+    """Refuses an `out` that cannot take a result of a shape."""
+    if not isinstance(out, np.ndarray) or (out.shape, out.dtype) != (shape, np.float32):
+        found = (f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray)
+                 else type(out).__name__)
+        raise InputError(f"out is {found}; expected an array of float32 of shape {shape}")
+    if not out.flags.writeable:
+        raise InputError("out is read-only; expected one to write into, such as np.memmap of "
+                         "mode='r+'")
 
 
 def _turned(slices: Float[np.ndarray, "n h w"], view: _View) -> Float[np.ndarray, "n a b"]:

@@ -1,4 +1,5 @@
 import functools
+import inspect
 import itertools
 
 import jax
@@ -16,6 +17,11 @@ from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import Progress
 from tests.models.drawn import drawn
+
+
+def as_a_user(denoiser, *arguments, **options):
+    """Calls a denoiser without the check of types that the tests put around it."""
+    return inspect.unwrap(type(denoiser).__call__)(denoiser, *arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,13 @@ def test_batches_do_not_change_the_result(unet, hu):
     np.testing.assert_allclose(denoiser(hu, batch_size=2, progress=bar), whole, atol=1e-3)
     np.testing.assert_allclose(denoiser(hu[3]), whole[3], atol=1e-3)
     assert bar.seconds_left() == 0
+
+
+@pytest.mark.parametrize("batch_size", [-1, 0, 1.5, "2", True])
+def test_a_batch_size_that_is_no_positive_whole_number_is_refused(network, hu, batch_size):
+    with pytest.raises(InputError, match=rf"^batch_size is {batch_size!r}; expected a whole "
+                                         r"number, 1 or more, or None$"):
+        as_a_user(Denoiser(*network), hu, batch_size=batch_size)
 
 
 def test_odd_sizes_are_padded_and_cropped(unet):
@@ -97,6 +110,44 @@ def test_slices_are_padded_and_batched_as_the_generator_states(monkeypatch, arch
 def test_refuses_other_shapes(network, shape):
     with pytest.raises(InputError, match=r"expected \(H, W\) or \(N, H, W\)"):
         Denoiser(*network)(np.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [bool, complex, "U4", object])
+def test_what_holds_no_numbers_is_refused(network, dtype):
+    with pytest.raises(InputError, match=r"^qdct_hu is an array of .*; expected whole numbers, or"):
+        as_a_user(Denoiser(*network), np.ones((16, 16)).astype(dtype))
+
+
+def test_lists_of_numbers_are_denoised(network, hu):
+    denoiser = Denoiser(*network)
+    np.testing.assert_array_equal(as_a_user(denoiser, hu[0].tolist()), denoiser(hu[0]))
+
+
+def test_masked_elements_are_refused_and_a_mask_of_none_is_not(network, hu):
+    denoiser = Denoiser(*network)
+    masked = np.ma.masked_array(hu[0], mask=False)
+    np.testing.assert_array_equal(denoiser(masked), denoiser(hu[0]))
+    masked[3, 4] = np.ma.masked
+    with pytest.raises(InputError, match=r"^qdct_hu has masked elements; expected .*"
+                                         r"qdct_hu\.filled\(VALUE\) fills them, in HU with -1024"):
+        denoiser(masked)
+
+
+def test_a_given_array_takes_the_result(network, hu):
+    denoiser, out = Denoiser(*network), np.zeros_like(hu)
+    assert denoiser(hu, out=out) is out
+    np.testing.assert_array_equal(out, denoiser(hu))
+
+
+@pytest.mark.parametrize(("out", "message"), [
+    (np.zeros((5, 32, 32)), r"float64 of shape \(5, 32, 32\); expected an array of float32 of"),
+    (np.zeros((4, 32, 32), np.float32), r"float32 of shape \(4, 32, 32\); .*\(5, 32, 32\)$"),
+    (np.zeros((5, 1024), np.float32), r"float32 of shape \(5, 1024\); expected"),
+    ([0.0], "list; expected an array of float32"),
+    (np.broadcast_to(np.float32(0), (5, 32, 32)), "read-only; expected one to write into")])
+def test_an_array_that_cannot_take_the_result_is_refused(network, hu, out, message):
+    with pytest.raises(InputError, match=f"^out is {message}"):
+        as_a_user(Denoiser(*network), hu, out=out)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.7, 1.5])
