@@ -48,8 +48,10 @@ def resolve(path: str | os.PathLike[str] | None) -> pathlib.Path:
     described = _described(path)
     path = DEFAULT if path is None else path
     if described is None:
-        if pathlib.Path(path).exists() or os.sep in str(path):
+        if pathlib.Path(path).exists():
             return pathlib.Path(path)
+        if os.sep in str(path):  # no name of weights has one
+            raise InputError(f"{path}: no such file or folder")
         raise InputError(f"{path}: no such file or folder, nor pretrained weights: there are "
                          f"{', '.join(index()) or 'none in this version'}")
     file = _folder() / described["file"]

@@ -164,6 +164,6 @@ def test_plans_measure_both_dtypes(monkeypatch, accelerator):
 
 
 def test_a_checkpoint_that_is_not_there_is_told_before_anything_is_measured(config, tmp_path):
-    with pytest.raises(InputError, match="no checkpoint here"):
+    with pytest.raises(InputError, match=r"absent: no such file or folder$"):
         benchmark.run(config, workdir=tmp_path / "out", checkpoint_path=str(tmp_path / "absent"))
     assert not (tmp_path / "out").exists()

@@ -91,6 +91,12 @@ def test_an_unknown_name_lists_those_that_there_are(installed):
         Denoiser.load("atn_dfgan")
 
 
+@pytest.mark.parametrize("load", [Denoiser.load, lambda path: load_weights([path])])
+def test_a_path_that_is_not_there_is_told_as_such(installed, load):
+    with pytest.raises(InputError, match=r"^nodir/dfgan\.pth: no such file or folder$"):
+        load("nodir/dfgan.pth")
+
+
 def test_weights_that_are_not_installed_are_told(installed):
     with pytest.raises(InputError, match=r"attn_dfgan: .*absent\.safetensors is not installed; "
                                          r"wheel and repository of version 1 have it"):
