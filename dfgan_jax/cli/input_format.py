@@ -1,19 +1,28 @@
-"""The flags that say what an input is: `--input_unit` and `--axes`."""
+"""The flags that say what an input is, such as `--input_unit` and `--axes`."""
 
 import contextlib
 import pathlib
 from collections.abc import Iterator
+from typing import Final
 
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.unit_names import Unit
-from dfgan_jax.support.errors import DoubtfulInput, InputError
+from dfgan_jax.support.errors import DoubtfulInput, InputError, MissingArgument
+
+_FLAGS: Final = {"pixel_spacing_mm": "--pixel_spacing=MM",
+                 "photons_per_ray": "--full_dose_photons_per_ray=NUMBER",
+                 "kernel": "--kernel=KERNEL"}
+"""Argument → flag."""
 
 
 @contextlib.contextmanager
 def flags_named() -> Iterator[None]:
-    """Names the flags that take an input which is refused for its looks."""
+    """Names the flags that take an input which is refused for its looks, or for what it lacks."""
     try:
         yield
+    except MissingArgument as error:
+        flags = " and ".join(_FLAGS[argument] for argument in error.arguments)
+        raise InputError(f"{error.lack}; give {flags}") from error
     except DoubtfulInput as error:
         if error.argument == "axes":
             hint = f"--axes={error.value} reads it so, --axes=nhw as it is"

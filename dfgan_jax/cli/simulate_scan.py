@@ -34,7 +34,7 @@ from dfgan_jax.simulation.noise_estimation import ScanNoise, estimate_noise
 from dfgan_jax.simulation.noise_insertion import insert_noise
 from dfgan_jax.simulation.projection import KERNELS
 from dfgan_jax.simulation.scan_rays import ELECTRONIC_NOISE_STD, REFERENCE_THICKNESS_MM
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import InputError, MissingArgument
 from dfgan_jax.support.files import allow_open_files, scratch_beside
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.threads import call_ahead
@@ -165,8 +165,9 @@ def run(sources: Sequence[Sequence[pathlib.Path]], *, output: pathlib.Path,
             for header in files.headers:
                 patient = patient_of(header)
                 try:
-                    slices.append((patient, scan.of_dicom(header,
-                                                          pixel_spacing_mm=pixel_spacing_mm)))
+                    with flags_named():
+                        slices.append((patient, scan.of_dicom(
+                            header, pixel_spacing_mm=pixel_spacing_mm)))
                 except InputError as error:
                     left_out.append(str(error))
         odd = dataset.of_other_sizes({each.name: each.shape for _, each in slices})
@@ -307,9 +308,10 @@ def _measure(slices: Sequence[ScanSlice], *, kernel: str | float, photons_per_ra
             measured[each.name] = measured[each.name]._replace(
                 noise=others[len(others) // 2]._replace(noise_std_hu=np.nan), source="series")
         else:
-            left_out.append(f"{each.name}: {measured.pop(each.name).noise}, and no other slice of "
-                            "its series shows its noise: --full_dose_photons_per_ray and --kernel "
-                            "give it")
+            why = measured.pop(each.name).noise
+            left_out.append(f"{each.name}: {why.lack if isinstance(why, MissingArgument) else why}"
+                            ", and no other slice of its series shows its noise: "
+                            "--full_dose_photons_per_ray and --kernel give it")
     return measured, left_out
 
 

@@ -30,7 +30,7 @@ def look_like_hwn(shape: tuple[int, ...]) -> bool:
 
 
 def look_like_nhw(shape: tuple[int, ...]) -> bool:
-    """Whether the slices of an array taken as (H, W, N) are thin, and those of (N, H, W) are not."""
+    """Whether slices of an array taken as (H, W, N) are thin, and those of (N, H, W) are not."""
     return is_thin(*shape[:2]) and not is_thin(*shape[1:])
 
 

@@ -18,7 +18,7 @@ from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
 from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.unit_names import Unit
-from dfgan_jax.support.errors import DoubtfulInput, InputError
+from dfgan_jax.support.errors import DoubtfulInput, InputError, MissingArgument
 from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import reason
 
@@ -154,7 +154,7 @@ def _spacing(path: pathlib.Path, given: tuple[float, ...] | None, default: float
     """The pixel pitch of a file of square pixels."""
     if given is None:
         if default is None:
-            raise InputError(f"{path}: gives no pixel spacing; expected one to be given [mm]")
+            raise MissingArgument(f"{path}: gives no pixel spacing", "pixel_spacing_mm")
         return default
     if default is not None and abs(given[0] - default) > 1e-2 * given[0]:
         raise InputError(f"{path}: its pixel spacing is {given[0]:g} mm, not "

@@ -20,7 +20,7 @@ from dfgan_jax.simulation.scan_rays import (
     checked_slice,
     rays_of,
 )
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.errors import MissingArgument
 
 _TISSUE_HU: Final = (-200.0, 250.0)
 _SMOOTHING_MM: Final = 1.1
@@ -36,6 +36,9 @@ _FAINTEST: Final = 0.01
 _CANDIDATES_LP_CM: Final = tuple(np.geomspace(1.0, 20.0, 250).tolist())
 _ROUNDING_HU: Final = 0.3
 """Standard deviation of rounding to whole HU."""
+_INSTEAD: Final = ("photons_per_ray", "kernel")
+"""Arguments of `noise_insertion.insert_noise` that replace the measurement."""
+
 _MIN_PATCHES: Final = 100
 """A patch begins every 3 mm in both directions: 100 of them begin on 9 cm²."""
 
@@ -125,9 +128,8 @@ def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: i
     inside = (patches(tissue).all(axis=(2, 3)) if min(hu.shape) >= size else
               np.zeros((0, 0), bool))
     if inside.sum() < _MIN_PATCHES:
-        raise InputError(f"the slice has {inside.sum()} regions of soft tissue to measure its "
-                         f"noise in, expected at least {_MIN_PATCHES}; give photons_per_ray and "
-                         "a kernel")
+        raise MissingArgument(f"the slice has {inside.sum()} regions of soft tissue to measure its "
+                              f"noise in, expected at least {_MIN_PATCHES}", *_INSTEAD)
     taper = _taper(size)
     values = patches(hu)[inside]
     values = values - (values * taper).sum(axis=(1, 2), keepdims=True) / taper.sum()
@@ -172,8 +174,8 @@ def _fit(spectra: np.ndarray, photon_power: np.ndarray, pixel_spacing_mm: float,
     used = (frequency > _NOISE_LP_CM) & (ring < size // 2)
     counts = np.bincount(ring[used])
     if (counts > 0).sum() < 3:
-        raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}, too coarse to tell noise from "
-                         "anatomy; give photons_per_ray and a kernel")
+        raise MissingArgument(f"pixel_spacing_mm is {pixel_spacing_mm}, too coarse to tell noise "
+                              "from anatomy", *_INSTEAD)
 
     def ring_means(spectrum: np.ndarray) -> np.ndarray:
         return np.bincount(ring[used], spectrum[used])[counts > 0] / counts[counts > 0]
@@ -181,8 +183,8 @@ def _fit(spectra: np.ndarray, photon_power: np.ndarray, pixel_spacing_mm: float,
     power = ring_means(relative[uniform].mean(axis=0))
     strong = power > _FAINTEST * np.max(power)
     if not strong.any():
-        raise InputError("the slice has no noise where its tissue is uniform, expected that of "
-                         "a scan; give photons_per_ray and a kernel")
+        raise MissingArgument("the slice has no noise where its tissue is uniform, expected that "
+                              "of a scan", *_INSTEAD)
     weight = counts[counts > 0][strong]
     candidates: dict[str | float, np.ndarray] = (
         dict(zip(_CANDIDATES_LP_CM, _candidate_spectra(size, pixel_spacing_mm), strict=True))
@@ -198,9 +200,8 @@ def _fit(spectra: np.ndarray, photon_power: np.ndarray, pixel_spacing_mm: float,
     variance = factor * photon_power[uniform].mean() * np.mean(
         per_pixel * kernel_mtf(frequency, kernel) ** 2)
     if variance < _ROUNDING_HU ** 2:
-        raise InputError(f"the slice's noise is {variance ** 0.5:.2g} HU where its tissue is "
-                         f"uniform, expected at least {_ROUNDING_HU} HU; give photons_per_ray "
-                         "and a kernel")
+        raise MissingArgument(f"the slice's noise is {variance ** 0.5:.2g} HU where its tissue is "
+                              f"uniform, expected at least {_ROUNDING_HU} HU", *_INSTEAD)
     return _Fit(float(factor), kernel, float(np.sqrt(variance)), uniform)
 
 

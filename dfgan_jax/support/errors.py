@@ -30,6 +30,19 @@ class DoubtfulInput(InputError):
         self.argument, self.value = argument, value
 
 
+class MissingArgument(InputError):
+    """An input does not show what an argument, or several together, can give.
+
+    Attributes:
+      lack: the message without the arguments, which the command line calls otherwise.
+      arguments: their names in Python.
+    """
+
+    def __init__(self, lack: str, *arguments: str):
+        super().__init__(f"{lack}; give {' and '.join(arguments)}")
+        self.lack, self.arguments = lack, arguments
+
+
 class DivergenceError(RuntimeError):
     """Training produced a loss or a gradient that is NaN or infinite."""
 

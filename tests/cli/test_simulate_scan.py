@@ -98,8 +98,10 @@ def test_a_slice_without_tissue_takes_the_noise_of_its_series(tmp_path, array):
 def test_a_series_without_tissue_is_left_out_and_the_others_stay(tmp_path, array):
     np.save(tmp_path / "air.npy", np.random.default_rng(0).normal(-1000, 5, (1, 96, 96)))
     with pytest.raises(InputError, match=r"1 slice left out, the first .*air\.npy: slice 0: "
-                                         r".*soft tissue.* --full_dose_photons_per_ray and "
-                                         r"--kernel give it"):
+                                         r"the slice has 0 regions of soft tissue .*, expected at "
+                                         r"least \d+, and no other slice of its series shows its "
+                                         r"noise: --full_dose_photons_per_ray and --kernel give it"
+                                         "; all others are written"):
         run_scan(tmp_path / "air.npy", array, output=tmp_path / "pairs.npy")
     assert len(manifest(tmp_path / "pairs.manifest.csv")) == 2
     run_scan(tmp_path / "air.npy", output=tmp_path / "given.npy", photons_per_ray=1e6)
@@ -266,7 +268,7 @@ def test_the_command_line_takes_patterns(tmp_path, volumes):
 
 
 @pytest.mark.parametrize(("odd", "message"), [
-    ({"PixelSpacing": None}, r"1\.dcm: gives no pixel spacing"),
+    ({"PixelSpacing": None}, r"1\.dcm: gives no pixel spacing; give --pixel_spacing=MM"),
     ({"PixelSpacing": [0.8, 0.9]}, r"1\.dcm: pixels are 0\.8 × 0\.9 mm; expected square ones"),
     ({"stored": np.full((64, 96), 1024)}, r"1\.dcm is 64×96, and most slices are 96×96"),
     # Stored values that have lost their intercept; padding is air, whatever they are.
@@ -292,7 +294,7 @@ def test_slices_none_of_which_can_be_used_are_an_error(tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"dose_fraction": 1.0}, "--dose_fraction is 1.0"),
-    ({"pixel_spacing_mm": None}, r"full\.npy: gives no pixel spacing; expected one to be given"),
+    ({"pixel_spacing_mm": None}, r"full\.npy: gives no pixel spacing; give --pixel_spacing=MM$"),
     ({"kernel": "B30f"}, "--kernel is 'B30f'; expected auto, ramp, soft"),
     ({"kernel": "-2"}, "--kernel is '-2'"), ({"pixel_spacing_mm": -1.0}, "--pixel_spacing is -1"),
     ({"photons_per_ray": 0.0}, "--full_dose_photons_per_ray is 0")])

@@ -61,6 +61,13 @@ def test_a_spacing_that_contradicts_the_file_is_refused(tmp_path):
         pass
 
 
+def test_an_array_without_a_spacing_names_the_argument(tmp_path):
+    np.save(tmp_path / "a.npy", hu((3, 8, 6)))
+    with (pytest.raises(InputError, match=r"gives no pixel spacing; give pixel_spacing_mm$"),
+          scan.of_volume(tmp_path / "a.npy", pixel_spacing_mm=None, scratch=tmp_path)):
+        pass
+
+
 @pytest.mark.parametrize(("spacing", "message"), [
     ((0.8, 0.9), "pixels are .* mm; expected square ones")])
 def test_pixels_are_square(tmp_path, spacing, message):
