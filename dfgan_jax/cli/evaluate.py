@@ -61,12 +61,16 @@ def _split(checkpoints: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The NAME=SOURCE of --checkpoint, and the paths.
 
     Raises:
-      InputError: a name is repeated, or there is no path.
+      InputError: a name is repeated, a path is one of Python code, or there is no path.
     """
     given: dict[str, str] = {}
     paths = []
     for text in checkpoints:
         match = re.fullmatch(r"([^=/\\]+)=(.+)", text)
+        if match is None and text.endswith(".py") and not pathlib.Path(text).is_dir():
+            raise InputError(f"--checkpoint={text}: is Python code; expected a model of your own "
+                             "as NAME=module:callable, such as "
+                             f"MINE={pathlib.Path(text).stem}:CALLABLE")
         if match is None or pathlib.Path(text).exists():
             paths.append(text)
         elif match[1] in given:

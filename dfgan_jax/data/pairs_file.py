@@ -22,10 +22,10 @@ from jaxtyping import Float
 
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.scans import axes, hounsfield, units
+from dfgan_jax.scans.npy_header import read_npy_header
 from dfgan_jax.scans.unit_names import REDCNN
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
-from dfgan_jax.support.misplaced import content_of_failed_download
 from dfgan_jax.support.safe_pickle import (
     NUMPY_NAMES,
     BoundedReader,
@@ -119,28 +119,13 @@ def holds_pairs(path: str | os.PathLike[str]) -> bool:
     """
     path = pathlib.Path(path)
     with path.open("rb") as file:
-        return _npy_header(path, file)[1] == np.dtype(object)
-
-
-def _npy_header(path: pathlib.Path, file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and the dtype in the header of an `.npy`."""
-    if other := content_of_failed_download(path):
-        raise InputError(f"{path}: not an .npy file: it {other}")
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0,
-                       (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, _, dtype = read_header(file)
-    except Exception as error:  # a broken header can raise anything; nothing is swallowed
-        raise InputError(f"{path}: not an .npy file, or a broken one ({reason(error)})"
-                         ) from error
-    return shape, dtype
+        return read_npy_header(path, file)[1] == np.dtype(object)
 
 
 def _map_dict(path: pathlib.Path) -> tuple[dict[object, object], mmap.mmap]:
     """Maps the dict in an `.npy` file; of all names it resolves only those of NumPy arrays."""
     with path.open("rb") as file:
-        shape, dtype = _npy_header(path, file)
+        shape, dtype = read_npy_header(path, file)
         if dtype != np.dtype(object) or shape != ():
             raise InputError(f"{path}: holds an array of shape {shape} and type {dtype}; expected "
                              f"a dict of {NDCT_KEY} and {QDCT_KEY}, saved by np.save")

@@ -49,6 +49,9 @@ def given_row(name: str, source: str, *, shape: tuple[int, int, int], manifest: 
     path = pathlib.Path(source).expanduser()
     where = f"{name}={source}"
     table = tables.Row(kind="model", parameters=f"given: {source}")
+    if path.suffix == ".py":
+        raise InputError(f"{where}: is Python code; expected NAME=module:callable, such as "
+                         f"{name}={path.stem}:CALLABLE")
     if path.exists() or nifti.is_nifti(path) or path.suffix == ".npy":
         images = _checked(_read(path, manifest), shape, where)
         return f"{name} (given)", Row(table=table, denoise=lambda hu, bar: images,

@@ -16,6 +16,7 @@ from dfgan_jax.scans import dicom, nifti, units
 from dfgan_jax.scans.axes import Axes
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
+from dfgan_jax.scans.npy_header import read_npy_header
 from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import DoubtfulInput, InputError, MissingArgument
@@ -117,9 +118,16 @@ def read_hu_array(path: pathlib.Path, *, axes: Axes | None = None) -> Num[np.nda
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a broken header can raise anything
+        with path.open("rb") as file:
+            _, dtype = read_npy_header(path, file)
+        if dtype.hasobject:  # NumPy advises to allow pickles
+            raise InputError(f"{path}: is a file of pairs, or of Python objects; expected a plain "
+                             "array in HU") from error
         raise InputError(f"{path}: expected an .npy of an array in HU ({reason(error)})"
                          ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: is a NumPy archive; expected an .npy of an array in HU")
+    if array.dtype.kind not in "iuf":
         raise InputError(f"{path}: expected an .npy of an array of numbers in HU")
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise InputError(f"{path}: has shape {array.shape}; expected (H, W) or (N, H, W)")

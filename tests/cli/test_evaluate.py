@@ -65,6 +65,8 @@ def test_a_setting_without_a_row_of_its_own_is_told(tmp_path, options, said):
 @pytest.mark.parametrize(("checkpoints", "message"), [
     (["MINE=a.npy"], "only models of your own; expected a checkpoint to compare them with"),
     (["attn_dfgan", "A=a.npy", "A=b:c"], "two models named A"),
+    (["attn_dfgan", "src/mine.py"], r"^--checkpoint=src/mine\.py: is Python code; expected .* "
+                                    "NAME=module:callable, such as MINE=mine:CALLABLE$"),
 ])
 def test_models_of_ones_own_stand_beside_a_checkpoint(tmp_path, checkpoints, message):
     with pytest.raises(InputError, match=message):

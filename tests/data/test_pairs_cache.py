@@ -272,7 +272,7 @@ def test_a_source_that_cannot_be_used_is_named_and_not_cached(tmp_path, folder):
     with pytest.raises(InputError, match=r"absent\.npy: no such file"):
         read_preprocessed(tmp_path / "absent.npy", size=2, folder=folder)
     (tmp_path / "text.npy").write_text("slices")
-    with pytest.raises(InputError, match=r"text\.npy: not an \.npy file"):
+    with pytest.raises(InputError, match=r"text\.npy: is no \.npy file"):
         read_preprocessed(tmp_path / "text.npy", size=2, folder=folder)
     assert not folder.exists()
 

@@ -369,7 +369,7 @@ def test_other_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"holds an array of shape \(6, 4, 3\)"):
         read_pairs(tmp_path / "plain.npy")
     (tmp_path / "text.npy").write_text("slices")
-    with pytest.raises(InputError, match=r"not an \.npy file"):
+    with pytest.raises(InputError, match=r"is no \.npy file"):
         read_pairs(tmp_path / "text.npy")
 
 

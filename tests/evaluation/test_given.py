@@ -85,6 +85,7 @@ def test_dicom_slices_are_found_by_patient_and_place(own):
     ("mine:words", "A=mine:words: gives <U1; expected numbers in HU"),
     ("mine:nans", "A=mine:nans: slice 1 has a NaN or an infinity"),
     ("absent.npy", "absent.npy: no such file"),
+    ("mine.py", r"^A=mine\.py: is Python code; expected NAME=module:callable, such as A=mine:CALL"),
     ("no such thing", "expected NAME=FILE, an .npy, a NIfTI file or a folder of DICOM files"),
     ("small.npy", r"A=small.npy: gives slices of shape \(2, 16, 16\); expected \(2, 16, 20\)"),
 ])

@@ -87,12 +87,26 @@ def test_a_slice_with_a_nan_is_named_and_the_others_are_read(tmp_path):
             slices[1].read()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no array", "text"])
-def test_files_without_an_array_of_numbers_are_refused(tmp_path, content):
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "no such file"), (b"", r"is empty \(0 bytes\)"),
+    (b"no array", "is no .npy file; expected one that np.save has written"),
+    (b"\x93NUMPY", "the header of its .npy cannot be used"),
+    ("text", "expected an .npy of an array of numbers in HU"),
+    ({"f_nd": 1}, "is a file of pairs, or of Python objects; expected a plain array in HU"),
+    ([None, 2], "is a file of pairs, or of Python objects; expected a plain array in HU")])
+def test_files_without_an_array_of_numbers_are_refused(tmp_path, content, message):
     path = tmp_path / "a.npy"
-    if isinstance(content, str):
-        np.save(path, np.array([content]))
-    elif content is not None:
+    if isinstance(content, bytes):
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.npy: "):
+    elif content is not None:
+        np.save(path, np.array(content))
+    with pytest.raises(InputError, match=rf"a\.npy: {message}") as caught:
+        scan.read_hu_array(path)
+    assert "pickle" not in str(caught.value)
+
+
+def test_an_archive_by_the_name_of_an_array_is_named(tmp_path):
+    np.savez(tmp_path / "a.npz", hu((3, 8, 6)))
+    path = (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match=r"a\.npy: is a NumPy archive; expected an \.npy"):
         scan.read_hu_array(path)
