@@ -5,7 +5,7 @@ import logging
 import pathlib
 import warnings
 import zlib
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pydicom
@@ -33,6 +33,9 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 
 _SUFFIXES = (".dcm", ".ima", ".dicom", ".dic")
 """Suffixes of DICOM files."""
+
+NPY: Final = "an .npy, not a DICOM file"
+"""The message of `NotACTSlice` for an `.npy`, after its path."""
 
 
 class NotACTSlice(InputError):
@@ -74,7 +77,8 @@ def parse(path: pathlib.Path, *, stop_before_pixels: bool = False) -> Parsed:
     is_named = path.suffix.lower() in _SUFFIXES
     if not (has_preamble or is_named or start.startswith(_FIRST_GROUPS)):
         file.close()  # pydicom would take its bytes for lengths, and read gigabytes
-        raise NotACTSlice(f"{path}: not a DICOM file")
+        is_npy = start.startswith(np.lib.format.MAGIC_PREFIX)
+        raise NotACTSlice(f"{path}: {NPY if is_npy else 'not a DICOM file'}")
     try:
         with file:
             file.seek(0)

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
 from dfgan_jax.scans import dicom, nifti
-from dfgan_jax.scans.dicom_file import NotACTSlice
+from dfgan_jax.scans.dicom_file import NPY, NotACTSlice
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import is_leftover
@@ -126,6 +126,7 @@ class DicomFolder:
     def __init__(self, root: pathlib.Path, *more: pathlib.Path,
                  processes: Callable[[int], ProcessPoolExecutor | None] = lambda number: None,
                  with_volumes: bool = False):
+        self._with_volumes = with_volumes
         self.headers: list[SliceHeader] = []
         self.volumes: list[pathlib.Path] = []
         self.skipped: dict[pathlib.Path, str] = {}
@@ -171,7 +172,10 @@ class DicomFolder:
     def refuse(self, path: pathlib.Path, error: InputError) -> None:
         """Counts a file as skipped or broken."""
         reasons = self.skipped if isinstance(error, NotACTSlice) else self.broken
-        reasons[path] = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{path}: ")
+        if reason == NPY and self._with_volumes:  # whose readers take arrays, too
+            reason = "an .npy, which is read only if the file is named itself, not its folder"
+        reasons[path] = reason
 
     def refused(self) -> dict[str, dict[str, str]]:
         """The skipped and the broken files with their reasons, as JSON."""

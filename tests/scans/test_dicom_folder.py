@@ -3,6 +3,7 @@ import logging
 import os
 import warnings
 
+import numpy as np
 import pytest
 
 from dfgan_jax.scans import dicom
@@ -39,6 +40,19 @@ def test_links_behind_links_are_followed(tmp_path):
     files(tmp_path, "in/z")
     (tmp_path / "in" / "near").symlink_to(tmp_path / "near")
     assert names(tmp_path / "in") == ["near/far/x", "near/y", "z"]
+
+
+@pytest.mark.parametrize(("with_volumes", "kind"), [
+    (True, "an .npy, which is read only if the file is named itself, not its folder"),
+    (False, "an .npy, not a DICOM file")])
+def test_arrays_are_counted_apart_from_other_files(tmp_path, with_volumes, kind):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.zeros((2, 4, 4)))
+    files(tmp_path, "notes.npy")
+    with pytest.raises(InputError) as caught:
+        DicomFolder(tmp_path, with_volumes=with_volumes)
+    assert str(caught.value).endswith(f"among 3 files; skipped 2 × {kind}; skipped 1 × not a DICOM "
+                                      "file")
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "/"])
