@@ -62,6 +62,11 @@ _INERT = frozenset((
 """Names that plain hyper-parameters call; the result of the call is inert."""
 
 
+_OF_TENSORS = frozenset(("torch", "torch._tensor", "torch._utils", "torch.serialization",
+                         "torch.storage"))
+"""Modules of what rebuilds tensors: functions, storages, types and layouts."""
+
+
 class _StorageType(NamedTuple):
     dtype: np.dtype
 
@@ -188,7 +193,9 @@ class TensorUnpickler(SafeUnpickler):
         try:
             return super().unknown(module, name)
         except pickle.UnpicklingError as error:
-            hint = ("" if module in ("collections", "builtins", "__builtin__") else
+            hint = (". It is of a kind of tensor that is not supported (such as sparse, quantised, "
+                    "complex or meta)" if module in _OF_TENSORS else
+                    "" if module in ("collections", "builtins", "__builtin__") else
                     ". Was a whole module saved? Save its state_dict() instead")
             foreign = _Foreign(f"{module}.{name}", f"{error}{hint}")
             self.refusal = self.refusal or foreign.refusal

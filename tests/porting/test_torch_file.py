@@ -180,8 +180,20 @@ def test_objects_alone_are_refused(tmp_path, wrap, content):
         read(tmp_path / "whole.pth", wrap(dump(content)))
 
 
+@pytest.mark.parametrize("name", ["_utils._rebuild_sparse_tensor", "_utils._rebuild_qtensor",
+                                  "_utils._rebuild_meta_tensor_no_storage",
+                                  "_tensor._rebuild_from_type_v2"])
+def test_other_kinds_of_tensors_are_called_so(tmp_path, name):
+    rebuilt = Call(Name(*f"torch.{name}".rsplit(".", 1)), ((2, 3),))
+    with pytest.raises(InputError, match=rf"it names torch\.{name}; only .*\. It is of a kind of "
+                                         r"tensor that is not supported \(such as sparse, quanti"):
+        read(tmp_path / "x.pth", zip_file(dump({"w": rebuilt})))
+
+
 @pytest.mark.parametrize(("payload", "message"), [
-    (dump({"w": tensor(storage(kind="ComplexFloatStorage"))}), "names torch.ComplexFloatStorage"),
+    (dump({"w": tensor(storage(kind="ComplexFloatStorage"))}),
+     "names torch.ComplexFloatStorage; only tensors, dicts and plain values are allowed. It is of "
+     "a kind of tensor that is not supported"),
     (dump({"w": tensor(), "x": New(Name("torch", "Size"))}), "no such file needs"),
     (dump({"w": tensor(), Name("os", "sep"): 1}), "neither a short text nor a plain number"),
     (b"\x80\x02" + dump(Name("os", "environ"))[2:-1] + b"}b.", "sets the state of a _Foreign"),
