@@ -5,6 +5,7 @@ import pathlib
 import pickle
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -13,10 +14,16 @@ from dfgan_jax.porting.torch_file import ZIP_MAGIC, read_torch_file, write_torch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, written_whole
 from dfgan_jax.support.misplaced import content_of_failed_download
-from dfgan_jax.support.safe_pickle import reason
+from dfgan_jax.support.safe_pickle import printable, reason
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pth", ".pt", ".pth.tar", SAFETENSORS)
+
+_KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL",
+          "C64")
+"""Types in safetensors that its library reads into arrays."""
+
+_FLOAT8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 
 _MAX_HEADER_BYTES = 16 << 20
 
@@ -60,9 +67,28 @@ def read_weight_file(path: str | os.PathLike[str]) -> object:
         raise InputError(f"{path}: refused: its header has {header_bytes:,} bytes; at most "
                          f"{_MAX_HEADER_BYTES:,} are expected")
     try:
-        return safetensors.numpy.load_file(path)
+        return _read_safetensors(path)
+    except InputError:
+        raise
     except Exception as error:  # a broken file may raise any exception
         raise InputError(f"{path}: refused, or truncated: {reason(error)}") from error
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with safetensors.safe_open(path, "np") as file:
+        keys = file.keys()  # the file cannot be iterated over
+        kinds = {key: file.get_slice(key).get_dtype() for key in keys}
+    for key, kind in kinds.items():
+        if kind not in (*_KINDS, *_FLOAT8):
+            raise InputError(f"{path}: {printable(key)} is of the type {kind}; expected one of "
+                             f"{', '.join((*_KINDS, *_FLOAT8))}")
+    if not _FLOAT8.keys() & kinds.values():
+        return safetensors.numpy.load_file(path)
+    # The library looks for float8 among NumPy's own types.
+    views = dict(safetensors.deserialize(path.read_bytes()))
+    with safetensors.safe_open(path, "np") as file:
+        return {key: np.frombuffer(views[key]["data"], _FLOAT8[kind]).reshape(views[key]["shape"])
+                if kind in _FLOAT8 else file.get_tensor(key) for key, kind in kinds.items()}
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

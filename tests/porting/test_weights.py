@@ -1,4 +1,5 @@
 import itertools
+import json
 import pickle
 import re
 
@@ -382,6 +383,37 @@ def test_broken_safetensors_are_refused(tmp_path, fuzz_files):
                for line in messages)
     path.write_bytes((1 << 25).to_bytes(8, "little") + b"{" + bytes(1 << 25))
     with pytest.raises(InputError, match=r"its header has 33,554,432 bytes; at most 16,777,216"):
+        read_weight_file(path)
+
+
+def safetensors_file(path, tensors):
+    """A file of tensors: key → type, shape and bytes."""
+    header, content = {}, b""
+    for key, (kind, shape, data) in tensors.items():
+        header[key] = {"dtype": kind, "shape": shape,
+                       "data_offsets": [len(content), len(content) + len(data)]}
+        content += data
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    return path
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [
+    ("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2)])
+def test_eight_bits_of_safetensors_are_read_beside_other_types(tmp_path, kind, dtype):
+    narrow, wide = np.arange(6).reshape(2, 3).astype(dtype), np.array(3, ml_dtypes.bfloat16)
+    read = read_weight_file(safetensors_file(tmp_path / "x.safetensors", {
+        "narrow": (kind, [2, 3], narrow.tobytes()), "wide": ("BF16", [], wide.tobytes())}))
+    assert {key: array.dtype for key, array in read.items()} == {
+        "narrow": narrow.dtype, "wide": wide.dtype}
+    np.testing.assert_array_equal(read["narrow"], narrow)
+    np.testing.assert_array_equal(read["wide"], wide)
+
+
+def test_types_of_safetensors_that_are_not_read_are_named(tmp_path):
+    path = safetensors_file(tmp_path / "x.safetensors", {"w": ("F8_E8M0", [2], b"ab")})
+    with pytest.raises(InputError, match=r"x\.safetensors: w is of the type F8_E8M0; expected "
+                                         r"one of F64, .*, F8_E5M2$"):
         read_weight_file(path)
 
 
