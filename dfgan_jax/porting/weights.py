@@ -238,7 +238,7 @@ def _the_generator(where: str, places: Sequence[recognition.Container], containe
                    ) -> recognition.Network:
     """Finds the one generator in the containers; at least half of its keys are present."""
     if not places:
-        raise InputError(f"{where}: not a DFGAN generator: it holds no tensors")
+        raise InputError(f"{where}: not a DFGAN generator: it holds no dict of tensors")
     found = recognition.find_generators(places)
     if container is not None:
         known = sorted({network.place for network in found})
@@ -246,12 +246,12 @@ def _the_generator(where: str, places: Sequence[recognition.Container], containe
                  if container in (network.place, network.container.name)]
         if not found:
             raise InputError(f"{where}: no generator in {container!r}; there are "
-                             f"{', '.join(map(repr, known)) or 'none'}")
+                             f"{', '.join(map(_place, known)) or 'none'}")
     whole = [network for network in found if recognition.is_whole_enough(network)]
     if len(whole) > 1:
         raise InputError(
-            f"{where}: holds {len(whole)} generators; choose one by its container, "
-            f"where it is converted, among {', '.join(repr(network.place) for network in whole)}")
+            f"{where}: holds {len(whole)} generators; --mode=convert --container=NAME writes one "
+            f"of them, among {', '.join(_place(network.place) for network in whole)}")
     if whole:
         return whole[0]
     if recognition.find_discriminators(places):
@@ -260,6 +260,11 @@ def _the_generator(where: str, places: Sequence[recognition.Container], containe
     if found:
         return found[0]  # `check` then reports all errors
     raise InputError(recognition.describe_foreign(places))
+
+
+def _place(name: str) -> str:
+    """A place in a file, for a message."""
+    return repr(name) if name else "'', the top of the file"
 
 
 def explain_state_dicts(weights: Weights) -> list[str]:

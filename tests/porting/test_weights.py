@@ -283,7 +283,8 @@ def test_a_network_that_is_little_like_one_is_refused_key_by_key(tmp_path):
 
 
 @pytest.mark.parametrize(("tree", "message"), [
-    ({"epoch": 3}, "it holds no tensors"),
+    ({"epoch": 3}, "it holds no dict of tensors"),
+    (np.float32([1, 2]), "it holds no dict of tensors"),
     ({"D": discriminator()}, "but a discriminator"),
 ])
 def test_a_file_without_a_generator_is_refused(tmp_path, tree, message):
@@ -294,13 +295,21 @@ def test_a_file_without_a_generator_is_refused(tmp_path, tree, message):
 def test_of_several_generators_one_is_chosen_by_name(tmp_path):
     last, best = generator(seed=1), generator(seed=2)
     path = save(tmp_path / "x.pth", {"last": last, "best": {"ema": best}})
-    with pytest.raises(InputError, match=r"holds 2 generators; choose.*among 'last', 'best\.ema'"):
+    with pytest.raises(InputError, match=r"holds 2 generators; --mode=convert --container=NAME "
+                                         r"writes one of them, among 'last', 'best\.ema'$"):
         read_weights([path])
     chosen = read_weights([path], container="best.ema").weights.state_dicts()["generator"]
     assert_equal(chosen, best)
     with pytest.raises(InputError, match=r"no generator in 'worst'; there are "
                                          r"'best\.ema', 'last'"):
         read_weights([path], container="worst")
+
+
+def test_a_generator_without_a_container_is_at_the_top(tmp_path):
+    path = save(tmp_path / "x.pth", generator())
+    with pytest.raises(InputError, match="no generator in 'x'; there are '', the top of the file"):
+        read_weights([path], container="x")
+    assert read_weights([path], container="").weights.width == 2
 
 
 def test_generators_in_one_container_are_chosen_by_their_prefix(tmp_path):
