@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from dfgan_jax.simulation.noise_estimation import measure_noise
 from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.safe_pickle import printable
 from dfgan_jax.support.types import JsonObject
 
 PERCENTILES: Final = (5.0, 95.0)
@@ -91,22 +92,21 @@ class Domain:
         Raises:
           InputError: the value is no result of `as_json`.
         """
-        if not isinstance(value, dict):
-            raise InputError(f"no training domain: {value!r} is no JSON object")
-        try:
-            fields: JsonObject = {name: tuple(each) if isinstance(each, list) else each
-                                  for name, each in value.items()}
-            found = cls(**fields)
-            for name in (*ScanProperties._fields, "size"):
-                limits = getattr(found, name)
-                if limits is None and name in ("noise_hu", "kernel_lp_cm"):
-                    continue
-                lowest, highest = limits
-                if not 0 < lowest <= highest < np.inf:
-                    raise ValueError(f"{name} is {limits}")
-        except (TypeError, ValueError) as error:
-            raise InputError(f"no training domain: {error}") from error
-        return found
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(value, dict) or value.keys() != set(names):
+            raise InputError(f"no training domain: {printable(value)}; expected a JSON object of "
+                             f"{', '.join(names)}")
+        for name in (*ScanProperties._fields, "size"):
+            limits = value[name]
+            if limits is None and name in ("noise_hu", "kernel_lp_cm"):
+                continue
+            if not (isinstance(limits, list) and len(limits) == 2
+                    and all(type(each) in (int, float) for each in limits)
+                    and 0 < limits[0] <= limits[1] < np.inf):
+                raise InputError(f"no training domain: {name} is {printable(limits)}; expected two "
+                                 "numbers above 0, the lower one first")
+        return cls(**{name: tuple(each) if isinstance(each, list) else each
+                      for name, each in value.items()})
 
     def as_json(self) -> JsonObject:
         return {name: list(value) if isinstance(value, tuple) else value

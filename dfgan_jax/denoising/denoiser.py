@@ -118,6 +118,7 @@ class Denoiser:
         folder = locate(path)
         meta = read_meta(folder)
         generator = _generator(folder, meta)
+        _domain(folder, meta)  # refused here, not in the middle of what is made with the model
         variables = restore_generator(folder, _shapes(generator))
         return cls(generator, variables, meta=meta, path=folder, strength=strength,
                    self_ensemble=self_ensemble)
@@ -140,6 +141,7 @@ class Denoiser:
     @classmethod
     def _load_file(cls, path: str | os.PathLike[str], **options: Any) -> "Denoiser":
         read = read_weights([path])
+        _domain(path, read.meta)
         return cls(_generator(path, read.meta), read.weights.generator_variables, meta=read.meta,
                    path=path, **options)
 
@@ -159,8 +161,7 @@ class Denoiser:
         Raises:
           InputError: the metadata are invalid.
         """
-        described = self.meta.get("trained_on")
-        return None if described is None else Domain.from_json(described)
+        return _domain(self.path, self.meta)
 
     @property
     def home(self) -> pathlib.Path:
@@ -380,6 +381,15 @@ def _shapes(generator: Generator) -> dict[str, PyTree]:
     shapes: dict[str, PyTree] = jax.eval_shape(
         lambda: initial_variables(generator, jax.random.key(0)))
     return shapes
+
+
+def _domain(path: str | os.PathLike[str] | None, meta: JsonObject) -> Domain | None:
+    """The training domain in a checkpoint's metadata; None without one."""
+    described = meta.get("trained_on")
+    try:
+        return None if described is None else Domain.from_json(described)
+    except InputError as error:
+        raise InputError(f"{path or 'the model'}: its metadata 'trained_on': {error}") from error
 
 
 def _generator(path: str | os.PathLike[str], meta: JsonObject) -> Generator:

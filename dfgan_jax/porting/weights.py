@@ -210,10 +210,13 @@ def _trained_on(path: str) -> object:
     text = read_metadata(path).get(_TRAINED_ON, "null")
     try:
         trained_on: object = json.loads(text)
-        return trained_on
     except ValueError as error:
         raise InputError(f"{path}: its metadata {_TRAINED_ON!r} are not JSON: {printable(text)}"
                          ) from error
+    if trained_on is not None and not isinstance(trained_on, dict):
+        raise InputError(f"{path}: its metadata {_TRAINED_ON!r} are {printable(text)}; expected a "
+                         "JSON object")
+    return trained_on
 
 
 def _unseen_options(path: str, architecture: str) -> dict[str, OptionValue]:

@@ -62,10 +62,16 @@ def test_json_gives_the_domain_back():
 
 @pytest.mark.parametrize("changes", [
     {"noise_hu": [30.0, 10.0]}, {"pixel_spacing_mm": None}, {"noise_hu": 5.0}, {"size": [0, 4]},
-    {"kernel_lp_cm": ["a", "b"]}, {"colour": "red"}])
+    {"kernel_lp_cm": ["a", "b"]}, {"noise_hu": [1.0, 2.0, 3.0]}])
 def test_json_of_something_else_is_refused(changes):
-    with pytest.raises(InputError, match="no training domain"):
+    (name,) = changes
+    with pytest.raises(InputError, match=rf"^no training domain: {name} is .*; expected two "
+                                         r"numbers above 0, the lower one first$"):
         Domain.from_json({**KNOWN.as_json(), **changes})
+    for other in ({**KNOWN.as_json(), "colour": "red"}, {"a": 1}):
+        with pytest.raises(InputError, match=r"^no training domain: \{.*\}; expected a JSON object "
+                                             "of noise_hu, kernel_lp_cm, .*, slices$"):
+            Domain.from_json(other)
     with pytest.raises(InputError, match="no training domain"):
         Domain.from_json(["noise"])
 

@@ -13,10 +13,12 @@ from dfgan_jax.devices.parallel import run_once
 from dfgan_jax.models.cnn10 import CNN10
 from dfgan_jax.models.generators import build_generator, initial_variables
 from dfgan_jax.models.unet import UNet
+from dfgan_jax.porting.weight_file import write_weight_file
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import Progress
 from tests.models.drawn import drawn
+from tests.porting.test_weights import generator
 
 
 def as_a_user(denoiser, *arguments, **options):
@@ -231,6 +233,13 @@ def test_the_slice_whose_output_is_not_finite_is_named(network, values, message,
     hu[3, 0] = np.resize(values, 16)
     with pytest.raises(InputError, match=f"^the model: its output is not finite for {message}"):
         denoiser(hu, batch_size=2, unit=None)
+
+
+def test_a_training_domain_that_is_none_is_refused_with_its_file(tmp_path):
+    write_weight_file(tmp_path / "x.safetensors", generator(), metadata={"trained_on": '{"a": 1}'})
+    with pytest.raises(InputError, match=r"x\.safetensors: its metadata 'trained_on': no training "
+                                         r"domain: \{'a': 1\}; expected a JSON object of noise_hu"):
+        Denoiser.load(tmp_path / "x.safetensors")
 
 
 def test_several_devices_give_the_bits_of_one(unet):

@@ -426,6 +426,15 @@ def test_types_of_safetensors_that_are_not_read_are_named(tmp_path):
         read_weight_file(path)
 
 
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", r"are not JSON: \{"), ("[1]", r"are \[1\]; expected a JSON object"),
+    ("0", "are 0; expected a JSON object")])
+def test_a_training_domain_that_is_no_object_is_refused_with_its_file(tmp_path, text, message):
+    write_weight_file(tmp_path / "x.safetensors", generator(), metadata={"trained_on": text})
+    with pytest.raises(InputError, match=rf"x\.safetensors: its metadata 'trained_on' {message}$"):
+        read_weights([tmp_path / "x.safetensors"])
+
+
 @pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.pth.tar", "x.safetensors"])
 def test_files_are_written_by_their_suffix(tmp_path, name):
     state_dict = generator()
