@@ -12,7 +12,7 @@ import scipy.fft
 from jaxtyping import Float, Float32
 
 from dfgan_jax.simulation.projection import kernel_mtf
-from dfgan_jax.support.errors import InputError
+from dfgan_jax.simulation.scan_rays import check_kernel, checked_slice
 
 HIGHEST_GAIN: Final = 8.0
 """Greatest ratio of the MTFs: frequencies that the first kernel weakens more hold little but the
@@ -37,11 +37,12 @@ def change_kernel(hu: Float[np.ndarray, "*shape"], *, pixel_spacing_mm: float, o
       (H, W) float32, HU; neither rounded nor clipped.
 
     Raises:
-      InputError: `hu` is no slice, or a kernel is unknown.
+      InputError: `hu` is no slice of finite values, or another argument cannot be used.
     """
-    if hu.ndim != 2 or min(hu.shape) < 2:
-        raise InputError(f"the slice has shape {hu.shape}, expected (height, width)")
-    padded = np.pad(hu.astype(np.float32), _MARGIN, mode="symmetric")
+    for name, kernel in (("old", old), ("new", new)):
+        check_kernel(kernel, name=name)
+    checked = checked_slice(hu, pixel_spacing_mm, old, 0.0, None)
+    padded = np.pad(checked, _MARGIN, mode="symmetric")
     shape = tuple(scipy.fft.next_fast_len(length, real=True) for length in padded.shape)
     frequency = np.hypot(scipy.fft.rfftfreq(shape[1]), scipy.fft.fftfreq(shape[0])[:, None])
     frequency_lp_cm = frequency * 10 / pixel_spacing_mm

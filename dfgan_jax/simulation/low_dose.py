@@ -232,13 +232,19 @@ def project(hu: Float[np.ndarray, "..."], *, protocol: ScanProtocol | None = Non
 
     Returns:
       (1, views, bins) float32, without unit.
+
+    Raises:
+      InputError: the slice is not square, or not finite in the field of view.
     """
     if hu.ndim != 2 or hu.shape[0] != hu.shape[1]:
         raise InputError(f"the slice has shape {hu.shape}, expected (size, size)")
     size = hu.shape[0]
     scaled = (protocol or ScanProtocol()).at_size(size)
     beam = _parallel_beam(size, scaled.views, scaled.field_of_view_mm)
-    return beam.project(hu_to_mu(hu)[None])
+    line_integrals = beam.project(hu_to_mu(hu)[None])
+    if not np.isfinite(line_integrals).all():  # not of `hu`, which may have anything outside
+        raise InputError("the slice has values that are NaN or infinite, expected finite HU")
+    return line_integrals
 
 
 def scan_projected(rng: np.random.Generator, line_integrals: Float32[np.ndarray, "1 views bins"],
@@ -287,7 +293,13 @@ def simulate_pair(index: int, *, size: int, seed: int, split: str,
 
     Returns:
       ndct and qdct, each (size, size) float32 in HU.
+
+    Raises:
+      InputError: the index or the seed is below 0.
     """
+    for name, value in (("index", index), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"{name} is {value}, expected 0 or more")
     protocol = protocol or ScanProtocol()
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     phantom = torso_phantom(rng, size=size, field_of_view_mm=protocol.field_of_view_mm)
@@ -305,8 +317,6 @@ def iterate_pairs(count: int, *, size: int, seed: int, split: str,
     """
     if count < 1:
         raise InputError(f"count is {count}, expected at least 1")
-    if seed < 0:
-        raise InputError(f"seed is {seed}, expected 0 or more")
     simulate = functools.partial(simulate_pair, size=size, seed=seed, split=split,
                                  protocol=protocol)
     threads = threads or os.cpu_count() or 1

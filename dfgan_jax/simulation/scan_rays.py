@@ -111,14 +111,30 @@ def checked_slice(ndct_hu: Num[np.ndarray, "..."], pixel_spacing_mm: float, kern
         raise InputError("the slice has values that are NaN or infinite, expected finite HU")
     if not 0 < pixel_spacing_mm < np.inf:
         raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}, expected above 0")
-    if isinstance(kernel, str) and kernel not in ("auto", *KERNELS):
-        raise InputError(f"kernel is {kernel!r}, expected auto, a frequency in lp/cm or one of "
-                         f"{', '.join(KERNELS)}")
-    if not isinstance(kernel, str) and not 0 < kernel < np.inf:
-        raise InputError(f"kernel is {kernel}, expected a frequency above 0 lp/cm")
+    if kernel != "auto":
+        check_kernel(kernel, expected="auto, a frequency")
     if not 0 <= electronic_noise_std < np.inf:
         raise InputError(f"electronic_noise_std is {electronic_noise_std}, expected 0 or more")
     return ndct_hu.astype(np.float32)
+
+
+def check_kernel(kernel: str | float, *, name: str = "kernel", expected: str = "a frequency"
+                 ) -> None:
+    """Refuses what is neither a name in `projection.KERNELS` nor an f50 [lp/cm].
+
+    Args:
+      kernel: see above.
+      name: of the argument.
+      expected: the start of what is expected of a text.
+
+    Raises:
+      InputError: the message names the argument.
+    """
+    if isinstance(kernel, str) and kernel not in KERNELS:
+        raise InputError(f"{name} is {kernel!r}, expected {expected} in lp/cm or one of "
+                         f"{', '.join(KERNELS)}")
+    if not isinstance(kernel, str) and not 0 < kernel < np.inf:
+        raise InputError(f"{name} is {kernel}, expected a frequency above 0 lp/cm")
 
 
 def rays_of(ndct_hu: Float32[np.ndarray, "h w"], pixel_spacing_mm: float) -> ScanRays:
