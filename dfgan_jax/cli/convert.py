@@ -35,18 +35,30 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
     Args:
       inputs: a checkpoint, or one or more files of weights.
       output: a file of weights, by its suffix, for the generator (discriminators are written
-        into files beside it); an `.onnx` for the generator alone; or the folder of a
-        checkpoint.
+        into files beside it); an `.onnx` for the generator alone; or, without a suffix, the
+        folder of a checkpoint.
       container: the container of the generator, in a file with several.
       storage: type of the numbers in a file of weights: `float32`, or `float16`, which rounds
         them to three digits and halves the file; statistics of norms stay float32.
       verify: read the output back, and denoise a simulated slice with it.
 
     Raises:
-      InputError: an input cannot be used, the output exists, or a number is too large for
-        float16.
+      InputError: an input cannot be used, the output exists or has another suffix, or float16
+        cannot be written into it or cannot hold a number.
     """
     is_file, is_onnx = weight_file.has_suffix(output), onnx_file.has_suffix(output)
+    suffixes = [*weight_file.SUFFIXES, onnx_file.SUFFIX]
+    # Numbers after a point are those of a date or a version in the name of a folder.
+    if not (is_file or is_onnx) and output.suffix.strip(".0123456789"):
+        raise InputError(f"--output={output} ends in {output.suffix}; expected a file that ends in "
+                         f"{', '.join(suffixes)}, or for a checkpoint's folder a name without a "
+                         "suffix")
+    if storage not in STORAGES:
+        raise InputError(f"--storage is {storage!r}; expected {' or '.join(STORAGES)}")
+    if storage != "float32" and not is_file:
+        raise InputError(f"--storage={storage} needs an output {', '.join(suffixes[:-2])} or "
+                         f"{suffixes[-2]}; {output} is "
+                         f"{'an ONNX file' if is_onnx else 'the folder of a checkpoint'}")
     for path in [output, *([_comparison(output)] if verify and not is_onnx else [])]:
         refuse_existing(path)
     loaded = load_weights(inputs, container=container)
@@ -54,9 +66,6 @@ def run(*, inputs: Sequence[pathlib.Path], output: pathlib.Path, container: str 
         named = ", ".join(f"{name} {value!r}" for name, value in loaded.weights.unseen.items())
         raise InputError(f"{output}: only .safetensors can carry that the generator has {named}; a "
                          "file of PyTorch would be taken for the published network")
-    if storage not in STORAGES or (storage != "float32" and not is_file):
-        raise InputError(f"--storage is {storage!r}; expected {' or '.join(STORAGES)}, and float32 "
-                         "of a checkpoint's folder and of .onnx")
     print("\n".join(loaded.explanation))
     if is_onnx:
         onnx_file.write_onnx(output, loaded.weights, name=model_name(loaded.meta["config"]),

@@ -236,6 +236,20 @@ def test_nothing_is_overwritten(tmp_path, output):
     assert given.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["c16.npz", "x.ckpt", "x.v2"])
+def test_a_name_with_another_suffix_becomes_no_folder(tmp_path, name):
+    given = save(tmp_path / "there.pth", generator())
+    with pytest.raises(InputError, match=rf"--output=.*{name} ends in \..*; expected a file that "
+                                         r"ends in \.pth, .*, \.onnx, or for a checkpoint's"):
+        convert.run(inputs=[given], output=tmp_path / name)
+    assert files(tmp_path) == ["there.pth"]
+
+
+def test_a_folder_may_be_named_by_a_date(tmp_path):
+    convert.run(inputs=[save(tmp_path / "x.pth", generator())], output=tmp_path / "of_2026.11.30")
+    assert Denoiser.load(tmp_path / "of_2026.11.30").meta["config"]["generator"]["width"] == 2
+
+
 def test_a_discriminators_file_is_not_overwritten_either(tmp_path):
     untrained(tmp_path / "run", dfgan)
     (tmp_path / "x.image_discriminator.pth").write_text("mine")
@@ -404,8 +418,11 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
     given = save(tmp_path / "gan.pth", state_dict)
     with pytest.raises(InputError, match=r"0\.weight has 70000, which it cannot hold"):
         convert.run(inputs=[given], output=tmp_path / "x.pth", storage="float16")
-    with pytest.raises(InputError, match=r"--storage is .float16.; expected .* float32 of a check"):
+    with pytest.raises(InputError, match=r"^--storage=float16 needs an output \.pth, \.pt, \.pth"
+                                         r"\.tar or \.safetensors; .*folder is the folder of a"):
         convert.run(inputs=[given], output=tmp_path / "folder", storage="float16")
+    with pytest.raises(InputError, match=r"^--storage is 'int8'; expected float32 or float16$"):
+        convert.run(inputs=[given], output=tmp_path / "x.pth", storage="int8")
     assert files(tmp_path) == ["gan.pth"]
 
 
@@ -416,7 +433,7 @@ def test_a_run_becomes_an_onnx_file_that_is_verified(tmp_path, capsys):
     assert f"Wrote {tmp_path / 'x.onnx'}" in out
     assert "as this package does: the largest difference is 0.00" in out
     assert files(tmp_path) == ["run", "x.onnx"]
-    with pytest.raises(InputError, match=r"float32 of a checkpoint's folder and of \.onnx"):
+    with pytest.raises(InputError, match=r"--storage=float16 needs .*y\.onnx is an ONNX file$"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "y.onnx", storage="float16")
     with pytest.raises(InputError, match=r"x\.onnx: exists; choose another"):
         convert.run(inputs=[tmp_path / "run"], output=tmp_path / "x.onnx")
