@@ -105,8 +105,9 @@ class Domain:
                     and 0 < limits[0] <= limits[1] < np.inf):
                 raise InputError(f"no training domain: {name} is {printable(limits)}; expected two "
                                  "numbers above 0, the lower one first")
-        return cls(**{name: tuple(each) if isinstance(each, list) else each
-                      for name, each in value.items()})
+        fields: JsonObject = {name: tuple(each) if isinstance(each, list) else each
+                              for name, each in value.items()}
+        return cls(**fields)
 
     def as_json(self) -> JsonObject:
         return {name: list(value) if isinstance(value, tuple) else value

@@ -85,7 +85,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not _FLOAT8.keys() & kinds.values():
         return safetensors.numpy.load_file(path)
     # The library looks for float8 among NumPy's own types.
-    views = dict(safetensors.deserialize(path.read_bytes()))
+    views = dict(safetensors.deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
     with safetensors.safe_open(path, "np") as file:
         return {key: np.frombuffer(views[key]["data"], _FLOAT8[kind]).reshape(views[key]["shape"])
                 if kind in _FLOAT8 else file.get_tensor(key) for key, kind in kinds.items()}
