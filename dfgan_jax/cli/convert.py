@@ -158,7 +158,7 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
     path = _comparison(written[0])
     scale = ARCHITECTURES[weights.architecture].scaled
     np.savez(path, qdct=scale(qdct)[:, None], denoised=scale(denoised)[:, None])
-    expected = ("denoised − qdct, the difference map," if weights.unseen.get("output")
+    expected = ("denoised − qdct (the difference map)" if weights.unseen.get("output")
                 == "difference" else "denoised")
     print(f"  {path}: qdct and denoised, (1, 1, {VERIFY_SIZE}, {VERIFY_SIZE}), normalised: from "
           f"qdct, PyTorch's model.eval() must give {expected}.", flush=True)
