@@ -115,3 +115,8 @@ def test_the_index_is_true():
     for name, described in pretrained.index().items():
         assert described.keys() == {"file", "version", "sha256", "about"}
         assert Denoiser.load(name).domain is not None
+
+
+def test_every_stage_of_the_default_weights_takes_part():
+    slices = np.random.default_rng(0).normal(0, 50, (70, 83)).astype(np.float32)
+    assert Denoiser.load().idle_stages(slices) == []
