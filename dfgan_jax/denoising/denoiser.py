@@ -20,7 +20,6 @@ from dfgan_jax.devices.inference import Inference
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import architecture_of, build_generator, initial_variables
 from dfgan_jax.models.idle_stages import idle_stages
-from dfgan_jax.models.unet import SIZE_MULTIPLE
 from dfgan_jax.porting.weights import read_weights
 from dfgan_jax.scans import axes, hounsfield, units
 from dfgan_jax.scans.unit_names import UNITS, Unit
@@ -178,8 +177,8 @@ class Denoiser:
 
         At most the middle 256² of the slice are used.
         """
-        height, width = (min(length, 256) // SIZE_MULTIPLE * SIZE_MULTIPLE
-                         for length in qdct_hu.shape)
+        multiple = self._architecture.size_multiple
+        height, width = (min(length, 256) // multiple * multiple for length in qdct_hu.shape)
         top, left = ((length - kept) // 2
                      for length, kept in zip(qdct_hu.shape, (height, width), strict=True))
         crop = qdct_hu[None, top:top + height, left:left + width, None].astype(np.float32)

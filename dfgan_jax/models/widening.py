@@ -9,6 +9,22 @@ NEW_WEIGHTS = 0.1
 exploded within 20 updates by Muon, and the training had to begin again."""
 
 
+def is_narrower(narrow: PyTree, wide: PyTree) -> bool:
+    """Whether variables are of a U-Net without attention like another, of fewer channels."""
+    layers = wide["params"]
+    if "up1_conv" not in layers or any(layer.endswith("_cbam") for layer in layers):
+        return False
+    if _paths(narrow) != _paths(wide):
+        return False
+    channels, wider = (int(tree["params"]["up1_conv"]["bias"].size) for tree in (narrow, wide))
+    return channels < wider
+
+
+def _paths(variables: PyTree) -> list[str]:
+    return [jax.tree_util.keystr(path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
+
+
 def widen(narrow: PyTree, wide: PyTree) -> PyTree:
     """Variables with which a wide U-Net without attention equals a narrow one.
 

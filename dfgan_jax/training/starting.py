@@ -35,6 +35,6 @@ def start_from(path: str, state: TrainState, generator: GeneratorOptions) -> Tra
     others = " and the discriminators" if taken else (
         "; the discriminators are untrained" if state.discriminators else "")
     widened = (f", widened from {weights.width} to {generator.width}"
-               if widens(weights, state) else "")
+               if widens(state, weights) else "")
     print(f"Starting from {path}: the generator{widened}{others}", flush=True)
     return started

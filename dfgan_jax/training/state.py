@@ -13,8 +13,7 @@ from jaxtyping import Array, Int, Key, PyTree, UInt32
 from dfgan_jax.models.architecture import Generator
 from dfgan_jax.models.generators import initial_variables
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
-from dfgan_jax.models.unet import UNET
-from dfgan_jax.models.widening import widen
+from dfgan_jax.models.widening import is_narrower, widen
 from dfgan_jax.porting.layout import flattened
 from dfgan_jax.porting.weights import Weights
 from dfgan_jax.support.errors import InputError
@@ -119,13 +118,9 @@ def create_state(key: Key[Array, ""], networks: Networks, optimizers: Optimizers
         average=jax.tree.map(jnp.copy, generator) if optimizers.average_decay else {})
 
 
-def widens(weights: Weights, state: TrainState) -> bool:
-    """Whether the weights are of a U-Net like the run's, but narrower, that `widen` can widen."""
-    if weights.architecture != UNET.name or weights.attention:
-        return False
-    narrow, wide = flattened(weights.generator_variables), flattened(state.generator)
-    return narrow.keys() == wide.keys() and any(
-        narrow[path].shape[-1] < array.shape[-1] for path, array in wide.items())
+def widens(state: TrainState, weights: Weights) -> bool:
+    """Whether a run that starts from `weights` widens them; see `widen`."""
+    return is_narrower(weights.generator_variables, state.generator)
 
 
 def with_weights(state: TrainState, weights: Weights) -> TrainState:
@@ -141,7 +136,7 @@ def with_weights(state: TrainState, weights: Weights) -> TrainState:
         return jax.tree.map(jnp.shape, tree)
 
     generator = weights.generator_variables
-    if widens(weights, state):
+    if widens(state, weights):
         generator = widen(generator, state.generator)
     there, here = ({path: np.shape(leaf) for path, leaf in flattened(tree).items()}
                    for tree in (generator, state.generator))

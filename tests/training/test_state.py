@@ -34,7 +34,7 @@ def test_weights_of_another_network_are_told_by_their_first_array(there, differi
 def test_a_narrower_network_is_widened():
     state = counted(0)
     state.generator.update(jax.tree.map(np.ones_like, zeros()))
-    assert widens(saved(width=2), state)
+    assert widens(state, saved(width=2))
     kernel = with_weights(state, saved(width=2)).generator["params"]["inc"]["conv2"]["kernel"]
     assert kernel.shape == (3, 3, 4, 4)
     assert not np.asarray(kernel[..., :2]).any()
@@ -48,6 +48,6 @@ def test_a_narrower_network_is_widened():
 def test_wider_networks_and_those_of_another_layout_are_not_widened(there, first):
     state = counted(0)
     state.generator.update(zeros())
-    assert not widens(saved(**there), state)
+    assert not widens(state, saved(**there))
     with pytest.raises(InputError, match=first):
         with_weights(state, saved(**there))
