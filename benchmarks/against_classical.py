@@ -19,7 +19,6 @@ it.
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import sys
 from typing import Any
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.json_file import write_json
 from benchmarks.pairs_hu import read_hu
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.denoising.denoiser import Denoiser
@@ -34,7 +34,6 @@ from dfgan_jax.denoising.strength import strength_for_dose
 from dfgan_jax.evaluation import baselines, physics
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
 
@@ -178,9 +177,7 @@ def main(argv: list[str]) -> None:
             print(f"\n{path}\n{as_text(results[path])}", flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as part:
-            part.write_text(json.dumps(results, indent=1))
+    write_json(_JSON.value, results)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ standard deviation of that noise in soft tissue, times each of --scales. At most
 spaced slices of each file are scored, since BM3D takes half a minute for a slice of 512².
 """
 
-import json
-import pathlib
 import sys
 from typing import Any
 
@@ -20,12 +18,12 @@ import scipy.ndimage
 from absl import app, flags
 from jaxtyping import Float
 
+from benchmarks.json_file import write_json
 from benchmarks.pairs_hu import read_hu
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation import baselines
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
 
@@ -97,9 +95,7 @@ def main(argv: list[str]) -> None:
                                                   for protocol, value in psnr.items()), flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as part:
-            part.write_text(json.dumps(results, indent=1))
+    write_json(_JSON.value, results)
 
 
 if __name__ == "__main__":

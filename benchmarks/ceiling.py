@@ -15,8 +15,6 @@ no certain interval, but show how much depends on the placement. In `full_range`
 come out close to 10 log₁₀(1/D) dB.
 """
 
-import json
-import pathlib
 import sys
 
 import numpy as np
@@ -25,11 +23,11 @@ import scipy.stats
 from absl import app, flags
 from jaxtyping import Float
 
+from benchmarks.json_file import write_json
 from benchmarks.pairs_hu import read_hu
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
 
 _PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.",
                                   allow_override=True)
@@ -85,15 +83,16 @@ def measure(path: str, *, denoiser: Denoiser, dose_fraction: float) -> dict[str,
     qdct, ndct = read_hu(path)
     if len(qdct) < 2:
         raise InputError(f"{path}: holds one slice; expected two, of which each lends its noise")
+    denoised = denoiser(qdct)
     anatomy = denoiser(ndct).astype(np.float64)
     added = (qdct - ndct).astype(np.float64)
     own = np.roll(added, 1, axis=0) / np.sqrt(1 / dose_fraction - 1)
     gains = {}
     for protocol in _SCORED:
-        denoised, before = (protocol.score(images.astype(np.float32), ndct)["psnr"]
-                            for images in (denoiser(qdct), qdct))
+        after, before = (protocol.score(images.astype(np.float32), ndct)["psnr"]
+                         for images in (denoised, qdct))
         gains[protocol.name] = {
-            "denoiser": float((denoised - before).mean())} | {
+            "denoiser": float((after - before).mean())} | {
             f"ceiling, noise {placement}": ceiling(anatomy, added, noise, protocol=protocol,
                                                    dose_fraction=dose_fraction)
             for placement, noise in (("as it lies", own), ("mirrored", own[:, ::-1]))}
@@ -114,9 +113,7 @@ def main(argv: list[str]) -> None:
                     f"{name} {gain:.2f}" for name, gain in gains.items()), flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as part:
-            part.write_text(json.dumps(results, indent=1))
+    write_json(_JSON.value, results)
 
 
 if __name__ == "__main__":

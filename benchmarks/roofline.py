@@ -13,9 +13,7 @@ them with the kernels make it an estimate.
 
 import collections
 import functools
-import json
 import math
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import jax_side
+from benchmarks.json_file import write_json
 from benchmarks.workload import Side, Task
 from dfgan_jax.devices import parallel
 from dfgan_jax.devices.backend import describe_devices
@@ -34,7 +33,6 @@ from dfgan_jax.performance.measuring import (
     memory_bandwidth,
     time_calls,
 )
-from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 
 _TASKS: Final[dict[str, Task]] = {"training": "training", "inference": "inference on the device"}
@@ -181,9 +179,7 @@ def main(argv: list[str]) -> None:
                 discriminator_width=DISCRIMINATOR_WIDTH)
     result = measure(side, seconds=_SECONDS.value)
     print(as_text(result))
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as part:
-            part.write_text(json.dumps(result | {"totals_ms": totals(result)}, indent=1))
+    write_json(_JSON.value, result | {"totals_ms": totals(result)})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Validation slices are the ones to use: a rule that is tuned on test slices has s
 """
 
 import itertools
-import json
 import pathlib
 import sys
 from typing import Any
@@ -19,13 +18,13 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.json_file import write_json
 from benchmarks.pairs_hu import read_hu
 from dfgan_jax import pretrained
 from dfgan_jax.data.dataset import read_manifest
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.denoising.strength import MAX_STRENGTH, strength_for_dose
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 
 _PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.",
@@ -108,10 +107,7 @@ def main(argv: list[str]) -> None:
             print(f"\n{checkpoint}\n{as_text(results[checkpoint])}", flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as part:
-            part.write_text(json.dumps({"pairs": _PAIRS.value, "every": _EVERY.value,
-                                        "checkpoints": results}, indent=1))
+    write_json(_JSON.value, {"pairs": _PAIRS.value, "every": _EVERY.value, "checkpoints": results})
 
 
 if __name__ == "__main__":
