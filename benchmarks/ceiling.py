@@ -1,4 +1,5 @@
-"""The gain over QDCT that no denoiser exceeds, by protocol: estimated from pairs.
+"""The gain over QDCT that no denoiser exceeds, by protocol, and the anatomy that even the best
+removes: estimated from pairs.
 
     python -m benchmarks.ceiling --pairs=L096.npy [--pairs=…] [--checkpoint=dfgan] \
         [--dose_fraction=0.25] [--json=ceiling.json]
@@ -13,20 +14,26 @@ Here T is the normal dose denoised by the checkpoint, m the difference of the pa
 difference of the pair before, scaled: once as it lies, and once mirrored. Their results enclose
 no certain interval, but show how much depends on the placement. In `full_range` the ceiling must
 come out close to 10 log₁₀(1/D) dB.
+
+The best estimate removes (1 − D) (n + m), and the structure measure finds anatomy in it, since n
+is in the normal dose, too: the least that a denoiser of highest PSNR can have.
 """
 
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import scipy.ndimage
 import scipy.stats
 from absl import app, flags
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from benchmarks.json_file import write_json
 from benchmarks.pairs_hu import read_hu
 from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
+from dfgan_jax.evaluation.structure import fit_structure, pooled
+from dfgan_jax.scans.tissues import body_mask
 from dfgan_jax.support.errors import InputError
 
 _PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.",
@@ -36,6 +43,8 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "dfgan", "Name, workdir or file 
 _DOSE_FRACTION = flags.DEFINE_float("dose_fraction", 0.25, "Of the pairs, between 0 and 1.",
                                     lower_bound=1e-3, upper_bound=0.999, allow_override=True)
 _JSON = flags.DEFINE_string("json", None, "File to write.", allow_override=True)
+
+_ANATOMY = "anatomy removed [HU rms]"
 
 _SCORED = FULL_RANGE, PROTOCOLS["redcnn"]
 _PIXELS = 12.0
@@ -50,6 +59,13 @@ def clipped_mean(mean: Float[np.ndarray, "..."], std: Float[np.ndarray, "..."],
     between: np.ndarray = (mean * (gaussian.cdf(above) - gaussian.cdf(below))
                            + std * (gaussian.pdf(below) - gaussian.pdf(above)))
     return between + low * gaussian.cdf(below) + high * gaussian.sf(above)
+
+
+def structure_rms(removed: Float[np.ndarray, "n h w"], ndct: Float[np.ndarray, "n h w"],
+                  bodies: Iterable[Bool[np.ndarray, "h w"]]) -> float | None:
+    """Anatomy in the removed maps [HU rms]; see `evaluation.structure`."""
+    return pooled(fit_structure(*slices)[0]
+                  for slices in zip(removed, ndct, bodies, strict=True)).rms_hu
 
 
 def ceiling(anatomy: Float[np.ndarray, "n h w"], added: Float[np.ndarray, "n h w"],
@@ -74,8 +90,9 @@ def ceiling(anatomy: Float[np.ndarray, "n h w"], added: Float[np.ndarray, "n h w
     return float((estimate - low_dose).mean())
 
 
-def measure(path: str, *, denoiser: Denoiser, dose_fraction: float) -> dict[str, dict[str, float]]:
-    """Protocol → row → mean gain over QDCT [dB], of a file of pairs.
+def measure(path: str, *, denoiser: Denoiser, dose_fraction: float
+            ) -> dict[str, dict[str, float | None]]:
+    """Protocol → row → mean gain over QDCT [dB], of a file of pairs; and `_ANATOMY` → row.
 
     Raises:
       InputError: the file cannot be used, or holds one slice.
@@ -87,16 +104,21 @@ def measure(path: str, *, denoiser: Denoiser, dose_fraction: float) -> dict[str,
     anatomy = denoiser(ndct).astype(np.float64)
     added = (qdct - ndct).astype(np.float64)
     own = np.roll(added, 1, axis=0) / np.sqrt(1 / dose_fraction - 1)
-    gains = {}
+    placements = {"noise as it lies": own, "noise mirrored": own[:, ::-1]}
+    results: dict[str, dict[str, float | None]] = {}
     for protocol in _SCORED:
         after, before = (protocol.score(images.astype(np.float32), ndct)["psnr"]
                          for images in (denoised, qdct))
-        gains[protocol.name] = {
-            "denoiser": float((after - before).mean())} | {
-            f"ceiling, noise {placement}": ceiling(anatomy, added, noise, protocol=protocol,
-                                                   dose_fraction=dose_fraction)
-            for placement, noise in (("as it lies", own), ("mirrored", own[:, ::-1]))}
-    return gains
+        results[protocol.name] = {"denoiser": float((after - before).mean()), **{
+            f"ceiling, {placement}": ceiling(anatomy, added, noise, protocol=protocol,
+                                             dose_fraction=dose_fraction)
+            for placement, noise in placements.items()}}
+    bodies = [body_mask(hu) for hu in ndct]
+    results[_ANATOMY] = {"denoiser": structure_rms(denoised - qdct, ndct, bodies), **{
+        f"best estimate, {placement}": structure_rms(
+            (dose_fraction - 1) * (noise + added), anatomy + noise, bodies)
+        for placement, noise in placements.items()}}
+    return results
 
 
 def main(argv: list[str]) -> None:
@@ -107,10 +129,11 @@ def main(argv: list[str]) -> None:
         denoiser = Denoiser.load(_CHECKPOINT.value)
         for path in _PAIRS.value:
             results[path] = measure(path, denoiser=denoiser, dose_fraction=_DOSE_FRACTION.value)
-            print(f"{path}: gain over QDCT [dB]")
-            for protocol, gains in results[path].items():
-                print(f"  {protocol:11} " + "  ".join(
-                    f"{name} {gain:.2f}" for name, gain in gains.items()), flush=True)
+            print(f"{path}: gain over QDCT [dB], and anatomy removed")
+            for measure_name, values in results[path].items():
+                print(f"  {measure_name:24} " + "  ".join(
+                    f"{name} {value:.2f}" for name, value in values.items()
+                    if value is not None), flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
     write_json(_JSON.value, results)

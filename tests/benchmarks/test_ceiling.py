@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.ceiling import ceiling, clipped_mean
+from benchmarks.ceiling import ceiling, clipped_mean, structure_rms
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS
 
 REDCNN = PROTOCOLS["redcnn"]
@@ -42,3 +42,13 @@ def test_the_mean_of_clipped_gaussians_is_that_of_draws():
     draws = mean + std * np.random.default_rng(0).standard_normal((200_000, 4))
     np.testing.assert_allclose(clipped_mean(mean, std, -160.0, 240.0),
                                draws.clip(-160, 240).mean(0), atol=0.5)
+
+
+def test_the_normal_doses_noise_counts_as_anatomy_where_it_is_removed():
+    """Noise of 40 HU in a tenth of a body of 5 HU passes the threshold of the noise, like an edge."""
+    added, own = noise(0.25, 5.0)
+    own[0, :30, :30] *= 8
+    bodies = np.ones(own.shape, bool)
+    assert structure_rms(-0.75 * (own + added), own, bodies) == pytest.approx(
+        0.75 * np.sqrt((own[0, :30, :30] ** 2).sum() / own.size), rel=0.01)
+    assert structure_rms(-added, own, bodies) < 0.5
