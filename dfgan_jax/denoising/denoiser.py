@@ -324,12 +324,14 @@ class Denoiser:
     def flops(self, size: tuple[int, ...]) -> float:
         """Floating-point operations for a slice of a height and width, by XLA's count.
 
-        A multiplication and an addition are two operations. Convolutions count in the form in
-        which they are computed, before XLA optimises the program.
+        A multiplication and an addition are two operations. The program for a TPU counts, before
+        XLA optimises it: there a convolution is a sum of products, whatever form this machine
+        computes it in.
         """
         views = len(_VIEWS) if self.self_ensemble else 1
         hu = shape_struct((1, *self.padded_size(size)), np.float32)
-        return views * costs_of(jax.jit(self._function).lower(self._variables, hu))["flops"]
+        program = jax.jit(self._function).trace(self._variables, hu)
+        return views * costs_of(program.lower(lowering_platforms=("tpu",)))["flops"]
 
     def padded_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """The least height and width that the generator takes slices of a size in."""

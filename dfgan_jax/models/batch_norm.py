@@ -80,4 +80,6 @@ class BatchNorm(nn.Module):
 def conv_norm(conv: Conv, norm: BatchNorm, x: Float[Array, "n h w c"], *, train: bool
               ) -> Float[Array, "n h2 w2 features"]:
     """Convolves and normalises: by the batch's statistics, or in one step by the running ones."""
-    return norm(conv(x)) if train else conv(x, affine=norm.running_affine())
+    if train:
+        return norm(conv(x))
+    return conv(x, affine=norm.running_affine(), train=False)
