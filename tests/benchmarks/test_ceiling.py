@@ -45,7 +45,7 @@ def test_the_mean_of_clipped_gaussians_is_that_of_draws():
 
 
 def test_the_normal_doses_noise_counts_as_anatomy_where_it_is_removed():
-    """Noise of 40 HU in a tenth of a body of 5 HU passes the threshold of the noise, like an edge."""
+    """Noise of 40 HU in a tenth of a body of 5 HU passes the threshold of noise, like an edge."""
     added, own = noise(0.25, 5.0)
     own[0, :30, :30] *= 8
     bodies = np.ones(own.shape, bool)

@@ -117,6 +117,7 @@ def test_the_index_is_true():
         assert Denoiser.load(name).domain is not None
 
 
-def test_every_stage_of_the_default_weights_takes_part():
+@pytest.mark.parametrize("name", pretrained.index())
+def test_every_stage_of_the_weights_takes_part(name):
     slices = np.random.default_rng(0).normal(0, 50, (70, 83)).astype(np.float32)
-    assert Denoiser.load().idle_stages(slices) == []
+    assert Denoiser.load(name).idle_stages(slices) == []
