@@ -6,6 +6,7 @@ from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.evaluation import tables
 from dfgan_jax.evaluation.rows import Row, input_row
 from dfgan_jax.evaluation.speed import Speed, measure_speed
+from dfgan_jax.models import convolution
 from dfgan_jax.models.generators import build_generator, initial_variables
 
 
@@ -27,6 +28,14 @@ def test_operations_are_those_of_the_layers(redcnn):
     assert Denoiser(*redcnn).flops((64, 64)) == pytest.approx(2 * 2 * encoder, rel=0.1)
     assert Denoiser(*redcnn, self_ensemble=True).flops((64, 64)) == pytest.approx(
         16 * 2 * encoder, rel=0.1)
+
+
+def test_operations_do_not_depend_on_the_form_of_the_convolutions(monkeypatch):
+    generator = build_generator(width=24)
+    variables = initial_variables(generator, jax.random.key(0))
+    operations = Denoiser(generator, variables).flops((64, 64))
+    monkeypatch.setattr(convolution, "_WINOGRAD_CHANNELS", 10**6)
+    assert Denoiser(generator, variables).flops((64, 64)) == operations
 
 
 def test_a_network_is_timed_by_batches(redcnn, monkeypatch):

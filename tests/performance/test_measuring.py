@@ -1,3 +1,4 @@
+import functools
 import types
 
 import jax
@@ -5,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfgan_jax.models import convolution
 from dfgan_jax.performance import measuring
 from dfgan_jax.support.errors import InputError
 
@@ -29,6 +31,15 @@ def test_what_is_computed_twice_counts_once():
         return convolve(x, kernel), convolve(x, kernel)
 
     assert measuring.count_flops(twice, IMAGES, KERNEL) == CONVOLUTION_FLOPS
+
+
+def test_winograds_form_counts_as_the_sum_of_products():
+    images = jax.ShapeDtypeStruct((1, 32, 32, 48), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 48, 48), jnp.float32)
+    without_gradient = functools.partial(convolution.convolve, stride=1, padding=1, train=False)
+    # Without the products with padding.
+    assert (measuring.count_flops(without_gradient, images, kernel)
+            == 2 * 48 * 48 * (3 * 32 - 2) ** 2)
 
 
 def test_without_a_cpu_operations_cannot_be_counted(monkeypatch):
