@@ -20,20 +20,18 @@ is in the normal dose, too: the least that a denoiser of highest PSNR can have.
 """
 
 import sys
-from collections.abc import Iterable
 
 import numpy as np
 import scipy.ndimage
 import scipy.stats
 from absl import app, flags
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from benchmarks.json_file import write_json
 from benchmarks.pairs_hu import read_hu
 from dfgan_jax.denoising.denoiser import Denoiser
+from dfgan_jax.evaluation import physics
 from dfgan_jax.evaluation.protocols import FULL_RANGE, PROTOCOLS, Protocol
-from dfgan_jax.evaluation.structure import fit_structure, pooled
-from dfgan_jax.scans.tissues import body_mask
 from dfgan_jax.support.errors import InputError
 
 _PAIRS = flags.DEFINE_multi_string("pairs", [], "Pairs in the published file format.",
@@ -61,11 +59,18 @@ def clipped_mean(mean: Float[np.ndarray, "..."], std: Float[np.ndarray, "..."],
     return between + low * gaussian.cdf(below) + high * gaussian.sf(above)
 
 
-def structure_rms(removed: Float[np.ndarray, "n h w"], ndct: Float[np.ndarray, "n h w"],
-                  bodies: Iterable[Bool[np.ndarray, "h w"]]) -> float | None:
-    """Anatomy in the removed maps [HU rms]; see `evaluation.structure`."""
-    return pooled(fit_structure(*slices)[0]
-                  for slices in zip(removed, ndct, bodies, strict=True)).rms_hu
+def best_estimate(anatomy: Float[np.ndarray, "n h w"], added: Float[np.ndarray, "n h w"],
+                  own: Float[np.ndarray, "n h w"], *, dose_fraction: float
+                  ) -> Float[np.ndarray, "n h w"]:
+    """T + D (n + m) [HU]; for the arguments see `ceiling`."""
+    return anatomy + dose_fraction * (own + added)
+
+
+def removed_anatomy(images: Float[np.ndarray, "n h w"], ndct: Float[np.ndarray, "n h w"],
+                    qdct: Float[np.ndarray, "n h w"]) -> float | None:
+    """Anatomy in images − QDCT [HU rms]; see `evaluation.structure`."""
+    structure = physics.measure_slices(images, ndct, qdct, pixel_spacing_mm=None).structure
+    return None if structure is None else structure.rms_hu
 
 
 def ceiling(anatomy: Float[np.ndarray, "n h w"], added: Float[np.ndarray, "n h w"],
@@ -80,7 +85,7 @@ def ceiling(anatomy: Float[np.ndarray, "n h w"], added: Float[np.ndarray, "n h w
       protocol: that scores.
     """
     ndct = anatomy + own
-    best = anatomy + dose_fraction * (own + added)
+    best = best_estimate(anatomy, added, own, dose_fraction=dose_fraction)
     if protocol.window_hu is not None:
         variance = np.stack([scipy.ndimage.gaussian_filter(noise**2, _PIXELS) for noise in added])
         best = clipped_mean(best, np.sqrt(dose_fraction * variance) + 1e-3,
@@ -113,10 +118,10 @@ def measure(path: str, *, denoiser: Denoiser, dose_fraction: float
             f"ceiling, {placement}": ceiling(anatomy, added, noise, protocol=protocol,
                                              dose_fraction=dose_fraction)
             for placement, noise in placements.items()}}
-    bodies = [body_mask(hu) for hu in ndct]
-    results[_ANATOMY] = {"denoiser": structure_rms(denoised - qdct, ndct, bodies), **{
-        f"best estimate, {placement}": structure_rms(
-            (dose_fraction - 1) * (noise + added), anatomy + noise, bodies)
+    results[_ANATOMY] = {"denoiser": removed_anatomy(denoised, ndct, qdct), **{
+        f"best estimate, {placement}": removed_anatomy(
+            best_estimate(anatomy, added, noise, dose_fraction=dose_fraction),
+            anatomy + noise, anatomy + noise + added)
         for placement, noise in placements.items()}}
     return results
 
