@@ -21,14 +21,14 @@ from dfgan_jax.support.jax_functions import optimization_barrier
 _MAX_PATCH = 32
 """Largest number of values per patch for which patches are copied into one matrix product."""
 
-_FEW = 150
+_FEW = 300
 """Largest number of a kernel's values for which each channel is summed by itself, ..."""
 
 _LARGE = 2**16
 """... and the smallest number of pixels for which that pays: it takes longer to compile."""
 
 _MANY = 8
-"""Smallest number of channels for which a matrix product outweighs its copies."""
+"""Number of channels from which a matrix product outweighs its copies."""
 
 _WINOGRAD_CHANNELS = 48
 """Smallest number of channels and of features for which Winograd's form pays on a CPU, ..."""
@@ -114,7 +114,8 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"],
     block = next((b for b in (4, 2) if x.shape[1] % b == x.shape[2] % b == 0), 1)
     if same and features == 1 and channels < _MANY and block > 1:
         return _over_space_to_depth(x, kernel, block=block)
-    is_few = stride == 1 and channels * features * size ** 2 <= _FEW and features < _MANY
+    is_few = (stride == 1 and channels <= _MANY and features < _MANY
+              and channels * features * size ** 2 <= _FEW)
     if is_few and x.shape[1] * x.shape[2] >= _LARGE:
         return _over_planes(x, kernel, padding=padding)
     if stride == 1 and features == 1 and channels >= _MANY:
