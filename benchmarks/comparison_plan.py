@@ -21,7 +21,7 @@ _INFERENCE_SIZE = flags.DEFINE_integer(
     "inference_size", 512, "Height and width in inference [pixels].")
 _INFERENCE_BATCHES = flags.DEFINE_list(
     "inference_batches", None, "Batch sizes in inference; inference_ratio is of each framework's "
-    "best. 1,4, on a GPU 16,64.")
+    "best. 1,2,4, on a GPU 16,64.")
 _WIDTH = flags.DEFINE_integer("width", 32, "Channels of the generator's first stage.")
 _DISCRIMINATOR_WIDTH = flags.DEFINE_integer(
     "discriminator_width", 128, "Channels of the discriminator's first layer.")
@@ -97,7 +97,7 @@ def plan(machine: Machine) -> list[Job]:
 def _batches(task: Task, machine: Machine) -> list[int]:
     given, default = ((_TRAINING_BATCHES.value, [16, 64] if machine.is_gpu else [4])
                       if task == "training" else
-                      (_INFERENCE_BATCHES.value, [16, 64] if machine.is_gpu else [1, 4]))
+                      (_INFERENCE_BATCHES.value, [16, 64] if machine.is_gpu else [1, 2, 4]))
     return [int(batch) for batch in given] if given else default
 
 
