@@ -115,6 +115,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.intensity = "squared"
     # Weight of pixels from -160 to 240 HU in image and difference; all others have weight 1.
     config.loss.soft_tissue = 1.0
+    # Weight of the anatomy in the removed map, as the evaluation measures it: its mean square is
+    # added to each slice's squared error. More of it removes less anatomy, and denoises less.
+    config.loss.anatomy = 0.0
     # Number of updates before the adversarial term is added; fewer than those of the run.
     config.loss.adversarial_from_step = 0
     # Target score of the normal dose for the discriminators; 0.9 is one-sided label smoothing.

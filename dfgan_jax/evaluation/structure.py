@@ -23,7 +23,8 @@ SCALES = (1.0, 2.0, 4.0)
 THRESHOLD = 3.0
 """Least magnitude of anatomy in a band, in standard deviations of the NDCT's noise there."""
 
-_MAD_TO_STD = 1.4826
+MAD_TO_STD = 1.4826
+"""Standard deviation of Gaussian noise over the median of its magnitude."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def anatomy_bands(ndct: Float[np.ndarray, "h w"], body: Bool[np.ndarray, "h w"]
     bands = np.stack([(finer - coarser)[body]
                       for finer, coarser in itertools.pairwise(levels)])
     magnitude = np.abs(bands)
-    noise = _MAD_TO_STD * np.median(magnitude, axis=1, keepdims=True)
+    noise = MAD_TO_STD * np.median(magnitude, axis=1, keepdims=True)
     bands[magnitude <= THRESHOLD * noise] = 0
     return bands
 

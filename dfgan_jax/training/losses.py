@@ -50,6 +50,8 @@ class LossOptions:
       intensity: see `Intensity`.
       soft_tissue: weight of pixels whose normal dose is in `windows.SOFT_TISSUE`; all others have
         weight 1.
+      anatomy: weight of the anatomy in each slice's difference map (`anatomy.removed_anatomy`),
+        which is added to its mean squared error.
       adversarial_from_step: number of updates before the adversarial term is added. The
         discriminators train from the first update.
       real_label: target score of the normal dose for the discriminators: 1, or a little
@@ -67,6 +69,7 @@ class LossOptions:
     adversarial: float = 0.05
     intensity: Intensity = "squared"
     soft_tissue: float = 1.0
+    anatomy: float = 0.0
     adversarial_from_step: int = 0
     real_label: float = 1.0
     gradient_penalty: float = 0.0
@@ -75,13 +78,20 @@ class LossOptions:
         check_one_of(self, "intensity", get_args(Intensity))
         check_above_zero(self, "soft_tissue", "real_label")
         weights = ("image", "difference", "gradient_image", "gradient_difference", "adversarial",
-                   "gradient_penalty")
+                   "gradient_penalty", "anatomy")
         check_not_negative(self, *weights, "adversarial_from_step")
         check_finite(self, *weights, "soft_tissue", "real_label")
         # Without these, nothing says which image is to be returned.
         if not any(getattr(self, name) for name in weights[:4]):
             raise InputError("image, difference, gradient_image and gradient_difference are 0; "
                              "expected more than 0 for one of them")
+        if self.anatomy and not (self.image or self.difference):
+            raise InputError(f"anatomy is {self.anatomy:g}, and image and difference are 0; "
+                             "expected more than 0 for one of them, since anatomy is a part of "
+                             "their error")
+        if self.anatomy and self.intensity == "charbonnier":
+            raise InputError(f"anatomy is {self.anatomy:g}, and intensity is 'charbonnier'; "
+                             "expected 'squared' or 'log_squared', to which a square can be added")
 
     def check_length(self, total_steps: int) -> None:
         """Checks that a run of `total_steps` updates reaches the adversarial term.
@@ -95,7 +105,8 @@ class LossOptions:
 
 
 def intensity(denoised: Images, ndct: Images, *, form: Intensity = "squared",
-              soft_tissue: float = 1.0) -> Float[Array, ""]:
+              soft_tissue: float = 1.0,
+              added: Float[Array | np.ndarray, "*n"] | float = 0.0) -> Float[Array, ""]:
     """The error of the denoised images, pixel by pixel.
 
     Args:
@@ -103,6 +114,7 @@ def intensity(denoised: Images, ndct: Images, *, form: Intensity = "squared",
       ndct: the same shape.
       form: see `Intensity`.
       soft_tissue: see `LossOptions`; weights are divided by their mean.
+      added: (...,), added to each slice's mean error.
     """
     error = jnp.square(denoised - ndct)
     if form == "charbonnier":
@@ -112,8 +124,8 @@ def intensity(denoised: Images, ndct: Images, *, form: Intensity = "squared",
         weight = jnp.where((ndct >= low) & (ndct <= high), soft_tissue, 1.0)
         error *= weight / weight.mean((-3, -2, -1), keepdims=True)
     if form == "log_squared":
-        return jnp.mean(jnp.log(error.mean((-3, -2, -1)) + LOWEST_SQUARED_ERROR))
-    return jnp.mean(error)
+        return jnp.mean(jnp.log(error.mean((-3, -2, -1)) + added + LOWEST_SQUARED_ERROR))
+    return jnp.mean(error) + jnp.mean(added)
 
 
 def _absolute_forward_difference(images: Images, axis: int) -> jax.Array:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from dfgan_jax.models.architecture import STAGE
 from dfgan_jax.support.jax_functions import pmean
 from dfgan_jax.training import losses
+from dfgan_jax.training.anatomy import removed_anatomy
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState
 
@@ -68,8 +69,9 @@ def generator_terms(denoised: Float[Array, "*n h w 1"],
       part is the mean over the discriminators.
     """
     ndct, qdct = batch["ndct"], batch["qdct"]
+    anatomy = loss.anatomy * removed_anatomy(denoised, ndct, qdct) if loss.anatomy else 0.0
     terms = {"intensity_loss": losses.intensity(denoised, ndct, form=loss.intensity,
-                                                soft_tissue=loss.soft_tissue)}
+                                                soft_tissue=loss.soft_tissue, added=anatomy)}
     total = (loss.image + loss.difference) * terms["intensity_loss"]
     if loss.gradient_image:
         terms["gradient_image_loss"] = losses.gradient(denoised, ndct)

@@ -67,6 +67,15 @@ def test_the_logarithm_weighs_each_slice_by_its_own_noise():
     np.testing.assert_allclose(relative, 1.0, rtol=1e-4)  # 2 · error² / (2 slices · error²)
 
 
+def test_what_is_added_to_a_slices_error_is_added_before_the_logarithm():
+    denoised = np.full((2, 2, 2, 1), 2.0, np.float32)
+    added = np.array([1.0, 5.0], np.float32)
+    assert float(losses.intensity(denoised, np.zeros_like(denoised), added=added)) == (
+        pytest.approx(4 + 3))
+    assert float(losses.intensity(denoised, np.zeros_like(denoised), form="log_squared",
+                                  added=added)) == pytest.approx((math.log(5) + math.log(9)) / 2)
+
+
 def test_soft_tissue_weighs_more_by_the_normal_dose():
     ndct = np.array([0.0, 240.0, 241.0, -1000.0]).reshape(1, 2, 2, 1)
     ndct = np.asarray(hounsfield.normalise(ndct), np.float32)

@@ -13,6 +13,7 @@ from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
 from dfgan_jax.training import losses, steps
+from dfgan_jax.training.anatomy import removed_anatomy
 from dfgan_jax.training.losses import LossOptions
 from dfgan_jax.training.state import Networks, Optimizers, TrainState, create_state
 from tests.reference import load
@@ -291,6 +292,19 @@ def test_the_adversarial_term_counts_from_its_step_on():
     _, after = train_once(networks, optimizers, state, batch, late)
     assert float(after["generator_loss"]) == pytest.approx(
         2 * float(after["intensity_loss"]) + 3 * float(after["adversarial_loss"]), rel=1e-5)
+
+
+def test_removed_anatomy_is_added_to_the_error_with_its_weight():
+    ndct = image("ndct", (2, 32, 32, 1), 0)
+    ndct[:, 8:20, 8:20] += 9
+    batch = {"ndct": jnp.asarray(ndct), "qdct": jnp.asarray(image("noise", ndct.shape, 1) + ndct)}
+    denoised = jnp.asarray(0.5 * ndct)
+    plain, weighted = (steps.generator_terms(denoised, batch, {}, loss_of(anatomy=weight))
+                       for weight in (0.0, 3.0))
+    anatomy = removed_anatomy(denoised, batch["ndct"], batch["qdct"])
+    assert float(anatomy.min()) > 0.01
+    assert float(weighted["intensity_loss"]) == pytest.approx(
+        float(plain["intensity_loss"] + 3 * anatomy.mean()), rel=1e-5)
 
 
 def test_r1_is_the_squared_slope_of_the_mean_score_at_the_normal_dose():
