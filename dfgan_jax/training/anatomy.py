@@ -16,7 +16,8 @@ from dfgan_jax.scans import hounsfield
 from dfgan_jax.training.losses import Images
 
 _LOWEST_BODY_HU = -900.0
-"""Of the coarsest level: lung is above, air around the body below."""
+"""Of the coarsest level: lung is above, air around the body below. A crop need not hold the region
+that `tissues.body_mask` finds."""
 
 _RIDGE = 1e-6
 """Share of the bands' power that is added to the equations of the fit: a band of a slice without
