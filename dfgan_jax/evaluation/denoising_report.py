@@ -55,7 +55,7 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
 
 def _of_largest_series(source: pathlib.Path, output: pathlib.Path
                        ) -> tuple["_Slices", "_Slices", str]:
-    """Some slices of the largest series of DICOM files, before and after, and its name."""
+    """Some slices of the largest series of DICOM files, before and after, and the source's name."""
     largest = max(dicom.group_by_series(DicomFolder(output).headers), key=len)
     sizes = [(header.rows, header.columns) for header in largest]
     usual = collections.Counter(sizes).most_common(1)[0][0]
@@ -68,7 +68,7 @@ def _of_largest_series(source: pathlib.Path, output: pathlib.Path
     before = [sources[header.path][header.instance[1]] for header in chosen]
     of_before, of_after = (_Slices(np.stack([dicom.read_pixels(header).hu for header in headers]),
                                    names, len(largest), None) for headers in (before, chosen))
-    return of_before, of_after, largest[0].series_description or largest[0].series_uid
+    return of_before, of_after, before[0].series_description or before[0].series_uid
 
 
 class _Slices(NamedTuple):

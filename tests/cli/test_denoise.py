@@ -472,7 +472,7 @@ def test_of_a_folder_the_largest_series_is_reported(tmp_path, weights):
     data = json.loads(re.search(r'id="viewer-data">(.*?)</script>', page).group(1))
     assert len(data["slices"]) == 30
     assert (data["slices"][0], data["slices"][-1]) == ("3 mm, 01.dcm", "105 mm, 35.dcm")
-    assert "Slices of of 35" in page
+    assert "Slices of the largest series: of 35." in page
 
 
 def test_a_report_is_not_overwritten_and_is_html(tmp_path, weights):
