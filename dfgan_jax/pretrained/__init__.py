@@ -13,7 +13,7 @@ from typing import Final, TypedDict
 from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
 
-DEFAULT: Final = "dfgan"
+DEFAULT: Final = "attn_dfgan"
 """Name of the weights without a given checkpoint."""
 
 
