@@ -326,7 +326,7 @@ def apply_demo(config: ml_collections.ConfigDict) -> None:
     config.data.augment = False
     config.optimizer.average_decay = 0.99
     # A row for the pretrained weights of the package, beside the trained network.
-    config.evaluation.checkpoints = "dfgan"
+    config.evaluation.checkpoints = "attn_dfgan"
 
 
 def apply_native(config: ml_collections.ConfigDict) -> None:
