@@ -101,9 +101,9 @@ TRAINING = ["--config=redcnn:demo", *TRAINING[1:], *{SHORT}]  # it compiles fast
     assert not np.array_equal(images[2], images[0])
 
     number = r" +([\d.]+)"
-    rows = re.findall(rf"^(QDCT|dfgan|runs/quickstart){number}{number}{number}$",
+    rows = re.findall(rf"^(QDCT|attn_dfgan|runs/quickstart){number}{number}{number}$",
                       printed(cell(notebook, "compare")), flags=re.MULTILINE)
-    assert [row[0] for row in rows] == ["QDCT", "dfgan", "runs/quickstart"]
+    assert [row[0] for row in rows] == ["QDCT", "attn_dfgan", "runs/quickstart"]
     assert [float(row[1]) for row in rows] == pytest.approx(psnr, abs=0.006)
     assert [float(row[3]) for row in rows] == pytest.approx(rmse, abs=0.06)
     assert float(rows[0][2]) + 0.01 < float(rows[1][2]) <= 1

@@ -72,9 +72,9 @@ def test_the_installed_command_brings_its_configurations(site, tmp_path):
 
 
 def test_without_a_checkpoint_a_folder_with_the_name_of_the_default_is_none(site, tmp_path):
-    (tmp_path / "other" / "dfgan").mkdir(parents=True)
+    (tmp_path / "other" / "attn_dfgan").mkdir(parents=True)
     done = run_installed(site, tmp_path / "other", "denoise", "--input=a.npy", "--output=b.npy")
-    assert done.stdout.startswith("dfgan, version ")
+    assert done.stdout.startswith("attn_dfgan, version ")
     assert "a.npy: no such file or folder" in done.stderr
 
 
