@@ -125,7 +125,7 @@ MODES: dict[str, Mode] = {
         optional={
             "checkpoint=PATH":
                 "a workdir, the folder of a checkpoint, a file of weights (.pth, .pt, .pth.tar, "
-                ".safetensors), or the name of pretrained weights; dfgan by default",
+                ".safetensors), or the name of pretrained weights; attn_dfgan by default",
             "strength=NUMBER": "input + strength · (denoised − input), 0 to 1.5; 1 by default",
             "dose_fraction=SHARE": "dose of the scan over the dose that the result is to look "
                                    "like, in place of the strength: above a quarter, less is "
