@@ -8,6 +8,7 @@ from dfgan_jax import pretrained
 from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.cli import convert, denoise
 from dfgan_jax.cli.compared import further_models, model_of
+from dfgan_jax.cli.modes import MODES
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.denoising.denoiser import Denoiser
@@ -30,7 +31,7 @@ def installed(tmp_path, monkeypatch):
     described = {"version": "1", "about": "trained on discs"}
     (folder / "index.json").write_text(json.dumps({
         "attn_dfgan": {**described, "file": "small.safetensors",
-                  "sha256": file_digest(folder / "small.safetensors")},
+                       "sha256": file_digest(folder / "small.safetensors")},
         "dfgan": {**described, "file": "absent.safetensors", "sha256": "0" * 64}}))
     monkeypatch.setattr(pretrained, "_folder", lambda: folder)
     monkeypatch.chdir(tmp_path)
@@ -98,7 +99,7 @@ def test_a_path_that_is_not_there_is_told_as_such(installed, load):
 
 
 def test_weights_that_are_not_installed_are_told(installed):
-    with pytest.raises(InputError, match=r"dfgan: .*absent\.safetensors is not installed; "
+    with pytest.raises(InputError, match=r"^dfgan: .*absent\.safetensors is not installed; "
                                          r"wheel and repository of version 1 have it"):
         Denoiser.load("dfgan")
 
@@ -109,6 +110,12 @@ def test_a_damaged_file_is_refused(installed):
     (installed / "small.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="is damaged: its SHA-256 is not that of version 1"):
         Denoiser.load("attn_dfgan")
+
+
+def test_the_demo_and_the_flag_name_the_default():
+    assert redcnn.get_config("demo").evaluation.checkpoints == pretrained.DEFAULT
+    flag = MODES["denoise"].optional["checkpoint=PATH"]
+    assert flag.endswith(f", or the name of pretrained weights; {pretrained.DEFAULT} by default")
 
 
 def test_the_index_is_true():
