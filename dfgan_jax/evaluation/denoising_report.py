@@ -46,20 +46,27 @@ def of_folder(report: pathlib.Path, source: pathlib.Path, output: pathlib.Path, 
                                axes="nhw") for folder in (source, output))
         name = largest["file"]
     else:
-        before, after, name = _of_largest_series(source, output)
+        before, after, name = _of_series(largest["series_uid"], source, output)
     write_denoising_report(
         report, summary={**summary, "series": series}, names=before.names, before=before.hu,
         after=after.hu, of_series=name if len(series) > 1 else None)
     print(f"Report: {report}", flush=True)
 
 
-def _of_largest_series(source: pathlib.Path, output: pathlib.Path
-                       ) -> tuple["_Slices", "_Slices", str]:
-    """Some slices of the largest series of DICOM files, before and after, and the source's name."""
-    largest = max(dicom.group_by_series(DicomFolder(output).headers), key=len)
-    sizes = [(header.rows, header.columns) for header in largest]
+def _of_series(series_uid: str, source: pathlib.Path, output: pathlib.Path
+               ) -> tuple["_Slices", "_Slices", str]:
+    """Some slices of a series of DICOM files, before and after, and the source's name.
+
+    Args:
+      series_uid: of the output.
+      source: folder of the input.
+      output: folder of the denoised series.
+    """
+    series, = dicom.group_by_series([header for header in DicomFolder(output).headers
+                                     if header.series_uid == series_uid])
+    sizes = [(header.rows, header.columns) for header in series]
     usual = collections.Counter(sizes).most_common(1)[0][0]
-    same = [header for header, size in zip(largest, sizes, strict=True) if size == usual]
+    same = [header for header, size in zip(series, sizes, strict=True) if size == usual]
     chosen = [same[index] for index in evenly_spaced(len(same), most=MOST_SLICES)]
     names = [_name(header) if header.location_mm is None else
              f"{header.location_mm:g} mm, {_name(header)}" for header in chosen]
@@ -67,7 +74,7 @@ def _of_largest_series(source: pathlib.Path, output: pathlib.Path
                for path in {header.path for header in chosen}}
     before = [sources[header.path][header.instance[1]] for header in chosen]
     of_before, of_after = (_Slices(np.stack([dicom.read_pixels(header).hu for header in headers]),
-                                   names, len(largest), None) for headers in (before, chosen))
+                                   names, len(series), None) for headers in (before, chosen))
     return of_before, of_after, before[0].series_description or before[0].series_uid
 
 
