@@ -7,8 +7,9 @@ The published training step, or inference on normalised slices, as `benchmarks.a
 them. Its convolutions and matrix products are taken from the traced program; each kind is
 compiled and timed alone, with random numbers. The bound of a kernel is the longer of two times: its
 operations at the rate of the fastest matrix product, and its arrays, once each, at the bandwidth of
-memory. The rest of the step is normalisation, activations, losses and optimizers; XLA's fusions of
-them with the kernels make it an estimate.
+memory. The rest of the step is normalisation, activations, losses, optimizers and the transforms of
+Winograd's form; XLA's fusions of them with the kernels make it an estimate. So does a kernel that
+XLA leaves out or computes once for several: it counts as often as it is traced.
 """
 
 import collections
@@ -75,13 +76,24 @@ def _jaxprs(value: Any) -> Iterator[Any]:
             yield from _jaxprs(each)
 
 
+def _index_here(platforms: tuple[tuple[str, ...] | None, ...]) -> int:
+    """Of a choice by platform: the first one that holds this platform, or None, for all others."""
+    return next(index for index, names in enumerate(platforms)
+                if names is None or jax.default_backend() in names)
+
+
 def _equations(jaxpr: Any) -> Iterator[Any]:
     """The convolutions and matrix products of a program, in its loops as often as they run."""
+    choices = {equation.outvars[0]: equation.params["platforms"] for equation in jaxpr.eqns
+               if equation.primitive.name == "platform_index"}
     for equation in jaxpr.eqns:
         if equation.primitive.name in _KERNELS:
             yield equation
         repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        for value in equation.params.values():
+        parameters = list(equation.params.values())
+        if equation.primitive.name == "cond" and equation.invars[0] in choices:
+            parameters = [equation.params["branches"][_index_here(choices[equation.invars[0]])]]
+        for value in parameters:
             for inner in _jaxprs(value):
                 for _ in range(repeats):
                     yield from _equations(inner)

@@ -82,4 +82,4 @@ def conv_norm(conv: Conv, norm: BatchNorm, x: Float[Array, "n h w c"], *, train:
     """Convolves and normalises: by the batch's statistics, or in one step by the running ones."""
     if train:
         return norm(conv(x))
-    return conv(x, affine=norm.running_affine(), train=False)
+    return conv(x, affine=norm.running_affine())

@@ -15,7 +15,7 @@ from flax.linen.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dfgan_jax.models.winograd import convolve_winograd
+from dfgan_jax.models.winograd import WINOGRAD_SIZES, convolve_winograd
 from dfgan_jax.support.jax_functions import optimization_barrier
 
 _MAX_PATCH = 32
@@ -30,10 +30,11 @@ _LARGE = 2**16
 _MANY = 8
 """Number of channels from which a matrix product outweighs its copies."""
 
-_WINOGRAD_CHANNELS = 48
-"""Smallest number of channels and of features for which Winograd's form pays on a CPU, ..."""
+_WINOGRAD_CHANNELS = {2: 128, 3: 48, 4: 48}
+"""Size of a kernel → smallest number of channels and of features for which Winograd's form pays on
+a CPU, ..."""
 
-_WINOGRAD_SIZES = 32**2, 256**2
+_WINOGRAD_PIXELS = 16**2, 256**2
 """... and the numbers of pixels between which it does: smaller images take too few products for
 the transform of the kernel, and the transforms of larger ones do not fit into its cache."""
 
@@ -65,14 +66,13 @@ class Conv(nn.Module):
     kernel_scale: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], *, train: bool = True,
+    def __call__(self, x: Float[Array, "n h w c"], *,
                  affine: tuple[Float[Array, " features"], Float[Array, " features"]] | None = None
                  ) -> Float[Array, "n h2 w2 features"]:
         """Maps (N, H, W, C) to (N, H', W', features).
 
         Args:
           x: images.
-          train: see `convolve`.
           affine: gain and offset, (features,) each, of a following normalisation, which is
             folded into the kernel and the bias.
         """
@@ -87,12 +87,12 @@ class Conv(nn.Module):
             gain, offset = affine
             kernel, bias = kernel * gain, offset if bias is None else bias * gain + offset
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = convolve(x, kernel, stride=self.stride, padding=self.padding, train=train)
+        y = convolve(x, kernel, stride=self.stride, padding=self.padding)
         return y if bias is None else y + bias
 
 
 def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"], *, stride: int,
-             padding: int, train: bool = True) -> Float[Array, "n h2 w2 features"]:
+             padding: int) -> Float[Array, "n h2 w2 features"]:
     """Cross-correlates images with a kernel.
 
     Args:
@@ -100,7 +100,6 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"],
       kernel: (k, k, C, features), of the same dtype.
       stride: of the window.
       padding: zeros on each side.
-      train: the gradient will be taken. Without it, a CPU may compute in Winograd's form.
 
     Returns:
       (N, H', W', features).
@@ -121,16 +120,25 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"],
     if stride == 1 and features == 1 and channels >= _MANY:
         return _sum_of_shifts(x, kernel, padding=padding)
     if stride == 2 and size % 2 == x.shape[1] % 2 == x.shape[2] % 2 == 0:
-        return _convolve(*_halved(pad(x, padding), kernel), stride=1, padding=0)
-    if (not train and same and size == 3 and x.dtype == jnp.float32
-            and min(channels, features) >= _WINOGRAD_CHANNELS
-            and _WINOGRAD_SIZES[0] <= x.shape[1] * x.shape[2] <= _WINOGRAD_SIZES[1]):
+        return _with_many_channels(*_halved(pad(x, padding), kernel), stride=1, padding=0)
+    return _with_many_channels(x, kernel, stride=stride, padding=padding)
+
+
+def _with_many_channels(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int
+                        ) -> jax.Array:
+    """Convolves in Winograd's form where it pays, otherwise by the libraries of the device."""
+    size, _, *channels = kernel.shape
+    by_library = functools.partial(_convolve, stride=stride, padding=padding)
+    least, most = _WINOGRAD_PIXELS
+    if (stride == 1 and size in WINOGRAD_SIZES and x.dtype == jnp.float32 and padding < size
+            and min(channels) >= _WINOGRAD_CHANNELS[size]
+            and least <= x.shape[1] * x.shape[2] <= most):
         # GPUs and TPUs have libraries that choose the form.
         y: Array = jax.lax.platform_dependent(
-            x, kernel, cpu=convolve_winograd,
-            default=functools.partial(_convolve, stride=stride, padding=padding))
+            x, kernel, cpu=functools.partial(convolve_winograd, padding=padding),
+            default=by_library)
         return y
-    return _convolve(x, kernel, stride=stride, padding=padding)
+    return by_library(x, kernel)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:

@@ -122,9 +122,9 @@ class DoubleConv(nn.Module):
                     dtype=self.dtype, name=f"norm{i}"), x, train=train)
             elif self.normalization == "group":
                 x = nn.GroupNorm(num_groups=None, group_size=GROUP_SIZE, epsilon=1e-5,
-                                 dtype=self.dtype, name=f"norm{i}")(conv(x, train=train))
+                                 dtype=self.dtype, name=f"norm{i}")(conv(x))
             else:
-                x = conv(x, train=train)
+                x = conv(x)
             x = nn.relu(x)
         return x
 

@@ -39,6 +39,20 @@ def test_kernels_of_a_gradient_are_those_of_both_operands():
                for kernel, _ in kernels)
 
 
+def test_of_a_choice_by_platform_the_kernels_of_this_one_count():
+    def twice(x):
+        return x @ x @ x
+
+    def function(x):
+        return jax.lax.platform_dependent(x, **{jax.default_backend(): lambda x: x @ x},
+                                          default=twice)
+
+    assert [count for _, count in roofline.kernels_of(function, jnp.ones((3, 3)))] == [1]
+    # The product and the gradients of both operands.
+    assert sum(count for _, count in roofline.kernels_of(
+        jax.grad(lambda x: function(x).sum()), jnp.ones((3, 3)))) == 3
+
+
 def test_the_text_has_sums_over_all_kernels():
     row = {"kernel": "a · b", "count": 3, "flops": 2e9, "bytes": 8, "ms": 4.0, "bound_ms": 1.0,
            "bound_by": "products"}

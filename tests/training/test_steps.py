@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from dfgan_jax.devices import parallel
+from dfgan_jax.models import convolution
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
 from dfgan_jax.porting import torch_layout
@@ -337,6 +338,25 @@ def test_r1_of_a_pair_is_the_mean_of_both_squared_slopes():
     assert squared_slope(image=image, difference=image) == pytest.approx(one, rel=1e-5)
     assert squared_slope(image=image, difference=difference) == pytest.approx(
         (one + squared_slope(difference=difference)) / 2, rel=1e-5)
+
+
+def test_a_step_is_the_same_in_winograds_form(monkeypatch):
+    networks, optimizers, state, batch = small("joint")
+    penalised = loss_of(gradient_penalty=8.0)
+    expected, _ = train_once(networks, optimizers, state, batch, penalised)
+    monkeypatch.setattr(convolution, "_WINOGRAD_CHANNELS", dict.fromkeys((2, 3, 4), 1))
+    monkeypatch.setattr(convolution, "_WINOGRAD_PIXELS", (1, 256**2))
+    actual, _ = train_once(networks, optimizers, state, batch, penalised)
+
+    def moved(after):
+        return [np.asarray(new - old) for new, old in zip(
+            *(jax.tree.leaves((each.generator["params"], each.discriminators))
+              for each in (after, state)), strict=True)]
+
+    assert any((one != other).any() for one, other in zip(moved(actual), moved(expected),
+                                                          strict=True))
+    for one, other in zip(moved(actual), moved(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-4 * abs(other).max() + 1e-7)
 
 
 def test_the_average_follows_the_weights_and_is_what_is_evaluated():
