@@ -1,7 +1,7 @@
 """Convolution with fewer multiplications (Lavin and Gray, CVPR 2016), and its gradients.
 
 F(m×m, k×k): m×m pixels of the result take (m + k − 1)² products of a transformed tile of the image
-and a transformed kernel, instead of m² · k². The transforms are sums of few terms.
+and a transformed kernel, instead of m² · k². The transforms of tiles are sums of few terms.
 """
 
 import functools
@@ -78,8 +78,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     size = len(kernel)
     n, h, w, _ = x.shape
     height, width = (length + 2 * padding - size + 1 for length in (h, w))
-    rows, columns = _tile_counts(size, height, width)
-    products = jnp.einsum("pmc,pcf->pmf", _tiles(x, size, padding), _weights(kernel))
+    rows, columns = counts = _tile_counts(size, height, width)
+    products = jnp.einsum("pmc,pcf->pmf", _image_tiles(x, size, padding, counts), _weights(kernel))
     points = len(_transforms(size).image)
     y = products.reshape(points, points, n, rows, columns, -1)
     y = _transformed(_transforms(size).result, list(y), axis=3)
@@ -100,17 +100,12 @@ def _gradients(padding: int, operands: tuple[jax.Array, jax.Array], slope: jax.A
     x, slope = optimization_barrier((x, slope))
     size, tile = len(kernel), _TILES[len(kernel)]
     of_images = _convolve(slope, kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - padding)
-    n, height, width, features = slope.shape
-    rows, columns = _tile_counts(size, height, width)
+    height, width = slope.shape[1:3]
+    rows, columns = counts = _tile_counts(size, height, width)
     slope = optimization_barrier(jnp.pad(
         slope, ((0, 0), (0, rows * tile - height), (0, columns * tile - width), (0, 0))))
-    to_products = _transforms(size).result.T
-    parts = slope.reshape(n, rows, tile, columns * tile, features)
-    slopes = _transformed(to_products, [parts[:, :, i] for i in range(tile)], axis=0)
-    slopes = slopes.reshape(-1, n, rows, columns, tile, features)
-    slopes = _transformed(to_products, [slopes[:, :, :, :, j] for j in range(tile)], axis=1)
-    of_weights = jnp.einsum("pmc,pmf->pcf", _tiles(x, size, padding),
-                            slopes.reshape(len(to_products) ** 2, -1, features))
+    of_weights = jnp.einsum("pmc,pmf->pcf", _image_tiles(x, size, padding, counts),
+                            _tiles(_transforms(size).result.T, slope, tile, counts))
     return of_images, (_both_axes(size, x.dtype).T @ of_weights.reshape(len(of_weights), -1)
                        ).reshape(kernel.shape)
 
@@ -123,19 +118,23 @@ def _tile_counts(size: int, height: int, width: int) -> tuple[int, int]:
     return -(-height // _TILES[size]), -(-width // _TILES[size])
 
 
-def _tiles(x: jax.Array, size: int, padding: int) -> jax.Array:
+def _image_tiles(x: jax.Array, size: int, padding: int, counts: tuple[int, int]) -> jax.Array:
     """The transformed tiles of images, (s², N · rows · columns, C)."""
-    tile, matrix = _TILES[size], _transforms(size).image
-    _, h, w, c = x.shape
-    rows, columns = _tile_counts(size, *(length + 2 * padding - size + 1 for length in (h, w)))
+    tile = _TILES[size]
     below, right = (tile * (count + 1) - length - padding
-                    for count, length in ((rows, h), (columns, w)))
+                    for count, length in zip(counts, x.shape[1:3], strict=True))
     # Without the barrier, XLA pads in each of the sums, pixel by pixel.
     x = optimization_barrier(jnp.pad(x, ((0, 0), (padding, below), (padding, right), (0, 0))))
-    tiles = _transformed(matrix, _taps(x, axis=1, count=rows, tile=tile, size=len(matrix)), axis=0)
-    tiles = _transformed(matrix, _taps(tiles, axis=3, count=columns, tile=tile, size=len(matrix)),
-                         axis=1)
-    return tiles.reshape(len(matrix) ** 2, -1, c)
+    return _tiles(_transforms(size).image, x, tile, counts)
+
+
+def _tiles(matrix: np.ndarray, x: jax.Array, tile: int, counts: tuple[int, int]) -> jax.Array:
+    """Transforms tiles, one every `tile` pixels, along both axes: (s², N · rows · columns, C)."""
+    rows, columns = counts
+    size = matrix.shape[1]
+    x = _transformed(matrix, _taps(x, axis=1, count=rows, tile=tile, size=size), axis=0)
+    x = _transformed(matrix, _taps(x, axis=3, count=columns, tile=tile, size=size), axis=1)
+    return x.reshape(len(matrix) ** 2, -1, x.shape[-1])
 
 
 def _weights(kernel: jax.Array) -> jax.Array:
