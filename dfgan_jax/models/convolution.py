@@ -30,6 +30,16 @@ _LARGE = 2**16
 _MANY = 8
 """Number of channels from which a matrix product outweighs its copies."""
 
+_NARROW = 16 if jax.__version_info__ >= (0, 12) else 8
+"""Largest number of features for which a CPU computes several pixels at once: the library of JAX
+0.10 gains nothing by it from more features, ..."""
+
+_NARROW_PIXELS = 2**14
+"""... and the smallest number of pixels for which that pays."""
+
+_NARROW_PLANES = 150
+"""Largest number of a kernel's values for which sums over planes are faster still."""
+
 _WINOGRAD_CHANNELS = {2: 128, 3: 48, 4: 48}
 """Size of a kernel → smallest number of channels and of features for which Winograd's form pays on
 a CPU, ..."""
@@ -104,6 +114,59 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"],
     Returns:
       (N, H', W', features).
     """
+    size, _, _, features = kernel.shape
+    if (stride == 1 < size and 1 < features <= _NARROW and x.dtype == jnp.float32
+            and x.shape[1] * x.shape[2] >= _NARROW_PIXELS
+            and (x.shape[2] + 2 * padding - size + 1) % _at_once(features) == 0
+            and not _suits_planes(x, kernel, most=_NARROW_PLANES)):
+        return _narrow(x, kernel, padding)
+    return _by_channels(x, kernel, stride=stride, padding=padding)
+
+
+def _at_once(features: int) -> int:
+    """The number of neighbouring pixels whose features fill a vector of a CPU."""
+    return 4 if features <= _MANY else 2
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _narrow(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+    """Convolves to few features; the gradients are faster in the other forms."""
+    y: Array = jax.lax.platform_dependent(
+        x, kernel, cpu=functools.partial(_several_pixels, padding=padding),
+        default=functools.partial(_by_channels, stride=1, padding=padding))
+    return y
+
+
+def _narrow_forward(x: jax.Array, kernel: jax.Array, padding: int
+                    ) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
+    return jax.vjp(functools.partial(_by_channels, stride=1, padding=padding), x, kernel)
+
+
+def _narrow_backward(padding: int, vjp: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+                     slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    del padding
+    return vjp(slope)
+
+
+_narrow.defvjp(_narrow_forward, _narrow_backward)
+
+
+def _several_pixels(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
+    """Convolves to the features of several neighbouring pixels at once.
+
+    The wider kernel repeats the given kernel, shifted by a pixel each time, with zeros beside it.
+    """
+    features = kernel.shape[-1]
+    count = _at_once(features)
+    wide = jnp.concatenate([jnp.pad(kernel, ((0, 0), (i, count - 1 - i), (0, 0), (0, 0)))
+                            for i in range(count)], axis=-1)
+    y = _convolve(x, wide, stride=(1, count), padding=padding)
+    n, h, w, _ = y.shape
+    return y.reshape(n, h, w * count, features)
+
+
+def _by_channels(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+    """Convolves in the form that suits the numbers of channels and features."""
     size, _, channels, features = kernel.shape
     if size == stride and not padding and x.shape[1] % size == x.shape[2] % size == 0:
         return _over_blocks(x, kernel)
@@ -113,9 +176,7 @@ def convolve(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c features"],
     block = next((b for b in (4, 2) if x.shape[1] % b == x.shape[2] % b == 0), 1)
     if same and features == 1 and channels < _MANY and block > 1:
         return _over_space_to_depth(x, kernel, block=block)
-    is_few = (stride == 1 and channels <= _MANY and features < _MANY
-              and channels * features * size ** 2 <= _FEW)
-    if is_few and x.shape[1] * x.shape[2] >= _LARGE:
+    if stride == 1 and _suits_planes(x, kernel, most=_FEW):
         return _over_planes(x, kernel, padding=padding)
     if stride == 1 and features == 1 and channels >= _MANY:
         return _sum_of_shifts(x, kernel, padding=padding)
@@ -128,7 +189,7 @@ def _with_many_channels(x: jax.Array, kernel: jax.Array, *, stride: int, padding
                         ) -> jax.Array:
     """Convolves in Winograd's form where it pays, otherwise by the libraries of the device."""
     size, _, *channels = kernel.shape
-    by_library = functools.partial(_convolve, stride=stride, padding=padding)
+    by_library = functools.partial(_convolve, stride=(stride, stride), padding=padding)
     least, most = _WINOGRAD_PIXELS
     if (stride == 1 and size in WINOGRAD_SIZES and x.dtype == jnp.float32 and padding < size
             and min(channels) >= _WINOGRAD_CHANNELS[size]
@@ -141,9 +202,10 @@ def _with_many_channels(x: jax.Array, kernel: jax.Array, *, stride: int, padding
     return by_library(x, kernel)
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, *, stride: int, padding: int) -> jax.Array:
+def _convolve(x: jax.Array, kernel: jax.Array, *, stride: tuple[int, int], padding: int
+              ) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2,
+        x, kernel, stride, [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -171,6 +233,13 @@ def taps_of(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
 def pad(x: jax.Array, padding: int) -> jax.Array:
     """Adds zeros on each side of images, (N, H, W, C)."""
     return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+def _suits_planes(x: jax.Array, kernel: jax.Array, *, most: int) -> bool:
+    """Whether an image is large, and its kernel has few channels and at most so many values."""
+    *_, channels, features = kernel.shape
+    return (channels <= _MANY and features < _MANY and kernel.size <= most
+            and x.shape[1] * x.shape[2] >= _LARGE)
 
 
 def _over_planes(x: jax.Array, kernel: jax.Array, *, padding: int) -> jax.Array:
@@ -234,6 +303,6 @@ def _over_space_to_depth(x: jax.Array, kernel: jax.Array, *, block: int) -> jax.
     wide = jnp.einsum("dsti,euvj,ijcf->desuctvf", place, place, kernel,
                       precision=jax.lax.Precision.HIGHEST).astype(x.dtype)
     wide = wide.reshape(len(place), len(place), block * block * c, block * block * features)
-    y = _convolve(blocks, wide, stride=1, padding=reach)
+    y = _convolve(blocks, wide, stride=(1, 1), padding=reach)
     y = y.reshape(n, h // block, w // block, block, block, features)
     return y.transpose(0, 1, 3, 2, 4, 5).reshape(n, h, w, features)

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 import scipy.signal
 
 from dfgan_jax.devices.parallel import run_once
+from dfgan_jax.models import convolution
 from dfgan_jax.models.batch_norm import BatchNorm, conv_norm
 from dfgan_jax.models.convolution import Conv, convolve
 
@@ -57,6 +59,45 @@ def test_large_images_of_few_channels_give_the_same_sum_and_gradients():
     for one, other in zip(gradients(functools.partial(convolve, **options)), expected,
                           strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
+# Four pixels at once, two, a kernel of 5×5 that shrinks the image, and a width of an odd number.
+@pytest.mark.parametrize(("channels", "features", "k", "padding", "width", "at_once"), [
+    (5, 6, 3, 1, 132, 4), (3, 16, 3, 1, 130, 2), (1, 12, 5, 0, 134, 2), (5, 6, 3, 1, 133, 1)])
+def test_images_of_few_features_are_the_same_sum_of_several_pixels_at_once(
+        channels, features, k, padding, width, at_once, monkeypatch):
+    monkeypatch.setattr(convolution, "_NARROW", 16)  # whatever the version of JAX
+    x = RNG.normal(size=(1, 128, width, channels)).astype(np.float32)
+    kernel = RNG.normal(size=(k, k, channels, features)).astype(np.float32)
+    function = functools.partial(convolve, stride=1, padding=padding)
+    steps = [int(step) for step in re.findall(r"window = {stride = \[1, (\d)\]",
+                                              jax.jit(function).lower(x, kernel).as_text())]
+    assert max(steps) == at_once
+    np.testing.assert_allclose(
+        run_once(function, x, kernel), scipy_convolve(x, kernel, stride=1, padding=padding),
+        atol=1e-4)
+
+
+def test_images_of_few_features_have_the_derivatives_of_a_convolution():
+    x = RNG.normal(size=(1, 128, 128, 4)).astype(np.float32)
+    kernel = RNG.normal(size=(3, 3, 4, 12)).astype(np.float32)
+
+    def reference(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(1, 1)] * 2,
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def second(function):
+        """The gradients, and the gradient of their squares."""
+        def first(x, kernel):
+            return jax.grad(lambda *arguments: jnp.sum(function(*arguments) ** 3) / 1e4,
+                            (0, 1))(x, kernel)
+
+        return run_once(lambda x, kernel: (first(x, kernel), jax.grad(
+            lambda x: jnp.sum(first(x, kernel)[0] ** 2))(x)), x, kernel)
+
+    ours = second(functools.partial(convolve, stride=1, padding=1))
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(second(reference)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
 
 # 12×20: four pixels a block in the spatial gate; 6×10: two; 5×7: no block divides it.
