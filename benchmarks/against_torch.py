@@ -13,7 +13,6 @@ Ratios are PyTorch's time for an image over ours: above 1, ours is faster.
 """
 
 import datetime
-import json
 import os
 import pathlib
 import platform
@@ -27,10 +26,10 @@ from benchmarks import comparison_plan
 from benchmarks.comparison import Results, check_exactly, run_job, say
 from benchmarks.comparison_plan import GPU_BUDGET, Machine, plan
 from benchmarks.comparison_table import table
+from benchmarks.json_file import write_json
 from benchmarks.ratios import summary
 from benchmarks.worker_processes import RefusedError, WorkerError, Workers, find_torch
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
 
 _JSON = flags.DEFINE_string("json", None, "File to write.")
 _TORCH_PYTHON = flags.DEFINE_string(
@@ -87,9 +86,7 @@ def main(arguments: list[str]) -> None:
         "seconds": time.monotonic() - began,
         "flags": {flag.name: flag.value for flag in comparison_plan.FLAGS},
         "differences_in_float32": checks, "jobs": jobs}
-    with written_whole(output) as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n",
-                             encoding="utf-8")
+    write_json(_JSON.value, report)
     print(table(report), flush=True)
 
 

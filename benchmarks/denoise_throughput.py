@@ -15,7 +15,6 @@ The stages are core time for a slice, of one process alone: header, pixels to HU
 file.
 """
 
-import json
 import pathlib
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 
 from absl import app, flags
 
-from dfgan_jax.support.files import written_whole
+from benchmarks.json_file import write_json
 
 _SLICES = flags.DEFINE_integer("slices", 500, "Number of slices.", lower_bound=32)
 _WIDTH = flags.DEFINE_integer("width", 2, "Channels of the first stage of the U-Net; 0: adds 5 HU "
@@ -56,9 +55,7 @@ def main(argv: list[str]) -> None:
         result = measure(pathlib.Path(folder), count=_SLICES.value, width=_WIDTH.value,
                          workers=list(map(int, _WORKERS.value)), rounds=_ROUNDS.value)
     print(table(result))
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(_JSON.value, result)
 
 
 if __name__ == "__main__":

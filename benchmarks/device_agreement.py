@@ -7,8 +7,6 @@ joint discriminator, at the published width, on random images of 64².
 """
 
 import functools
-import json
-import pathlib
 import sys
 
 import jax
@@ -17,10 +15,10 @@ import optax
 from absl import app, flags
 
 from benchmarks.jax_side import WEIGHTS
+from benchmarks.json_file import write_json
 from dfgan_jax.devices import backend
 from dfgan_jax.models.patch_discriminator import PatchDiscriminator
 from dfgan_jax.models.unet import UNet
-from dfgan_jax.support.files import written_whole
 from dfgan_jax.training import steps
 from dfgan_jax.training.state import Networks, Optimizers, create_state
 
@@ -44,10 +42,8 @@ def main(arguments: list[str]) -> None:
         actual = _compute(jax.devices()[0], batch, precision=precision, dtype=dtype)
         forms[name] = {quantity: _difference(actual[quantity], expected[quantity])
                        for quantity in expected}
-    with written_whole(pathlib.Path(_JSON.value)) as temporary:
-        temporary.write_text(json.dumps({
-            "device": backend.describe_devices(), "jax": jax.__version__,
-            "difference_from_cpu": forms}, indent=2) + "\n")
+    write_json(_JSON.value, {"device": backend.describe_devices(), "jax": jax.__version__,
+                             "difference_from_cpu": forms})
     for name, differences in forms.items():
         print(name)
         for quantity, value in differences.items():

@@ -10,4 +10,5 @@ def write_json(path: str | None, results: object) -> None:
     """Writes results as JSON, whole or not at all; without a path it writes nothing."""
     if path:
         with written_whole(pathlib.Path(path)) as part:
-            part.write_text(json.dumps(results, indent=1))
+            part.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n",
+                            encoding="utf-8")

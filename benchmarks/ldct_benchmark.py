@@ -31,6 +31,7 @@ import skimage.metrics
 from absl import app, flags
 from jaxtyping import Num
 
+from benchmarks.json_file import write_json
 from dfgan_jax.data import doses
 from dfgan_jax.data.pairing import SlicePair, match_slices
 from dfgan_jax.denoising.denoiser import Denoiser
@@ -39,7 +40,6 @@ from dfgan_jax.scans import dicom
 from dfgan_jax.scans.dicom_folder import DicomFolder
 from dfgan_jax.scans.windows import Window
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.spacing import evenly_spaced
 from dfgan_jax.support.threads import call_ahead
@@ -184,7 +184,7 @@ def as_text(patients: Mapping[str, Patient]) -> str:
 
 
 def run(tree: pathlib.Path, checkpoints: Sequence[str], most: int | None) -> dict[str, Patient]:
-    """The scores of each test patient in the tree; what is missing is told on stderr."""
+    """The scores of each test patient in the tree; missing slices are named on stderr."""
     if most is not None and most < 1:
         raise InputError(f"--slices is {most}; expected 1 or more")
     expected: dict[str, int] = SPLIT["test"]
@@ -224,12 +224,10 @@ def main(argv: list[str]) -> None:
             return
         patients = run(tree, _CHECKPOINT.value, _SLICES.value)
         print(as_text(patients), flush=True)
-        if _JSON.value:
-            with written_whole(pathlib.Path(_JSON.value)) as part:
-                part.write_text(json.dumps({
-                    "protocol": {key: SPLIT[key] for key in ("source", "commit")},
-                    "metrics": METRICS, "slices_of_a_patient": _SLICES.value,
-                    "table": means(patients), "patients": patients}, indent=1))
+        write_json(_JSON.value, {
+            "protocol": {key: SPLIT[key] for key in ("source", "commit")},
+            "metrics": METRICS, "slices_of_a_patient": _SLICES.value,
+            "table": means(patients), "patients": patients})
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -18,7 +18,6 @@ Ratios are those of the low dose simulated here over that of the pairs (`real` i
 which may be simulated, too, from projections, as in the AAPM-Mayo challenge.
 """
 
-import json
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ import scipy.ndimage
 from absl import app, flags
 from matplotlib.figure import Figure
 
+from benchmarks.json_file import write_json
 from dfgan_jax.data.pairing import match_slices
 from dfgan_jax.evaluation.noise_power_spectrum import (
     PATCH,
@@ -256,12 +256,10 @@ def main(arguments: list[str]) -> None:
               for column in ("std", "mean_frequency")]
     within = int((np.abs(np.array(ratios) - 1) <= TOLERANCE).all(axis=0).sum())
     print(f"{within} of {len(ratios[0])} slices within {TOLERANCE:.0%} in both")
-    with written_whole(pathlib.Path(_JSON.value)) as temporary:
-        temporary.write_text(json.dumps({
-            "dose_fraction": _DOSE_FRACTION.value, "seed": _SEED.value, "tolerance": TOLERANCE,
-            "slices": len(ratios[0]), "within_tolerance": within,
-            "series": {name: as_json(series) for name, series in all_series.items()},
-        }, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(_JSON.value, {
+        "dose_fraction": _DOSE_FRACTION.value, "seed": _SEED.value, "tolerance": TOLERANCE,
+        "slices": len(ratios[0]), "within_tolerance": within,
+        "series": {name: as_json(series) for name, series in all_series.items()}})
     for path, draw in ((_PLOT.value, figure), (_IMAGES.value, images)):
         if path:
             with written_whole(pathlib.Path(path)) as temporary:

@@ -17,7 +17,6 @@ deviation.
 
 import concurrent.futures
 import itertools
-import json
 import os
 import pathlib
 import queue
@@ -29,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
+from benchmarks.json_file import write_json
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import written_whole
 from dfgan_jax.support.progress import progress
 from dfgan_jax.training.writers import read_history
 
@@ -195,10 +194,7 @@ def main(arguments: list[str]) -> None:
     found = run_all(names, seeds=[int(seed) for seed in _SEEDS.value],
                     workdir=pathlib.Path(_WORKDIR.value).absolute(), more=arguments[1:],
                     workers=_WORKERS.value)
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as temporary:
-            temporary.write_text(json.dumps({"options": arguments[1:], "seeds": _SEEDS.value,
-                                             "variants": found}, indent=1) + "\n")
+    write_json(_JSON.value, {"options": arguments[1:], "seeds": _SEEDS.value, "variants": found})
     print(table(found))
 
 

@@ -15,7 +15,6 @@ all elements and pixels, but for the time of creation.
 
 import collections
 import hashlib
-import json
 import os
 import pathlib
 import random
@@ -30,9 +29,10 @@ from typing import Any
 import pydicom
 from absl import app, flags
 
-from benchmarks.denoise_throughput import stored_slices, write_series
+from benchmarks.json_file import write_json
+from benchmarks.series_throughput import stored_slices, write_series
 from dfgan_jax.support.errors import ProcessError
-from dfgan_jax.support.files import written_whole
+from drills.runs import FailedError
 
 _MOMENTS = flags.DEFINE_integer("moments", 20, "Moments of each drill.", lower_bound=1,
                                 allow_override=True)
@@ -45,10 +45,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 SLICES, SIZE = 96, 128
 TIMEOUT_S = 600
 _GRACE_S = 30.0
-
-
-class FailedError(Exception):
-    """A run that did not do as it must."""
 
 
 def start(source: pathlib.Path, output: pathlib.Path) -> subprocess.Popen[str]:
@@ -185,9 +181,7 @@ def main(argv: list[str]) -> None:
           "all files as of an undisturbed run")
     for name, row in rows.items():
         print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in row.items()))
-    if _JSON.value:
-        with written_whole(pathlib.Path(_JSON.value)) as path:
-            path.write_text(json.dumps({"seconds": seconds, "drills": rows}, indent=1) + "\n")
+    write_json(_JSON.value, {"seconds": seconds, "drills": rows})
 
 
 if __name__ == "__main__":

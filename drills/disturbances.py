@@ -100,11 +100,11 @@ def check_error(run: Run, pattern: str, *, index: int = 0) -> None:
     text = run.text(index)
     errors = re.findall(r"^error: .*", text, re.MULTILINE)
     if "Traceback" in text:
-        raise FailedError(f"told a traceback: {run.last_line(index)}")
+        raise FailedError(f"printed a traceback: {run.last_line(index)}")
     if len(errors) != 1:
-        raise FailedError(f"told {len(errors)} errors, expected one: {run.last_line(index)}")
+        raise FailedError(f"printed {len(errors)} errors; expected one: {run.last_line(index)}")
     if not re.search(pattern, errors[0]):
-        raise FailedError(f"told {errors[0]!r}; expected {pattern!r} in it")
+        raise FailedError(f"printed {errors[0]!r}; expected {pattern!r} in it")
 
 
 def sigkill(case: Case, bench: Bench) -> Ending:
@@ -137,7 +137,7 @@ def sigkill_one_of_two(case: Case, bench: Bench) -> Ending:
     if status <= 0:
         raise FailedError(f"process {other} ended with status {status}: {run.last_line(other)}")
     check_error(run, r"\bprocess(es)?\b", index=other)
-    return Ending("the other told and ended", end_s)
+    return Ending("the other reported the loss and ended", end_s)
 
 
 def sigterm(case: Case, bench: Bench) -> Ending:
@@ -168,15 +168,15 @@ def _terminate(case: Case, bench: Bench, *, processes: int) -> Ending:
         if set(statuses) != {SAVED}:
             raise FailedError(f"saved, but ended with status {statuses}; expected {SAVED}")
         if saved_step(case.workdir) != int(stopped.group(1)):
-            raise FailedError(f"told that step {stopped.group(1)} is saved; the latest checkpoint "
-                              f"is of step {saved_step(case.workdir)}")
+            raise FailedError(f"printed that step {stopped.group(1)} is saved; the latest "
+                              f"checkpoint is of step {saved_step(case.workdir)}")
         case.saved = int(stopped.group(1))
         return Ending(f"saved, status {SAVED}", end_s)
     # The run may have made its last step between the observation and the signal.
     if trains and trained_steps(case.workdir) < bench.last_step:
         raise FailedError(f"ended with status {statuses} and saved nothing: {run.last_line()}")
     if "Traceback" in "".join(map(run.text, range(processes))):
-        raise FailedError("told a traceback")
+        raise FailedError("printed a traceback")
     if signalled.returncode == 0 and case.phase == ENDING:
         return Ending("had written all", end_s, finished=set(statuses) == {0})
     if signalled.returncode not in (SAVED, -signal.SIGTERM):
@@ -204,7 +204,7 @@ def full_disk(case: Case, bench: Bench) -> Ending:
     if status != 1:
         raise FailedError(f"ended with status {status}; expected 1: {run.last_line()}")
     check_error(run, f"No space left.*{re.escape(str(disk))}|{re.escape(str(disk))}.*No space left")
-    return Ending("told and ended", end_s)
+    return Ending("reported and ended", end_s)
 
 
 def fill(path: pathlib.Path) -> None:
@@ -237,18 +237,19 @@ def damaged_checkpoint(case: Case, bench: Bench) -> Ending:
     case.details = f"step {saved}, {damage(folder, case.rng)}"
     run = bench.start(case.workdir, case.folder, "disturbed")
     check_finished(run)
-    told = "damaged" in run.text().replace(str(case.folder), "")
+    reported = "damaged" in run.text().replace(str(case.folder), "")
     step = run.went_on_from()
     if step == saved:
-        return Ending("told, and used all the same" if told else "in bytes that nobody needs",
+        return Ending("reported, and used" if reported else "in bytes that nobody needs",
                       finished=True)
-    if not told:
+    if not reported:
         raise FailedError(f"went on from {'the start' if step is None else f'step {step}'} instead "
-                          f"of step {saved}, and told nothing of damage")
+                          f"of step {saved}, and reported no damage")
     if step is None and others:
-        raise FailedError(f"told of the damage, and started anew beside {others} other checkpoints")
-    return Ending("told, and started anew: there was no other" if step is None else
-                  "told, and went on from the one before", finished=True)
+        raise FailedError(f"reported the damage, and started anew beside {others} other "
+                          "checkpoints")
+    return Ending("reported; started anew without another checkpoint" if step is None else
+                  "reported; resumed from the previous checkpoint", finished=True)
 
 
 def _killed_run(case: Case, bench: Bench) -> pathlib.Path:

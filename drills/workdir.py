@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dfgan_jax.checkpoints.folder import read_meta, restore_state
+from dfgan_jax.checkpoints.folder import read_meta, restore
 from dfgan_jax.cli.options import RunOptions
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.training.writers import read_history
@@ -52,7 +52,7 @@ def read_final(workdir: pathlib.Path) -> Final:
         raise InputError(f"{workdir}: no checkpoint")
     folder = workdir / "checkpoints" / str(step)
     like = RunOptions.of(read_meta(folder)["config"]).training(total_steps=1).state_shapes()
-    leaves = jax.tree_util.tree_leaves_with_path(restore_state(folder, like))
+    leaves = jax.tree_util.tree_leaves_with_path(restore(folder, like))
     results = json.loads((workdir / "results.json").read_text())
     return Final(step=step,
                  state={jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves},

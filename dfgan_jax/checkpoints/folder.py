@@ -161,11 +161,12 @@ def saved_tree(folder: pathlib.Path) -> PyTree:
 
 
 def restore(folder: pathlib.Path, like: Tree) -> Tree:
-    """Reads a part of a saved state.
+    """Reads a saved state, or a part of it.
 
     Args:
-      folder: of one step.
-      like: the part to read, see `restore_state`.
+      folder: of one step, from `locate`, `run.Checkpoints.latest` or `.best`.
+      like: a state, or some of its fields as a dict; only its shapes, dtypes and shardings are
+        used, so that its leaves may be `jax.ShapeDtypeStruct`s.
 
     Raises:
       InputError: the saved tree has other leaves or shapes, or cannot be read.
@@ -192,8 +193,8 @@ def restore(folder: pathlib.Path, like: Tree) -> Tree:
             raise InputError(f"{folder}: the checkpoint is damaged ({error})") from error
     for name, tree in (restored if isinstance(restored, dict) else vars(restored)).items():
         if name in digests and _digest(tree) != digests[name]:
-            raise InputError(f"{folder}: the checkpoint is damaged (the SHA-256 of its {name} is "
-                             "not that of what was saved)")
+            raise InputError(f"{folder}: the checkpoint is damaged (the SHA-256 of its {name} "
+                             "differs from the saved one)")
     return restored
 
 
@@ -225,20 +226,6 @@ def check_sound(folder: pathlib.Path) -> None:
     checked_score(folder, meta)
     restore(folder, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype),
                                   saved_tree(folder)))
-
-
-def restore_state(folder: pathlib.Path, like: Tree) -> Tree:
-    """Reads a whole state.
-
-    Args:
-      folder: of one step, from `locate`, `run.Checkpoints.latest` or `.best`.
-      like: a state of the same tree; only its shapes, dtypes and shardings are used, so that
-        its leaves may be `jax.ShapeDtypeStruct`s.
-
-    Raises:
-      InputError: the saved tree has other leaves or shapes, or cannot be read.
-    """
-    return restore(folder, like)
 
 
 def model_in(tree: Mapping[str, PyTree]) -> str:

@@ -18,11 +18,6 @@ _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 
 _DOSES = ("ndct", "qdct")
 
-_RENAMED = {
-    "seed": "--seed is now --noise_seed; that of a configuration is --config.seed",
-    "photons_per_ray": "--photons_per_ray is now --full_dose_photons_per_ray; that of phantoms is "
-                       "--config.simulation.photons_per_ray"}
-
 
 def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str] | None = None
            ) -> None:
@@ -132,8 +127,7 @@ def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Comma
     """Parses flags; raises an `InputError` of one line if that fails."""
     before = _before_config(arguments)
     if before:
-        raise InputError(f"{before} changes a configuration, and stands before --config; expected "
-                         "--config first")
+        raise InputError(f"{before} is given before --config; expected --config first")
     try:
         rest: list[str] = values(arguments)
         return rest
@@ -147,8 +141,6 @@ def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Comma
         raise InputError(f"--config: {type(error).__name__}: {error}") from error
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        if name in _RENAMED:
-            raise InputError(_RENAMED[name]) from error
         if name.removeprefix("no").startswith("config."):  # defined only by --config
             # An unknown mode was refused before.
             if "config" not in modes.names(MODES[mode or "train"].flags):
@@ -163,7 +155,7 @@ def _parse(arguments: Sequence[str], values: flags.FlagValues, *, command: Comma
 
 
 def _before_config(arguments: Sequence[str]) -> str:
-    """The first field of the configuration that stands before it; empty if none does."""
+    """The first field of the configuration that is given before it; empty if there is none."""
     names = [argument.partition("=")[0] for argument in arguments]
     config = next((place for place, name in enumerate(names) if name in ("--config", "-config")), 0)
     return next((name for name in names[:config] if name.startswith("--config.")), "")

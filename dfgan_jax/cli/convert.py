@@ -22,8 +22,9 @@ MAX_ONNX_DIFFERENCE_HU = 0.02
 """Between ONNX Runtime and this package: rounding of float32."""
 
 SAME_RMSE = 0.02
-"""Share of the RMSE that tells nothing. At 256², the pretrained networks, trained with flips and
-turns, differ by 0.002 from themselves with exchanged kernels, and these are the better ones."""
+"""Differences of RMSE below this share are not significant. At 256², the pretrained networks,
+trained with flips and turns, differ by 0.002 from themselves with exchanged kernels, and these are
+the better ones."""
 
 STORAGES = ("float32", "float16")
 
@@ -141,7 +142,7 @@ def _verify(weights: Weights, written: Sequence[pathlib.Path], *, storage: str) 
             if again.get(name, {}).get(key, np.empty(0)).tobytes() != array.tobytes():
                 raise InputError(f"{written[0]}: {name}'s {key} was read back with other values")
     print(f"\nRead back: {sum(map(len, state_dicts.values()))} tensors, equal bit for bit"
-          f"{'' if storage == 'float32' else f' to what {storage} holds'}.")
+          f"{'' if storage == 'float32' else f' to their {storage} values'}.")
 
     ndct, qdct = _simulated_slice()
     denoised = Denoiser.load(written[0])(qdct)

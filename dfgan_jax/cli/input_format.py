@@ -1,4 +1,4 @@
-"""The flags that say what an input is, such as `--input_unit` and `--axes`."""
+"""The flags that describe an input: `--input_unit` and `--axes`."""
 
 import contextlib
 import pathlib
@@ -17,7 +17,7 @@ _FLAGS: Final = {"pixel_spacing_mm": "--pixel_spacing=MM",
 
 @contextlib.contextmanager
 def flags_named() -> Iterator[None]:
-    """Names the flags that take an input which is refused for its looks, or for what it lacks."""
+    """Adds the flags to the message of a `DoubtfulInput` or `MissingArgument`."""
     try:
         yield
     except MissingArgument as error:

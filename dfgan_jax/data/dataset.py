@@ -112,9 +112,9 @@ def split_patients(patients: Iterable[str], shares: Sequence[float]) -> dict[str
     if len(names) < len(wanted):
         raise InputError(f"split: {counted(len(names), 'patient')} "
                          f"({', '.join(sorted(names)[:5])}) cannot be divided into {len(wanted)} "
-                         "splits; slices of one patient must not stand in two. A share of 0, as "
-                         "in 0.8,0.2,0, leaves a split out. If one ID stands for several "
-                         "patients, patients=study or patients=folder tells them apart")
+                         "splits; a patient's slices belong to one split. A share of 0, as in "
+                         "0.8,0.2,0, leaves a split out. If several patients share an ID, use "
+                         "patients=study or patients=folder")
     counts = [1 if share > 0 else 0 for share in shares]
     while sum(counts) < len(names):  # the next to the split that lacks most of its share
         lack = [share * len(names) - count for share, count in zip(shares, counts, strict=True)]
@@ -141,7 +141,7 @@ def without_duplicates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]
             if other.patient != entry.patient:
                 raise InputError(f"{entry.source} of patient {entry.patient!r} holds pixels of "
                                  f"{other.source} of patient {other.patient!r}: one patient under "
-                                 "two names, whose slices could stand in two splits")
+                                 "two names, whose slices could be in two splits")
         other = first.setdefault(entry.qdct_digest, entry)
         if other is not entry:
             notes.append(f"{entry.source} left out: the same pixels as {other.source}")

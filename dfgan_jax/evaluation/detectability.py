@@ -120,11 +120,11 @@ def hotelling(present: Float[np.ndarray, "..."], absent: Float[np.ndarray, "..."
       numpy.linalg.LinAlgError: the covariance is singular.
     """
     if present.shape != absent.shape or present.ndim != 3:
-        raise InputError(f"channel outputs have shapes {present.shape} and {absent.shape}, "
+        raise InputError(f"channel outputs have shapes {present.shape} and {absent.shape}; "
                          "expected (repeats, places, channels) twice")
     repeats, places, channels = present.shape
     if 2 * places * (repeats - 2) <= channels + 1:
-        raise InputError(f"{repeats} repeats of {places} places, expected more for "
+        raise InputError(f"{repeats} repeats of {places} places; expected more for "
                          f"{channels} channels")
     squared = _squared_detectability(present, absent)
     left_out = np.array([_squared_detectability(*(np.delete(each, repeat, axis=0)

@@ -79,10 +79,10 @@ def measure_phantom(scans: QualityScans, denoise: Callable[
         denoise(images) for images in (scans.discs, scans.lesions, scans.background))
     for images in (discs, lesions, background):
         if images.shape != scans.discs.shape:
-            raise InputError(f"denoised slices have shape {images.shape}, "
+            raise InputError(f"denoised slices have shape {images.shape}; "
                              f"expected {scans.discs.shape}")
         if not np.isfinite(images).all():
-            raise InputError("denoised slices hold values that are not finite, expected HU")
+            raise InputError("denoised slices hold values that are not finite; expected HU")
     spacing = scans.pixel_spacing_mm
     shape = background.shape[1:]
     region = (scans.cylinder.distance(shape)
@@ -169,11 +169,11 @@ def measure_slices(images: Float[np.ndarray, "..."], ndct: Float[np.ndarray, "..
     """
     if images.ndim != 3 or not images.shape == ndct.shape == qdct.shape:
         raise InputError(f"images, NDCT and QDCT have shapes {images.shape}, {ndct.shape} and "
-                         f"{qdct.shape}, expected (N, H, W) three times")
+                         f"{qdct.shape}; expected (N, H, W) three times")
     if not 0 <= structure_slice < len(images):
-        raise InputError(f"structure_slice is {structure_slice}, expected 0 to {len(images) - 1}")
+        raise InputError(f"structure_slice is {structure_slice}; expected 0 to {len(images) - 1}")
     if pixel_spacing_mm is not None and not pixel_spacing_mm > 0:
-        raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}, expected above 0")
+        raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}; expected above 0")
     is_qdct = images is qdct
 
     def measure(index: int) -> _Slice:

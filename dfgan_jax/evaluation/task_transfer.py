@@ -76,7 +76,7 @@ def task_transfer(repeats: Float[np.ndarray, "k h w"], discs: Sequence[Disc], *,
     """
     contrast_hu = discs[0].contrast_hu
     if any(disc.contrast_hu != contrast_hu for disc in discs):
-        raise InputError(f"discs have contrasts {[disc.contrast_hu for disc in discs]}, "
+        raise InputError(f"discs have contrasts {[disc.contrast_hu for disc in discs]}; "
                          "expected one")
     mean, variance = repeats.mean(axis=0, dtype=np.float64), repeats.var(axis=0, ddof=1)
     reach = min(REACH, *(0.8 * disc.radius for disc in discs))

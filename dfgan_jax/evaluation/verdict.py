@@ -99,7 +99,7 @@ class Verdict:
         return "easier" if difference > 0 else "harder"
 
     def sentences(self) -> list[str]:
-        """The meaning of the numbers in words, and what they do not show."""
+        """Sentences on the results and their limits."""
         return [self._gains(), *self._losses(), *self._few(), self._limits()]
 
     def _gains(self) -> str:

@@ -30,7 +30,7 @@ PUBLISHED_WIDTH = 32
 PUBLISHED_BLOCKS = "2,2,4,8,12,2,2,2,2"
 """For denoising (SIDD); for deblurring (GoPro) the published network has 1,1,1,28,1,1,1,1,1."""
 
-MAX_STAGES, MAX_BLOCKS = 5, 30
+MAX_STAGES, MAX_BLOCKS = 4, 30
 """Stages of the encoder, and blocks of a stage."""
 
 EPSILON = 1e-6
@@ -43,8 +43,7 @@ class NAFNetOptions(Options):
     Attributes:
       width: channels of the first stage, at least 1; each stage below has twice as many.
       blocks: blocks of each stage, separated by commas: of the encoder, of the middle, and of the
-        decoder, which has as many stages as the encoder: 3, 5, 7, 9 or 11 numbers, each at most
-        30.
+        decoder, which has as many stages as the encoder: 3, 5, 7 or 9 numbers, each at most 30.
 
     Raises:
       InputError: a value is none of these.

@@ -64,7 +64,7 @@ _INERT = frozenset((
 
 _OF_TENSORS = frozenset(("torch", "torch._tensor", "torch._utils", "torch.serialization",
                          "torch.storage"))
-"""Modules of what rebuilds tensors: functions, storages, types and layouts."""
+"""Modules of PyTorch's functions, storages, types and layouts."""
 
 
 class _StorageType(NamedTuple):

@@ -110,7 +110,7 @@ def check_hu(header: SliceHeader, pixels: Pixels) -> None:
 
 
 def values_to_doubt(header: SliceHeader, pixels: Pixels) -> Float32[np.ndarray, "*n"]:
-    """The pixels of a slice for `units.doubt`: those that padding and corners leave.
+    """The pixels of a slice for `units.doubt`, without padding and corners.
 
     Values below `LOWEST_HU` are among them where the others have too little of a body: they are
     air, if the slice was rescaled twice.

@@ -132,7 +132,7 @@ def _derived_type(dataset: Dataset, keyword: str) -> list[str]:
 
 
 def _renew(dataset: Dataset, derivation: Derivation) -> None:
-    """Sets what all derived images have: identifiers, dates, equipment, and the series' name."""
+    """Sets the elements common to derived images: identifiers, dates, equipment and series name."""
     dataset.SOPInstanceUID = derivation.derived_uid(str(dataset.SOPInstanceUID))
     dataset.SeriesInstanceUID = derivation.derived_uid(str(dataset.SeriesInstanceUID))
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID

@@ -1,4 +1,4 @@
-"""Writes denoised slices to DICOM files like those that they come from.
+"""Writes denoised slices to DICOM files like their sources.
 
 A single slice is written at once. The frames of a file are written in any order, one by one, and
 the file gets its name when it has all of them.

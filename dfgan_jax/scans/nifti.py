@@ -201,7 +201,7 @@ def _is_packed(path: pathlib.Path) -> bool:
 
 
 def _open(path: pathlib.Path) -> io.BufferedIOBase:
-    """Opens a file for reading what is unpacked of it; its content tells whether it is packed."""
+    """Opens a file for reading, decompressed if its content is gzip."""
     return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")
 
 

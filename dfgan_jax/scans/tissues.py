@@ -39,7 +39,11 @@ EDGE = 2
 
 
 def body_mask(hu: Float[np.ndarray, "h w"], *, margin: int = 8) -> Bool[np.ndarray, "h w"]:
-    """The largest region denser than fat, filled, without `margin` pixels of its edge.
+    """The largest region denser than fat, filled, without the pixels of its edge.
+
+    Args:
+      hu: (H, W) HU.
+      margin: number of pixels removed at the edge, at least 1.
 
     Returns:
       (H, W) bool; all False if no pixel is dense.

@@ -11,8 +11,8 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float, Float32
 
-from dfgan_jax.simulation.projection import kernel_mtf
-from dfgan_jax.simulation.scan_rays import check_kernel, checked_slice
+from dfgan_jax.simulation.projection import check_kernel, kernel_mtf
+from dfgan_jax.simulation.scan_rays import checked_slice
 
 HIGHEST_GAIN: Final = 8.0
 """Greatest ratio of the MTFs: frequencies that the first kernel weakens more hold little but the

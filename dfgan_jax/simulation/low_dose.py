@@ -23,7 +23,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 
 from dfgan_jax.scans.hounsfield import OUTSIDE_HU, hu_to_mu, mu_to_hu
 from dfgan_jax.simulation.phantom import torso_phantom
-from dfgan_jax.simulation.projection import KERNELS, ParallelBeam
+from dfgan_jax.simulation.projection import ParallelBeam, check_kernel
 from dfgan_jax.support.digests import json_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.progress import Progress
@@ -89,26 +89,23 @@ class ScanProtocol:
 
     def __post_init__(self) -> None:
         if not self.field_of_view_mm >= 250:
-            raise InputError(f"field_of_view_mm is {self.field_of_view_mm}, expected at least 250")
+            raise InputError(f"field_of_view_mm is {self.field_of_view_mm}; expected at least 250")
         if self.views < 4 or self.views % 4:
-            raise InputError(f"views is {self.views}, expected a positive multiple of 4")
+            raise InputError(f"views is {self.views}; expected a positive multiple of 4")
         if not self.photons_per_ray > 0:
-            raise InputError(f"photons_per_ray is {self.photons_per_ray}, expected above 0")
+            raise InputError(f"photons_per_ray is {self.photons_per_ray}; expected above 0")
         if not 0 <= self.tube_current_modulation <= 1:
-            raise InputError(f"tube_current_modulation is {self.tube_current_modulation}, "
+            raise InputError(f"tube_current_modulation is {self.tube_current_modulation}; "
                              "expected 0 to 1")
         if not 0 < self.dose_fraction < 1:
-            raise InputError(f"dose_fraction is {self.dose_fraction}, expected above 0, below 1")
+            raise InputError(f"dose_fraction is {self.dose_fraction}; expected above 0, below 1")
         if not self.electronic_noise_std >= 0:
-            raise InputError(f"electronic_noise_std is {self.electronic_noise_std}, "
+            raise InputError(f"electronic_noise_std is {self.electronic_noise_std}; "
                              "expected 0 or more")
         if not self.bowtie_attenuation >= 0:
-            raise InputError(f"bowtie_attenuation is {self.bowtie_attenuation}, "
+            raise InputError(f"bowtie_attenuation is {self.bowtie_attenuation}; "
                              "expected 0 or more")
-        if not isinstance(self.kernel, str) and not 0 < self.kernel < np.inf:
-            raise InputError(f"kernel is {self.kernel}, expected a frequency above 0 lp/cm")
-        if isinstance(self.kernel, str) and self.kernel not in KERNELS:
-            raise InputError(f"kernel is {self.kernel!r}, expected one of {', '.join(KERNELS)}")
+        check_kernel(self.kernel)
 
     def at_size(self, size: int) -> "ScanProtocol":
         """The same scan with the views, photons and electronic noise of another size."""
@@ -194,7 +191,7 @@ def thin_counts(rng: np.random.Generator, counts: Int64[np.ndarray, "*rays"], *,
       int64 counts, between 0 and `counts`.
     """
     if not 0 < dose_fraction < 1:
-        raise InputError(f"dose_fraction is {dose_fraction}, expected above 0, below 1")
+        raise InputError(f"dose_fraction is {dose_fraction}; expected above 0, below 1")
     thinned: np.ndarray = rng.binomial(counts, dose_fraction)
     return thinned
 
@@ -237,13 +234,13 @@ def project(hu: Float[np.ndarray, "..."], *, protocol: ScanProtocol | None = Non
       InputError: the slice is not square, or not finite in the field of view.
     """
     if hu.ndim != 2 or hu.shape[0] != hu.shape[1]:
-        raise InputError(f"the slice has shape {hu.shape}, expected (size, size)")
+        raise InputError(f"the slice has shape {hu.shape}; expected (size, size)")
     size = hu.shape[0]
     scaled = (protocol or ScanProtocol()).at_size(size)
     beam = _parallel_beam(size, scaled.views, scaled.field_of_view_mm)
     line_integrals = beam.project(hu_to_mu(hu)[None])
     if not np.isfinite(line_integrals).all():  # not of `hu`, which may have anything outside
-        raise InputError("the slice has values that are NaN or infinite, expected finite HU")
+        raise InputError("the slice has values that are NaN or infinite; expected finite HU")
     return line_integrals
 
 
@@ -299,7 +296,7 @@ def simulate_pair(index: int, *, size: int, seed: int, split: str,
     """
     for name, value in (("index", index), ("seed", seed)):
         if value < 0:
-            raise InputError(f"{name} is {value}, expected 0 or more")
+            raise InputError(f"{name} is {value}; expected 0 or more")
     protocol = protocol or ScanProtocol()
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     phantom = torso_phantom(rng, size=size, field_of_view_mm=protocol.field_of_view_mm)
@@ -316,7 +313,7 @@ def iterate_pairs(count: int, *, size: int, seed: int, split: str,
       progress: advanced by one for each slice.
     """
     if count < 1:
-        raise InputError(f"count is {count}, expected at least 1")
+        raise InputError(f"count is {count}; expected at least 1")
     simulate = functools.partial(simulate_pair, size=size, seed=seed, split=split,
                                  protocol=protocol)
     threads = threads or os.cpu_count() or 1

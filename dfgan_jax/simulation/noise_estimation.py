@@ -129,7 +129,7 @@ def _tissue_spectra(hu: np.ndarray, local_power: tuple[np.ndarray, ...], size: i
               np.zeros((0, 0), bool))
     if inside.sum() < _MIN_PATCHES:
         raise MissingArgument(f"the slice has {inside.sum()} regions of soft tissue to measure its "
-                              f"noise in, expected at least {_MIN_PATCHES}", *_INSTEAD)
+                              f"noise in; expected at least {_MIN_PATCHES}", *_INSTEAD)
     taper = _taper(size)
     values = patches(hu)[inside]
     values = values - (values * taper).sum(axis=(1, 2), keepdims=True) / taper.sum()
@@ -183,7 +183,7 @@ def _fit(spectra: np.ndarray, photon_power: np.ndarray, pixel_spacing_mm: float,
     power = ring_means(relative[uniform].mean(axis=0))
     strong = power > _FAINTEST * np.max(power)
     if not strong.any():
-        raise MissingArgument("the slice has no noise where its tissue is uniform, expected that "
+        raise MissingArgument("the slice has no noise where its tissue is uniform; expected that "
                               "of a scan", *_INSTEAD)
     weight = counts[counts > 0][strong]
     candidates: dict[str | float, np.ndarray] = (
@@ -201,7 +201,7 @@ def _fit(spectra: np.ndarray, photon_power: np.ndarray, pixel_spacing_mm: float,
         per_pixel * kernel_mtf(frequency, kernel) ** 2)
     if variance < _ROUNDING_HU ** 2:
         raise MissingArgument(f"the slice's noise is {variance ** 0.5:.2g} HU where its tissue is "
-                              f"uniform, expected at least {_ROUNDING_HU} HU", *_INSTEAD)
+                              f"uniform; expected at least {_ROUNDING_HU} HU", *_INSTEAD)
     return _Fit(float(factor), kernel, float(np.sqrt(variance)), uniform)
 
 

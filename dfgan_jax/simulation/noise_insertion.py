@@ -105,9 +105,9 @@ def insert_noise(rng: np.random.Generator, ndct_hu: Num[np.ndarray, "..."], *,
     """
     hu = checked_slice(ndct_hu, pixel_spacing_mm, kernel, electronic_noise_std, outside)
     if not 0 < dose_fraction < 1:
-        raise InputError(f"dose_fraction is {dose_fraction}, expected above 0, below 1")
+        raise InputError(f"dose_fraction is {dose_fraction}; expected above 0, below 1")
     if photons_per_ray is not None and not 0 < photons_per_ray < np.inf:
-        raise InputError(f"photons_per_ray is {photons_per_ray}, expected above 0")
+        raise InputError(f"photons_per_ray is {photons_per_ray}; expected above 0")
     scan = rays_of(hu, pixel_spacing_mm)
     if photons_per_ray is None or kernel == "auto":
         estimate = estimate_from_rays(scan, hu, pixel_spacing_mm, kernel, electronic_noise_std)

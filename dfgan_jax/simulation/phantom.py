@@ -36,11 +36,11 @@ def torso_phantom(rng: np.random.Generator, *, size: int, field_of_view_mm: floa
       (size, size) float32 in HU, −1000 to about 2500; air outside the body.
     """
     if size < 32:
-        raise InputError(f"size is {size}, expected at least 32")
+        raise InputError(f"size is {size}; expected at least 32")
     if not field_of_view_mm >= 250:
-        raise InputError(f"field_of_view_mm is {field_of_view_mm}, expected at least 250")
+        raise InputError(f"field_of_view_mm is {field_of_view_mm}; expected at least 250")
     if level is not None and not 0 <= level <= 1:
-        raise InputError(f"level is {level}, expected 0 to 1")
+        raise InputError(f"level is {level}; expected 0 to 1")
     # Textures have their own generator: their size must not change the anatomy.
     texture_rng = np.random.default_rng(rng.integers(2**63))
     drawn_level = rng.uniform(0, 1)

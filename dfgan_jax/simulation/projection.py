@@ -29,6 +29,25 @@ those for lung and detail (D45); `ramp` is not apodised.
 """
 
 
+def check_kernel(kernel: str | float, *, name: str = "kernel", expected: str = "a frequency"
+                 ) -> None:
+    """Refuses a kernel that is neither a name in `KERNELS` nor an f50 [lp/cm].
+
+    Args:
+      kernel: see above.
+      name: of the argument.
+      expected: the start of what is expected of a text.
+
+    Raises:
+      InputError: the message names the argument.
+    """
+    if isinstance(kernel, str) and kernel not in KERNELS:
+        raise InputError(f"{name} is {kernel!r}; expected {expected} in lp/cm or one of "
+                         f"{', '.join(KERNELS)}")
+    if not isinstance(kernel, str) and not 0 < kernel < np.inf:
+        raise InputError(f"{name} is {kernel}; expected a frequency above 0 lp/cm")
+
+
 def kernel_mtf(frequency_lp_cm: Float[np.ndarray, "*shape"], kernel: str | float
                ) -> Float[np.ndarray, "*shape"]:
     """Apodisation exp(−ln 2·(f/f50)^p), with p such that it is 0.1 at f10.
@@ -41,19 +60,21 @@ def kernel_mtf(frequency_lp_cm: Float[np.ndarray, "*shape"], kernel: str | float
 
     Returns:
       The factor on the ramp, 1 at frequency 0; the shape of the input.
+
+    Raises:
+      InputError: the kernel is neither.
     """
+    check_kernel(kernel)
     if not isinstance(kernel, str):
         half_and_tenth = KERNELS["soft"]
         assert half_and_tenth is not None
         return kernel_mtf(frequency_lp_cm * (half_and_tenth[0] / kernel), "soft")
-    if kernel not in KERNELS:
-        raise InputError(f"kernel is {kernel!r}, expected one of {', '.join(KERNELS)}")
     half_and_tenth = KERNELS[kernel]
     if half_and_tenth is None:
         return np.ones_like(frequency_lp_cm)
-    f50, f10 = half_and_tenth
-    power = np.log(np.log(10) / np.log(2)) / np.log(f10 / f50)
-    mtf: np.ndarray = np.exp(-np.log(2) * (np.abs(frequency_lp_cm) / f50) ** power)
+    f50, _ = half_and_tenth
+    mtf: np.ndarray = np.exp(-np.log(2)
+                             * (np.abs(frequency_lp_cm) / f50) ** _power(*half_and_tenth))
     return mtf
 
 
@@ -77,9 +98,13 @@ def sharpened(f50_lp_cm: float, *, pixel_spacing_mm: float) -> float:
         return sharpest
     half_and_tenth = KERNELS["soft"]
     assert half_and_tenth is not None
-    f50, f10 = half_and_tenth
-    power = np.log(np.log(10) / np.log(2)) / np.log(f10 / f50)
+    power = _power(*half_and_tenth)
     return min(f50_lp_cm / float((np.log(2 * blur) / np.log(2)) ** (1 / power)), sharpest)
+
+
+def _power(f50: float, f10: float) -> float:
+    """p of exp(−ln 2·(f/f50)^p), which is 0.1 at f10."""
+    return float(np.log(np.log(10) / np.log(2)) / np.log(f10 / f50))
 
 
 def _footprint_integral(position: np.ndarray, cos: float, sin: float) -> np.ndarray:
@@ -115,15 +140,15 @@ class ParallelBeam:
     def __init__(self, *, size: int, views: int, pixel_spacing_mm: float,
                  bins_per_pixel: int = 1, diameter: float = 1.0):
         if size < 8:
-            raise InputError(f"size is {size}, expected at least 8")
+            raise InputError(f"size is {size}; expected at least 8")
         if views < 4 or views % 4:
-            raise InputError(f"views is {views}, expected a positive multiple of 4")
+            raise InputError(f"views is {views}; expected a positive multiple of 4")
         if not pixel_spacing_mm > 0:
-            raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}, expected above 0")
+            raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}; expected above 0")
         if bins_per_pixel < 1:
-            raise InputError(f"bins_per_pixel is {bins_per_pixel}, expected at least 1")
+            raise InputError(f"bins_per_pixel is {bins_per_pixel}; expected at least 1")
         if not 0 < diameter <= 2:
-            raise InputError(f"diameter is {diameter}, expected above 0, at most 2")
+            raise InputError(f"diameter is {diameter}; expected above 0, at most 2")
         self.size = size
         self.views = views
         self.pixel_spacing_mm = pixel_spacing_mm
@@ -167,7 +192,7 @@ class ParallelBeam:
           (N, views, bins) float32.
         """
         if mu.ndim != 3 or mu.shape[1:] != (self.size, self.size):
-            raise InputError(f"images have shape {mu.shape}, "
+            raise InputError(f"images have shape {mu.shape}; "
                              f"expected (N, {self.size}, {self.size})")
         octants = np.stack([mu, mu.swapaxes(1, 2), np.rot90(mu, 1, (1, 2)), mu[:, :, ::-1]])
         pixels = octants[..., self.field_of_view].reshape(-1, self._matrix.shape[1])
@@ -188,7 +213,7 @@ class ParallelBeam:
           (N, size, size) float32, 0 outside the field of view.
         """
         if sinograms.ndim != 3 or sinograms.shape[1:] != (self.views, self.bins):
-            raise InputError(f"sinograms have shape {sinograms.shape}, "
+            raise InputError(f"sinograms have shape {sinograms.shape}; "
                              f"expected (N, {self.views}, {self.bins})")
         first, second, third, fourth = np.split(sinograms, 4, axis=1)
         octants = np.stack([first, second[:, ::-1], third, fourth[:, ::-1]])

@@ -178,14 +178,14 @@ def scan_repeats(*, size: int, seed: int, repeats: int = 16, protocol: ScanProto
       The normal dose and the low dose.
     """
     if size < QUALITY_PHANTOM_MIN_SIZE:
-        raise InputError(f"size is {size}, expected at least {QUALITY_PHANTOM_MIN_SIZE}")
+        raise InputError(f"size is {size}; expected at least {QUALITY_PHANTOM_MIN_SIZE}")
     if seed < 0:
-        raise InputError(f"seed is {seed}, expected 0 or more")
+        raise InputError(f"seed is {seed}; expected 0 or more")
     if repeats < 3:
-        raise InputError(f"repeats is {repeats}, expected at least 3")
+        raise InputError(f"repeats is {repeats}; expected at least 3")
     protocol = protocol or ScanProtocol()
     if protocol.field_of_view_mm < 2 * CYLINDER_RADIUS_MM:
-        raise InputError(f"field_of_view_mm is {protocol.field_of_view_mm}, expected at least "
+        raise InputError(f"field_of_view_mm is {protocol.field_of_view_mm}; expected at least "
                          f"{2 * CYLINDER_RADIUS_MM}, the width of the cylinder")
     field_of_view_mm = protocol.field_of_view_mm
     with_inserts, inserts = paint_inserts(size, field_of_view_mm=field_of_view_mm)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Num, Shaped
 
 from dfgan_jax.scans.hounsfield import HU_AIR, MU_WATER, hu_to_mu
 from dfgan_jax.simulation.low_dose import incident_photons, modulate_tube_current
-from dfgan_jax.simulation.projection import KERNELS, ParallelBeam
+from dfgan_jax.simulation.projection import ParallelBeam, check_kernel
 from dfgan_jax.support.errors import InputError
 
 VIEWS: Final = 288
@@ -101,40 +101,21 @@ def checked_slice(ndct_hu: Num[np.ndarray, "..."], pixel_spacing_mm: float, kern
       InputError: a value cannot be used; the message names it.
     """
     if ndct_hu.ndim != 2 or min(ndct_hu.shape) < 1:
-        raise InputError(f"the slice has shape {ndct_hu.shape}, expected (height, width)")
+        raise InputError(f"the slice has shape {ndct_hu.shape}; expected (height, width)")
     if outside is not None and (outside.shape != ndct_hu.shape or outside.dtype != bool):
-        raise InputError(f"outside is {outside.dtype} of shape {outside.shape}, "
+        raise InputError(f"outside is {outside.dtype} of shape {outside.shape}; "
                          f"expected bool of shape {ndct_hu.shape}")
     if outside is not None:
         ndct_hu = np.where(outside, HU_AIR, ndct_hu)
     if not np.isfinite(ndct_hu).all():
-        raise InputError("the slice has values that are NaN or infinite, expected finite HU")
+        raise InputError("the slice has values that are NaN or infinite; expected finite HU")
     if not 0 < pixel_spacing_mm < np.inf:
-        raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}, expected above 0")
+        raise InputError(f"pixel_spacing_mm is {pixel_spacing_mm}; expected above 0")
     if kernel != "auto":
         check_kernel(kernel, expected="auto, a frequency")
     if not 0 <= electronic_noise_std < np.inf:
-        raise InputError(f"electronic_noise_std is {electronic_noise_std}, expected 0 or more")
+        raise InputError(f"electronic_noise_std is {electronic_noise_std}; expected 0 or more")
     return ndct_hu.astype(np.float32)
-
-
-def check_kernel(kernel: str | float, *, name: str = "kernel", expected: str = "a frequency"
-                 ) -> None:
-    """Refuses what is neither a name in `projection.KERNELS` nor an f50 [lp/cm].
-
-    Args:
-      kernel: see above.
-      name: of the argument.
-      expected: the start of what is expected of a text.
-
-    Raises:
-      InputError: the message names the argument.
-    """
-    if isinstance(kernel, str) and kernel not in KERNELS:
-        raise InputError(f"{name} is {kernel!r}, expected {expected} in lp/cm or one of "
-                         f"{', '.join(KERNELS)}")
-    if not isinstance(kernel, str) and not 0 < kernel < np.inf:
-        raise InputError(f"{name} is {kernel}, expected a frequency above 0 lp/cm")
 
 
 def rays_of(ndct_hu: Float32[np.ndarray, "h w"], pixel_spacing_mm: float) -> ScanRays:

@@ -18,7 +18,7 @@ class InputError(ValueError):
 
 
 class DoubtfulInput(InputError):
-    """An input that is refused for what it looks like; an argument can say what it is.
+    """An input with implausible values or axes, which an argument can confirm.
 
     Attributes:
       argument: `unit` or `axes`.
@@ -31,7 +31,7 @@ class DoubtfulInput(InputError):
 
 
 class MissingArgument(InputError):
-    """An input does not show what an argument, or several together, can give.
+    """An input lacks values that arguments can supply.
 
     Attributes:
       lack: the message without the arguments, which the command line calls otherwise.

@@ -28,9 +28,6 @@ except ImportError:  # Windows
 _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 """A name beside that of a file which is being written; see `_temporary`."""
 
-_FORMER_SCRATCH = re.compile(r"\.(simulate|report)-[a-z0-9_]+")
-"""Folders of unpacked volumes had such names once."""
-
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a full disk, or of one's full share of it."""
 
@@ -158,7 +155,7 @@ def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
 
 def is_leftover(name: str) -> bool:
     """Whether a file or folder has a name that ours have while we write beside them."""
-    return _LEFTOVER.fullmatch(name) is not None or _FORMER_SCRATCH.fullmatch(name) is not None
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 def remove_leftovers(paths: Iterable[pathlib.Path]) -> None:

@@ -1,7 +1,8 @@
 """The losses of DFGAN: pure functions of normalised images and of scores.
 
 Images are (..., H, W, C), normalised HU; scores, in (0, 1), come from a patch
-discriminator. Each function returns the mean over all elements, a scalar.
+discriminator. Each function returns a scalar: the mean over all elements, or over slices of
+`log_squared`.
 """
 
 import dataclasses

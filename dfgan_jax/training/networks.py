@@ -28,7 +28,7 @@ class GeneratorOptions(EveryOption, _ArchitectureOptions):
 
     Attributes:
       architecture: one of `ARCHITECTURES`.
-      width: channels of the U-Net's first stage, or of every layer of other architectures.
+      width: channels of the first stage or layer; see the options of the architecture.
       attention: CBAM after every stage of the U-Net.
 
     Raises:

@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Mapping
 
-from dfgan_jax.checkpoints.folder import read_meta, restore_state
+from dfgan_jax.checkpoints.folder import read_meta, restore
 from dfgan_jax.checkpoints.run import Checkpoints, set_aside_damaged
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.sources import check_fingerprints
@@ -98,7 +98,7 @@ class Run:
             return None
         check_fingerprints(read_meta(latest)["data"], self.data, self.origin["data"],
                            "this run was started with; choose another workdir")
-        state = restore_state(latest, shapes)
+        state = restore(latest, shapes)
         print(f"Going on from step {int(state.step)}", flush=True)
         return state
 

@@ -19,8 +19,8 @@ from dfgan_jax.checkpoints.folder import (
     alone,
     locate,
     read_meta,
+    restore,
     restore_generator,
-    restore_state,
     workdir_of,
 )
 from dfgan_jax.checkpoints.run import Checkpoints, set_aside_damaged
@@ -48,7 +48,7 @@ def test_everything_comes_back(tmp_path):
     with Checkpoints(tmp_path) as kept:
         assert kept.latest() is None
         save(kept, 5, score=1.0)
-        restored = restore_state(kept.latest(), state(0))
+        restored = restore(kept.latest(), state(0))
     assert jax.tree.structure(restored) == jax.tree.structure(state(5))
     jax.tree.map(np.testing.assert_array_equal, restored, state(5))
     assert {x.dtype for x in jax.tree.leaves(restored.key)} == {np.dtype(np.uint32)}
@@ -97,7 +97,7 @@ def test_saving_copies_what_the_next_step_may_overwrite(tmp_path):
         for _ in range(3):
             current = donate(current)
         kept.wait()
-        restored = restore_state(kept.latest(), state(0))
+        restored = restore(kept.latest(), state(0))
     jax.tree.map(np.testing.assert_array_equal, restored, state(5))
 
 
@@ -152,7 +152,7 @@ def test_another_tree_is_refused_by_name(tmp_path):
         folder = kept.latest()
     with pytest.raises(InputError, match=r"generator/params/kernel: \(3,\) in the checkpoint, "
                                          r"\(4,\) in the model"):
-        restore_state(folder, state(0, width=4))
+        restore(folder, state(0, width=4))
     more = {"params": {"kernel": jnp.zeros(3), "bias": jnp.zeros(1)},
             "batch_stats": {"mean": jnp.zeros(2)}}
     with pytest.raises(InputError, match=r"generator/params/bias: absent in the checkpoint"):
@@ -173,7 +173,7 @@ def test_absent_empty_and_damaged_are_told_apart(tmp_path):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(InputError, match=str(folder)):
-        restore_state(folder, state(0))
+        restore(folder, state(0))
     (folder / "meta" / "metadata").write_text("{")
     with pytest.raises(InputError, match="metadata cannot be read"):
         read_meta(folder)
@@ -183,7 +183,7 @@ def test_shapes_alone_do_as_a_target(tmp_path):
     with Checkpoints(tmp_path) as kept:
         save(kept, 4)
         shapes = jax.eval_shape(functools.partial(state, 0))
-        restored = restore_state(kept.latest(), shapes)
+        restored = restore(kept.latest(), shapes)
     assert int(restored.step) == 4
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_the_latest(tmp_
     assert (tmp_path / "damaged" / "2").is_dir()
     with Checkpoints(tmp_path) as kept:
         assert (kept.latest().name, kept.best().name) == ("1", "1")
-        restored = restore_state(kept.latest(), state(0))
+        restored = restore(kept.latest(), state(0))
         save(kept, 2, 0.7)  # as the run does when it comes there again
     damaged(tmp_path / "checkpoints" / "2", "cut")
     assert len(set_aside_damaged(tmp_path)) == 1

@@ -399,7 +399,7 @@ def test_float16_takes_half_the_room(tmp_path, suffix, capsys, monkeypatch):
     for storage in ("float32", "float16"):
         convert.run(inputs=[given], output=tmp_path / f"{storage}{suffix}", storage=storage,
                     verify=storage == "float16")
-    assert "equal bit for bit to what float16 holds" in capsys.readouterr().out
+    assert "equal bit for bit to their float16 values" in capsys.readouterr().out
     whole, half = (read_weight_file(tmp_path / f"{storage}{suffix}")
                    for storage in ("float32", "float16"))
     for key, array in whole.items():

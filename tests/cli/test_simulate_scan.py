@@ -98,7 +98,7 @@ def test_a_slice_without_tissue_takes_the_noise_of_its_series(tmp_path, array):
 def test_a_series_without_tissue_is_left_out_and_the_others_stay(tmp_path, array):
     np.save(tmp_path / "air.npy", np.random.default_rng(0).normal(-1000, 5, (1, 96, 96)))
     with pytest.raises(InputError, match=r"1 slice left out, the first .*air\.npy: slice 0: "
-                                         r"the slice has 0 regions of soft tissue .*, expected at "
+                                         r"the slice has 0 regions of soft tissue .*; expected at "
                                          r"least \d+, and no other slice of its series shows its "
                                          r"noise: --full_dose_photons_per_ray and --kernel give it"
                                          "; all others are written"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import cnn10
-from dfgan_jax.checkpoints.folder import read_meta, restore_state
+from dfgan_jax.checkpoints.folder import read_meta, restore
 from dfgan_jax.checkpoints.networks import load_weights
 from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.cli import train
@@ -37,7 +37,7 @@ SMALLEST = ["--config.generator.architecture=cnn10", "--config.discriminators=no
 def final_state(workdir, step):
     folder = workdir / "checkpoints" / str(step)
     options = RunOptions.of(read_meta(folder)["config"])
-    return restore_state(folder, options.training(total_steps=1).state_shapes())
+    return restore(folder, options.training(total_steps=1).state_shapes())
 
 
 @pytest.fixture(scope="module")

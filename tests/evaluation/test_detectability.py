@@ -102,10 +102,10 @@ def test_linear_mixing_and_known_places_change_nothing():
 
 def test_too_few_or_unequal_samples_are_refused():
     rng = np.random.default_rng(4)
-    with pytest.raises(InputError, match="3 repeats of 5 places, expected more for 10 channels"):
+    with pytest.raises(InputError, match="3 repeats of 5 places; expected more for 10 channels"):
         hotelling(*outputs(rng, 1.0, repeats=3, places=5))
     hotelling(*outputs(rng, 1.0, repeats=3, places=6))
-    with pytest.raises(InputError, match=r"shapes \(4, 9, 10\) and \(5, 9, 10\), expected"):
+    with pytest.raises(InputError, match=r"shapes \(4, 9, 10\) and \(5, 9, 10\); expected"):
         hotelling(np.zeros((4, 9, 10)), np.zeros((5, 9, 10)))
 
 

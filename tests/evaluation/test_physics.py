@@ -104,7 +104,7 @@ def test_phantom_json_is_plain_and_complete(scans, as_scanned):
 
 
 def test_denoisers_that_cannot_be_measured_are_named(scans):
-    with pytest.raises(InputError, match=r"\(6, 64, 64\), expected \(6, 128, 128\)"):
+    with pytest.raises(InputError, match=r"\(6, 64, 64\); expected \(6, 128, 128\)"):
         measure_phantom(scans[1], lambda images: images[:, ::2, ::2])
     with pytest.raises(InputError, match="not finite"):
         measure_phantom(scans[1], lambda images: images * np.float32(np.nan))
@@ -173,8 +173,8 @@ def test_slices_without_a_body_count_for_nothing(pairs):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"ndct": np.zeros((2, 32, 33))}, r"shapes .*\(2, 32, 33\).*expected \(N, H, W\)"),
-    ({"structure_slice": 2}, "structure_slice is 2, expected 0 to 1"),
-    ({"pixel_spacing_mm": 0.0}, "pixel_spacing_mm is 0.0, expected above 0"),
+    ({"structure_slice": 2}, "structure_slice is 2; expected 0 to 1"),
+    ({"pixel_spacing_mm": 0.0}, "pixel_spacing_mm is 0.0; expected above 0"),
 ])
 def test_wrong_requests_are_refused(change, message):
     images = np.zeros((2, 32, 32), np.float32)

@@ -103,7 +103,7 @@ def test_one_disc_will_do_and_several_must_be_alike():
     one = task_transfer(images, DISCS[:1], pixel_spacing_mm=SPACING_MM)
     # Bins' centres in place of the mean distances of their pixels are off by 0.016.
     np.testing.assert_allclose(one.ttf, pixel_transfer(np.linspace(0, 0.5, 41)), atol=0.008)
-    with pytest.raises(InputError, match=r"contrasts \[200.0, 50.0\], expected one"):
+    with pytest.raises(InputError, match=r"contrasts \[200.0, 50.0\]; expected one"):
         task_transfer(images, (DISCS[0], DISCS[1]._replace(contrast_hu=50.0)),
                       pixel_spacing_mm=SPACING_MM)
 

@@ -51,12 +51,12 @@ def test_the_gain_is_limited():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"pixel_spacing_mm": 0.0}, "pixel_spacing_mm is 0.0, expected above 0"),
-    ({"pixel_spacing_mm": -1.0}, "pixel_spacing_mm is -1.0, expected above 0"),
-    ({"old": 0.0}, "old is 0.0, expected a frequency above 0 lp/cm"),
-    ({"new": 0.0}, "new is 0.0, expected a frequency above 0 lp/cm"),
-    ({"new": np.nan}, "new is nan, expected a frequency above 0 lp/cm"),
-    ({"old": "auto"}, "old is 'auto', expected a frequency in lp/cm or one of ramp, soft")])
+    ({"pixel_spacing_mm": 0.0}, "pixel_spacing_mm is 0.0; expected above 0"),
+    ({"pixel_spacing_mm": -1.0}, "pixel_spacing_mm is -1.0; expected above 0"),
+    ({"old": 0.0}, "old is 0.0; expected a frequency above 0 lp/cm"),
+    ({"new": 0.0}, "new is 0.0; expected a frequency above 0 lp/cm"),
+    ({"new": np.nan}, "new is nan; expected a frequency above 0 lp/cm"),
+    ({"old": "auto"}, "old is 'auto'; expected a frequency in lp/cm or one of ramp, soft")])
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(InputError, match=f"^{message}"):
         change_kernel(np.zeros((8, 8), np.float32), **{
@@ -66,10 +66,10 @@ def test_wrong_options_are_refused(options, message):
 def test_a_slice_with_a_nan_is_refused():
     hu = np.zeros((8, 8), np.float32)
     hu[3, 4] = np.nan
-    with pytest.raises(InputError, match="values that are NaN or infinite, expected finite HU"):
+    with pytest.raises(InputError, match="values that are NaN or infinite; expected finite HU"):
         change_kernel(hu, pixel_spacing_mm=1.0, old=3.0, new=4.0)
 
 
 def test_a_volume_is_refused():
-    with pytest.raises(InputError, match=r"shape \(2, 8, 8\), expected \(height, width\)"):
+    with pytest.raises(InputError, match=r"shape \(2, 8, 8\); expected \(height, width\)"):
         change_kernel(np.zeros((2, 8, 8), np.float32), pixel_spacing_mm=1.0, old=3.0, new=4.0)

@@ -164,18 +164,18 @@ def test_wrong_protocols_are_refused(name, value):
 
 
 def test_wrong_requests_are_refused():
-    with pytest.raises(InputError, match="count is 0, expected"):
+    with pytest.raises(InputError, match="count is 0; expected"):
         simulate_pairs(0, size=64, seed=0, split="train")
-    with pytest.raises(InputError, match="seed is -1, expected"):
+    with pytest.raises(InputError, match="seed is -1; expected"):
         simulate_pairs(1, size=64, seed=-1, split="train")
-    with pytest.raises(InputError, match="index is -1, expected 0 or more"):
+    with pytest.raises(InputError, match="index is -1; expected 0 or more"):
         simulate_pair(-1, size=64, seed=0, split="train")
-    with pytest.raises(InputError, match="seed is -1, expected"):
+    with pytest.raises(InputError, match="seed is -1; expected"):
         simulate_pair(0, size=64, seed=-1, split="train")
-    with pytest.raises(InputError, match="dose_fraction is 2, expected"):
+    with pytest.raises(InputError, match="dose_fraction is 2; expected"):
         thin_counts(np.random.default_rng(0), np.ones(3, np.int64), dose_fraction=2)
-    with pytest.raises(InputError, match=r"shape \(3, 4\), expected"):
+    with pytest.raises(InputError, match=r"shape \(3, 4\); expected"):
         scan(np.random.default_rng(0), np.zeros((3, 4), np.float32))
     for value in (np.nan, np.inf):
-        with pytest.raises(InputError, match="values that are NaN or infinite, expected finite HU"):
+        with pytest.raises(InputError, match="values that are NaN or infinite; expected finite HU"):
             scan(np.random.default_rng(0), np.full((64, 64), value, np.float32))

@@ -289,15 +289,15 @@ def test_noise_of_starved_rays_is_limited():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"dose_fraction": 0.0}, "dose_fraction is 0.0, expected above 0, below 1"),
-    ({"dose_fraction": 1.0}, "dose_fraction is 1.0, expected above 0, below 1"),
-    ({"dose_fraction": np.nan}, "dose_fraction is nan, expected above 0, below 1"),
-    ({"pixel_spacing_mm": 0.0}, "pixel_spacing_mm is 0.0, expected above 0"),
-    ({"kernel": "B30f"}, "kernel is 'B30f', expected auto, .*soft"),
-    ({"kernel": -1.0}, "kernel is -1.0, expected a frequency above 0"),
-    ({"photons_per_ray": 0.0}, "photons_per_ray is 0.0, expected above 0"),
-    ({"electronic_noise_std": -1.0}, "electronic_noise_std is -1.0, expected 0 or more"),
-    ({"outside": np.zeros((2, 2), bool)}, r"outside is bool of shape \(2, 2\), expected bool"),
+    ({"dose_fraction": 0.0}, "dose_fraction is 0.0; expected above 0, below 1"),
+    ({"dose_fraction": 1.0}, "dose_fraction is 1.0; expected above 0, below 1"),
+    ({"dose_fraction": np.nan}, "dose_fraction is nan; expected above 0, below 1"),
+    ({"pixel_spacing_mm": 0.0}, "pixel_spacing_mm is 0.0; expected above 0"),
+    ({"kernel": "B30f"}, "kernel is 'B30f'; expected auto, .*soft"),
+    ({"kernel": -1.0}, "kernel is -1.0; expected a frequency above 0"),
+    ({"photons_per_ray": 0.0}, "photons_per_ray is 0.0; expected above 0"),
+    ({"electronic_noise_std": -1.0}, "electronic_noise_std is -1.0; expected 0 or more"),
+    ({"outside": np.zeros((2, 2), bool)}, r"outside is bool of shape \(2, 2\); expected bool"),
     ({"outside": np.zeros((96, 96))}, "outside is float64 of shape .*expected bool"),
 ])
 def test_wrong_options_are_refused(options, message):
@@ -306,9 +306,9 @@ def test_wrong_options_are_refused(options, message):
 
 
 @pytest.mark.parametrize(("hu", "message"), [
-    (np.zeros((1, 8, 8), np.float32), r"shape \(1, 8, 8\), expected \(height, width\)"),
-    (np.zeros((0, 8), np.float32), r"shape \(0, 8\), expected"),
-    (np.full((8, 8), np.nan, np.float32), "NaN or infinite, expected finite HU"),
+    (np.zeros((1, 8, 8), np.float32), r"shape \(1, 8, 8\); expected \(height, width\)"),
+    (np.zeros((0, 8), np.float32), r"shape \(0, 8\); expected"),
+    (np.full((8, 8), np.nan, np.float32), "NaN or infinite; expected finite HU"),
 ])
 def test_wrong_slices_are_refused(hu, message):
     with pytest.raises(InputError, match=message):

@@ -104,5 +104,5 @@ def test_wrong_arrays_and_kernels_are_refused(beam):
         beam.project(np.zeros((SIZE, SIZE), np.float32))
     with pytest.raises(InputError, match=r"sinograms have shape .* expected"):
         beam.backproject(np.zeros((1, VIEWS, beam.bins + 1), np.float32))
-    with pytest.raises(InputError, match="kernel is 'B99', expected one of ramp"):
+    with pytest.raises(InputError, match="kernel is 'B99'; expected a frequency in lp/cm or one "):
         kernel_mtf(np.zeros(1), "B99")

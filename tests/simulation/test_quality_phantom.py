@@ -131,10 +131,10 @@ def test_the_protocol_is_followed():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"size": 127}, "size is 127, expected at least 128"),
-    ({"seed": -1}, "seed is -1, expected"),
-    ({"repeats": 2}, "repeats is 2, expected at least 3"),
-    ({"protocol": ScanProtocol(field_of_view_mm=280)}, "field_of_view_mm is 280, expected"),
+    ({"size": 127}, "size is 127; expected at least 128"),
+    ({"seed": -1}, "seed is -1; expected"),
+    ({"repeats": 2}, "repeats is 2; expected at least 3"),
+    ({"protocol": ScanProtocol(field_of_view_mm=280)}, "field_of_view_mm is 280; expected"),
 ])
 def test_wrong_requests_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):

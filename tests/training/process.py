@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from dfgan_jax.checkpoints.folder import restore_state
+from dfgan_jax.checkpoints.folder import restore
 from dfgan_jax.checkpoints.run import Checkpoints
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.devices import agreement, processes
@@ -60,7 +60,7 @@ def train(parallel: str, *, devices: Sequence[jax.Device] | None = None,
         steps.evaluation_step, networks=NETWORKS, loss=LossOptions()))
     state = initial_state()
     if goes_on_from is not None:
-        state = restore_state(goes_on_from, state)
+        state = restore(goes_on_from, state)
     first = int(state.step)
     state = devices_.place(state)
     batches = input_pipeline.iterate_from(input_pipeline.train_batches(

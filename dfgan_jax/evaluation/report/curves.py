@@ -188,7 +188,7 @@ def draw_training(
         axes.axvline(chosen_step, color=theme.ink, linewidth=1, linestyle=(0, (4, 3)))
     if level is not None:
         axes.axhline(level, color=theme.ink, linewidth=1, linestyle=":",
-                     label=f"{level:g}: cannot tell")
+                     label=f"{level:g}: chance")
     if loss and all((curve.values > 0).all() for curve in curves):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

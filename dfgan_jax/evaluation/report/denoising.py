@@ -46,7 +46,7 @@ def write_denoising_report(path: pathlib.Path, *, summary: JsonObject, names: Se
       InputError: shapes differ.
     """
     if before.shape != after.shape:
-        raise InputError(f"after has shape {after.shape}, expected that of before, {before.shape}")
+        raise InputError(f"after has shape {after.shape}; expected that of before, {before.shape}")
     largest = max(summary["series"], key=lambda series: series["slices"])
     shown = Slices(names, {BEFORE: before, AFTER: after}, largest["pixel_spacing_mm"])
     page = render(

@@ -60,7 +60,7 @@ DIFFERENCES: Final = {
     "denoised_minus_ndct": ("Denoised − NDCT", "error that is left"),
     "denoised_minus_qdct": ("Denoised − QDCT", "removed: should be noise, not anatomy"),
 }
-"""Name → formula, and what the map shows."""
+"""Name → formula, and content of the map."""
 
 
 def write_example(figures: pathlib.Path, number: int, example: Example) -> dict[str, object]:

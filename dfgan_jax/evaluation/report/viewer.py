@@ -117,16 +117,16 @@ def embed(slices: Slices, *, model: str, budget_bytes: int = BUDGET_BYTES) -> di
 def _check(slices: Slices) -> None:
     rows = list(slices.images)
     if REFERENCE_ROW in rows and INPUT_ROW not in rows:
-        raise InputError(f"slices: rows {rows}, expected {INPUT_ROW} among them")
+        raise InputError(f"slices: rows {rows}; expected {INPUT_ROW} among them")
     if len(rows) < 2:
-        raise InputError(f"slices: rows {rows}, expected at least two")
+        raise InputError(f"slices: rows {rows}; expected at least two")
     expected = slices.images[rows[0]].shape
     if len(expected) != 3 or expected[0] != len(slices.names) or 0 in expected:
-        raise InputError(f"slices: {rows[0]} has shape {expected}, expected (N, H, W) for "
+        raise InputError(f"slices: {rows[0]} has shape {expected}; expected (N, H, W) for "
                          f"{len(slices.names)} names, N not 0")
     for row, images in slices.images.items():
         if images.shape != expected:
-            raise InputError(f"slices: {row} has shape {images.shape}, expected {expected} as "
+            raise InputError(f"slices: {row} has shape {images.shape}; expected {expected} as "
                              f"for {rows[0]}")
 
 

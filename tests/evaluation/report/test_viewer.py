@@ -126,9 +126,9 @@ def test_difference_scale_is_of_the_noise():
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"images": {"NDCT": np.zeros((1, 2, 2))}}, "expected QDCT"),
-    ({"names": ["a", "b"]}, r"\(1, 2, 2\), expected \(N, H, W\) for 2 names"),
+    ({"names": ["a", "b"]}, r"\(1, 2, 2\); expected \(N, H, W\) for 2 names"),
     ({"images": {"NDCT": np.zeros((1, 2, 2)), "QDCT": np.zeros((1, 2, 3))}},
-     r"QDCT has shape \(1, 2, 3\), expected \(1, 2, 2\)"),
+     r"QDCT has shape \(1, 2, 3\); expected \(1, 2, 2\)"),
     ({"names": [], "images": {"NDCT": np.zeros((0, 2, 2)), "QDCT": np.zeros((0, 2, 2))}},
      "N not 0"),
     ({"images": {"NDCT": np.zeros((2, 2)), "QDCT": np.zeros((2, 2))}}, r"\(N, H, W\)"),
