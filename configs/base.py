@@ -7,8 +7,8 @@ Any field can be changed on the command line: `--config.batch_size=32`.
 import ml_collections
 
 VARIANTS = ("demo", "native", "open", "slides", "published")
-"""Of the GANs: `demo`: the recipe, small; `native`: the training of the pretrained weights, on
-pairs that a run names; `open`: the same, on their own pairs (docs/weights.md); `slides`: the
+"""Of the GANs: `demo`: the recipe, small; `native`: the first training of the pretrained weights,
+on pairs that a run names; `open`: the same, on their own pairs (docs/weights.md); `slides`: the
 training of the slides; `published`: that of the published code.
 Without a variant: the recipe at paper scale."""
 
@@ -18,9 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Name of the run, in the default workdir runs/NAME and in the report.
     config.name = ""
-    # Weights that training starts from, instead of random ones: a workdir, a checkpoint, or a
-    # file (.pth, .pt, .pth.tar, .safetensors). A U-Net without attention may be narrower than this
-    # run. Empty: random.
+    # Weights that training starts from, instead of random ones: a name of pretrained weights,
+    # a workdir, a checkpoint, or a file (.pth, .pt, .pth.tar, .safetensors). A U-Net without
+    # attention may be narrower than this run. Empty: random.
     config.initial_checkpoint = ""
 
     config.data = ml_collections.ConfigDict()
@@ -330,7 +330,7 @@ def apply_demo(config: ml_collections.ConfigDict) -> None:
 
 
 def apply_native(config: ml_collections.ConfigDict) -> None:
-    """The training of the pretrained weights, on crops of slices at their native size."""
+    """The first training of the pretrained weights, on crops of slices at their native size."""
     config.data.size = 0
     config.data.crop = 128
     config.batch_size = 4

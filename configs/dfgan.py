@@ -24,6 +24,7 @@ from configs import base
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = base.apply_variant(base.get_config(), variant, run_name="dfgan")
     if variant in ("native", "open"):
-        # 0.16 dB over width 16 on validation slices, for 2.2 times the operations (docs/speed.md).
+        # 0.16 dB over width 16 on validation slices (docs/weights.md, versions 1 and 2), for 2.2
+        # times the operations.
         config.generator.width = 24
     return config

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+import dfgan_jax
 from dfgan_jax.cli import configurations, help_text, modes
 from dfgan_jax.cli.help_text import Command
 from dfgan_jax.cli.modes import MODES
@@ -58,7 +59,7 @@ def define(values: flags.FlagValues, *, command: Command, sys_argv: Sequence[str
 
 def parse(arguments: Sequence[str], *, command: Command,
           values: flags.FlagValues = flags.FLAGS) -> str:
-    """Parses the flags that `define` has defined.
+    """Parses the flags that `define` has defined; without arguments, prints help before the error.
 
     Args:
       arguments: of the process, including the program's name.
@@ -70,10 +71,11 @@ def parse(arguments: Sequence[str], *, command: Command,
 
     Raises:
       InputError: a flag cannot be parsed, is not a flag of the mode, or is missing.
-      SystemExit: with status 0, after help was requested and printed.
-
-    Without arguments, help is printed before the error.
+      SystemExit: with status 0, after help or the version was requested and printed.
     """
+    if "--version" in arguments[1:]:
+        print(f"dfgan-jax {dfgan_jax.__version__}", flush=True)
+        sys.exit(0)
     wants_help = any(argument in _HELP for argument in arguments[1:])
     given = _given_mode(arguments, command)
     if given is not None and given not in MODES and (wants_help or command.mode_first):

@@ -8,6 +8,12 @@ from dfgan_jax.cli.modes import MODES, Flags
 _WIDTH = 100
 _INDENT = "      "
 
+_FIRST_STEPS = {
+    "denoise": "--input=scan/ --output=out/",
+    "train": "--config={attn}:demo",
+    "evaluate": "--config={attn}:demo --checkpoint=attn_dfgan,dfgan"}
+"""Mode → flags of an example that needs no model of one's own."""
+
 
 class Command(NamedTuple):
     """The spelling of the program's command.
@@ -36,7 +42,7 @@ DFGAN_JAX = Command("dfgan-jax", mode_first=True, configuration="{}")
 
 
 def of_all(command: Command) -> str:
-    """The modes, a line each, and the command for the help on a mode."""
+    """The modes, a line each, some examples, and the command for the help on a mode."""
     width = max(map(len, MODES))
     modes = [f"  {name:{width}}  {mode.summary}" for name, mode in MODES.items()]
     default = [] if command.mode_first else ["", "Without --mode it is train."]
@@ -44,7 +50,11 @@ def of_all(command: Command) -> str:
         "DFGAN in JAX: low-dose CT denoising. Research software, not a medical device.", "",
         f"  {command.program} {command.mode('MODE')} [--FLAG=VALUE …]", "",
         "Modes:", *modes, *default, "",
-        f"The flags of a mode: {command.program} {command.mode('denoise')} --help"])
+        "Examples:",
+        *(f"  {command.program} {command.mode(mode)} {flags.format(attn=command.config('attn'))}"
+          for mode, flags in _FIRST_STEPS.items()), "",
+        f"The flags of a mode: {command.program} {command.mode('denoise')} --help",
+        f"The version: {command.program} --version"])
 
 
 def of_mode(mode: str, command: Command) -> str:

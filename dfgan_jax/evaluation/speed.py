@@ -32,15 +32,15 @@ class Speed:
 def measure_speed(row: Row, qdct: Float[np.ndarray, "n h w"], *, first_s: float) -> Speed | None:
     """Times a row that has denoised these slices before, so that its program is compiled.
 
+    A network denoises a batch, filled up by repeated slices, since it takes the time of a full one
+    anyhow; a classical denoiser the middle slice, a user's own function all slices, as before; the
+    median of at most five calls counts.
+
     Args:
       row: to time.
       qdct: (N, H, W), HU.
       first_s: duration of the row's first call, of all slices [s]; a user's own function that took
         longer than a second is not called again.
-
-    A network denoises a batch, filled up by repeated slices, since it takes the time of a full one
-    anyhow; a classical denoiser the middle slice, a user's own function all slices, as before; the
-    median of at most five calls counts.
 
     Returns:
       None for the input, for slices that were denoised elsewhere, and for a run of several

@@ -61,6 +61,8 @@ class Disc(NamedTuple):
 class QualityScans:
     """Repeated scans of three objects at one dose, as scanned or denoised.
 
+    The noise of no two slices is shared.
+
     Attributes:
       discs: (K, size, size) float32 HU, the cylinder with `inserts`.
       lesions: the cylinder with `lesion_discs`, same shape.
@@ -69,8 +71,6 @@ class QualityScans:
       inserts: two of each contrast, none near another.
       lesion_discs: four of each diameter and contrast.
       pixel_spacing_mm: pixel pitch.
-
-    The noise of no two slices is shared.
     """
 
     discs: Float[np.ndarray, "k size size"]

@@ -3,6 +3,7 @@ import re
 import pytest
 from absl import flags
 
+import dfgan_jax
 from dfgan_jax.cli import command_line
 from dfgan_jax.cli.help_text import DFGAN_JAX, MAIN_PY
 from dfgan_jax.cli.modes import MODES, names
@@ -223,6 +224,15 @@ def test_help_without_a_mode_names_the_modes(capsys, command, modes):
     assert re.findall(r"^  (\w+)  +\w", text, re.MULTILINE) == [
         "train", "evaluate", "denoise", "convert", "simulate", "pair", "benchmark", "preflight"]
     assert max(map(len, text.splitlines())) <= 100
+    examples = re.search(r"^Examples:\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)[1].splitlines()
+    assert [parse(*example.removeprefix(f"  {command.program} ").split(), command=command)[0]
+            for example in examples] == ["denoise", "train", "evaluate"]
+
+
+@pytest.mark.parametrize("command", [MAIN_PY, DFGAN_JAX])
+def test_the_version_is_printed_whatever_else_is_given(capsys, command):
+    assert help_of(capsys, "--version", command=command) == f"dfgan-jax {dfgan_jax.__version__}\n"
+    assert "dfgan-jax" in help_of(capsys, command.mode("denoise"), "--version", command=command)
 
 
 @pytest.mark.parametrize("command", [MAIN_PY, DFGAN_JAX])
