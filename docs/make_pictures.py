@@ -4,17 +4,19 @@
 
 It writes `images/soft_tissue.png` of the first phantom without lung and `images/lung.png` of the
 first with it: low dose, denoised, normal dose, and the map denoised − QDCT, of 512². No weights
-were trained on these phantoms.
+were trained on these phantoms. `images/speed.png` has the rows of `SPEEDS`.
 """
 
+import json
 import pathlib
+from typing import Any
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dfgan_jax import Denoiser, pretrained
-from dfgan_jax.evaluation.report import pictures
+from dfgan_jax.evaluation.report import curves, pictures
 from dfgan_jax.scans import windows
 from dfgan_jax.scans.tissues import windows_of
 from dfgan_jax.simulation import low_dose
@@ -26,10 +28,13 @@ SEED = 2026
 MOST_PHANTOMS = 8
 DIFFERENCE_HU = 100.0
 NAMES = {windows.ABDOMEN: "soft_tissue", windows.LUNG: "lung"}
+SPEEDS = (pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+          / "2026-12-01-AMD_EPYC_2_cores-speed_beside_quality.json")
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 
 
 def main() -> None:
+    speeds(json.loads(SPEEDS.read_text(encoding="utf-8"))["rows"])
     missing = dict(NAMES)
     for ndct, qdct in low_dose.iterate_pairs(MOST_PHANTOMS, size=SIZE, split="test", seed=SEED,
                                              protocol=ScanProtocol()):
@@ -38,6 +43,15 @@ def main() -> None:
             sheet(ndct, qdct, window).save(IMAGES / f"{missing.pop(window)}.png", optimize=True)
         if not missing:
             return
+
+
+def speeds(rows: list[dict[str, Any]]) -> None:
+    """Draws the gain of each row over its speed."""
+    points = {row["row"]: (row["slices_per_s"], row["psnr_over_qdct_db"]) for row in rows}
+    figure = curves.draw_speeds(points, order=list(points), theme=curves.THEMES[0])
+    figure.axes[0].set_xlabel("slices a second on two CPU cores", fontsize=12)
+    figure.axes[0].set_ylabel("PSNR over QDCT [dB]", fontsize=12)
+    figure.savefig(IMAGES / "speed.png", dpi=150)
 
 
 def sheet(ndct: np.ndarray, qdct: np.ndarray, window: windows.Window) -> Image.Image:
