@@ -24,7 +24,7 @@ from dfgan_jax.checkpoints.folder import (
 )
 from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import DivergenceError, InputError, first_line
-from dfgan_jax.support.files import FULL_DISK
+from dfgan_jax.support.full_disk import FULL_DISK
 from dfgan_jax.support.types import JsonObject
 
 

@@ -8,12 +8,12 @@ from absl import flags
 
 import dfgan_jax
 from dfgan_jax.cli import configurations, help_text, modes
+from dfgan_jax.cli.given_paths import expanded, one_or_several, refuse_url
 from dfgan_jax.cli.help_text import Command
 from dfgan_jax.cli.modes import MODES
 from dfgan_jax.scans.axes import ORDERS
 from dfgan_jax.scans.unit_names import UNITS
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import expanded, one_or_several, refuse_url
 
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 

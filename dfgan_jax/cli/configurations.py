@@ -11,8 +11,8 @@ from absl import flags
 from ml_collections import config_flags
 
 import dfgan_jax
+from dfgan_jax.cli.given_paths import expanded
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import expanded
 from dfgan_jax.support.wording import meant, nearest
 
 

@@ -29,14 +29,8 @@ from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.scan import read_hu_array
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import (
-    check_writable,
-    flush_pages,
-    refuse_existing,
-    release_pages,
-    scratch_beside,
-    written_whole,
-)
+from dfgan_jax.support.files import check_writable, refuse_existing, scratch_beside, written_whole
+from dfgan_jax.support.memory_maps import flush_pages, release_pages
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
+from dfgan_jax.cli.given_paths import expanded, one_or_several, refuse_url
 from dfgan_jax.data.options import DataOptions, SimulationOptions
 from dfgan_jax.data.sources import Sources
 from dfgan_jax.devices import agreement
@@ -20,7 +21,6 @@ from dfgan_jax.devices.parallel import Parallel
 from dfgan_jax.evaluation.options import EvaluationOptions
 from dfgan_jax.support.checks import check_one_of, check_seed
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import expanded, one_or_several, refuse_url
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import nearest
 from dfgan_jax.training.input_pipeline import Sampling

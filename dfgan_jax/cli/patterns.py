@@ -5,8 +5,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from dfgan_jax.cli.given_paths import one_or_several
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import one_or_several
 
 
 def paths_of(flag: str, texts: Sequence[str]) -> list[list[pathlib.Path]]:

@@ -23,7 +23,7 @@ from dfgan_jax.denoising.denoiser import Denoiser
 from dfgan_jax.devices import agreement, backend, parallel
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import locked
+from dfgan_jax.support.locks import locked
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.training import input_pipeline
 from dfgan_jax.training.compiled import compile_steps, is_resident

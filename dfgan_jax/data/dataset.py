@@ -21,9 +21,8 @@ from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import check_writable, refuse_existing, written_whole
 from dfgan_jax.support.progress import progress
-from dfgan_jax.support.safe_pickle import printable
 from dfgan_jax.support.threads import call_ahead
-from dfgan_jax.support.wording import counted
+from dfgan_jax.support.wording import counted, printable
 
 SPLITS = ("train", "valid", "test")
 

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 
 from dfgan_jax.simulation.noise_estimation import measure_noise
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import printable
 
 PERCENTILES: Final = (5.0, 95.0)
 """Lowest and highest percentile of the training slices in a range."""

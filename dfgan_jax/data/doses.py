@@ -8,7 +8,7 @@ from dfgan_jax.data.pairing import series_name
 from dfgan_jax.scans.dicom import group_by_series
 from dfgan_jax.scans.dicom_header import SliceHeader
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.wording import printable
 
 EXPECTED: Final = "'Full Dose Images' and 'Low Dose Images'"
 """Descriptions of the two doses, those of the collection LDCT-and-Projection-data."""

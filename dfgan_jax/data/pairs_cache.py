@@ -23,7 +23,8 @@ from dfgan_jax.data.pairs_file import PairsFile, read_pairs
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.support.digests import file_digest, json_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import one_at_a_time, written_whole
+from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.locks import one_at_a_time
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.safe_pickle import reason
 from dfgan_jax.support.types import JsonObject

@@ -17,7 +17,7 @@ from dfgan_jax.devices import agreement
 from dfgan_jax.scans import hounsfield
 from dfgan_jax.simulation import low_dose
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import one_at_a_time
+from dfgan_jax.support.locks import one_at_a_time
 from dfgan_jax.support.progress import progress
 from dfgan_jax.support.wording import counted
 

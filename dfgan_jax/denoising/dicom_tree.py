@@ -42,7 +42,8 @@ from dfgan_jax.scans.pixel_pitch import square_pitch
 from dfgan_jax.scans.unit_names import Unit
 from dfgan_jax.support.digests import text_digest
 from dfgan_jax.support.errors import InputError, ProcessError
-from dfgan_jax.support.files import locked_itself, remove_leftovers, sync_folder, written_whole
+from dfgan_jax.support.files import remove_leftovers, sync_folder, written_whole
+from dfgan_jax.support.locks import locked_itself
 from dfgan_jax.support.progress import Progress, progress
 from dfgan_jax.support.threads import call_ahead
 from dfgan_jax.support.types import JsonObject

@@ -9,8 +9,8 @@ import numpy as np
 from dfgan_jax.data.aliasing import Size, aliasing_notes
 from dfgan_jax.data.domain import Domain
 from dfgan_jax.data.pairs_file import read_pairs
-from dfgan_jax.support.safe_pickle import printable
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import printable
 
 PITCH_TOLERANCE: Final = 1.1
 """Ratio of pixel pitches from which a note names those of training and test."""

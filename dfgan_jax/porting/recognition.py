@@ -18,7 +18,8 @@ from dfgan_jax.porting import torch_layout
 from dfgan_jax.porting.layout import COUNTS, Layout, needed, size_of
 from dfgan_jax.porting.torch_layout import LAYOUTS
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import PickledArray, printable
+from dfgan_jax.support.safe_pickle import PickledArray
+from dfgan_jax.support.wording import printable
 
 _MAX_NAME_LENGTH = 200
 _MAX_NODES = 100_000

@@ -14,7 +14,8 @@ from dfgan_jax.porting.torch_file import ZIP_MAGIC, read_torch_file, write_torch
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import refuse_existing, written_whole
 from dfgan_jax.support.misplaced import content_of_failed_download
-from dfgan_jax.support.safe_pickle import printable, reason
+from dfgan_jax.support.safe_pickle import reason
+from dfgan_jax.support.wording import printable
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pth", ".pt", ".pth.tar", SAFETENSORS)

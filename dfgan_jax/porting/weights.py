@@ -23,8 +23,8 @@ from dfgan_jax.porting.layout import Layout, NetworkLayout, flattened
 from dfgan_jax.porting.weight_file import read_metadata, read_weight_file
 from dfgan_jax.support.digests import file_digest
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
 from dfgan_jax.support.types import JsonObject
+from dfgan_jax.support.wording import printable
 
 _OPTIONS, _TRAINED_ON = "generator_options", "trained_on"
 

@@ -16,7 +16,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
 
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.wording import printable
 
 # Headers in the wild break rules of form that no pixel depends on; pydicom logs each, besides.
 warnings.filterwarnings("ignore", module="pydicom")

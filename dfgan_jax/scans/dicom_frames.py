@@ -24,7 +24,7 @@ from dfgan_jax.scans.dicom_header import Frame, SliceHeader, header_of
 from dfgan_jax.scans.dicom_overlays import take_overlay_bits
 from dfgan_jax.scans.dicom_pixels import check_syntax, syntax_of
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.wording import printable
 
 _CLASSES: Final = (uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
 

@@ -14,7 +14,7 @@ from dfgan_jax.scans.dicom_file import NotACTSlice, broken, numbers_of, text_of,
 from dfgan_jax.scans.dicom_overlays import overlay_notes
 from dfgan_jax.scans.dicom_pixels import NativePixels
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.wording import printable
 
 _MAX_PIXELS = 2**24
 """4096×4096: four times the largest slices that scanners reconstruct."""

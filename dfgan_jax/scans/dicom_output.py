@@ -24,7 +24,8 @@ from dfgan_jax.scans.dicom_header import Frame, completed
 from dfgan_jax.scans.dicom_overlays import overlay_planes, replace_overlays
 from dfgan_jax.scans.dicom_pixels import pixel_bytes, pixel_vr, prepare_for_pixels
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import allocate, full_disk_named, written_whole
+from dfgan_jax.support.files import allocate, written_whole
+from dfgan_jax.support.full_disk import full_disk_named
 
 _MAX_PIXEL_BYTES = 2**32 - 2
 """The length of an uncompressed element has 32 bits, and is even."""

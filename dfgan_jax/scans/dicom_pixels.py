@@ -16,8 +16,7 @@ from dfgan_jax.scans.dicom_file import broken
 from dfgan_jax.scans.dicom_overlays import overlay_bits, overlay_planes, replace_overlays
 from dfgan_jax.scans.dicom_storage import Storage, padding_limits, storage_of, stored_range
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
-from dfgan_jax.support.wording import counted
+from dfgan_jax.support.wording import counted, printable
 
 _DECODERS = {
     uid.RLELossless: "pydicom",

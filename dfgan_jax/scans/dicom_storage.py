@@ -14,7 +14,7 @@ from pydicom.multival import MultiValue
 from dfgan_jax.scans.dicom_file import broken, numbers_of, text_of
 from dfgan_jax.scans.hounsfield import LOWEST_HU, OUTSIDE_HU
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.wording import printable
 
 _LUNG_HU: Final = (-1100.0, -500.0)
 """Air and lung; the body has higher values."""

@@ -21,9 +21,10 @@ from jaxtyping import Float32, Num
 from nibabel import orientations
 
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import FULL_DISK, allocate
+from dfgan_jax.support.files import allocate
+from dfgan_jax.support.full_disk import FULL_DISK
 from dfgan_jax.support.misplaced import content_of_failed_download
-from dfgan_jax.support.safe_pickle import printable
+from dfgan_jax.support.wording import printable
 
 SUFFIXES = (".nii", ".nii.gz")
 

@@ -16,21 +16,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dfgan_jax.support.wording import printable
+
 _MAX_OPCODES = 2_000_000
 """Twenty times those of a checkpoint with optimizer and history; each makes one object at most."""
 
 _MAX_ARGUMENTS = 16
 _MAX_KEY_LENGTH = 1000
 _MAX_NAME_LENGTH = 200
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
-
-
-def printable(text: object, *, limit: int = 300) -> str:
-    """Text from a file, made safe for one line of a terminal, without addresses of objects."""
-    line = _ADDRESS.sub("", " ".join(str(text).split()))
-    line = line if len(line) <= limit else f"{line[:limit]}…"
-    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def reason(error: Exception) -> str:

@@ -1,7 +1,10 @@
-"""Parts of messages: numbers with their noun, and the nearest name to a mistyped one."""
+"""Parts of messages: numbers with their noun, names near a mistyped one, and text of files."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
 
 def counted(count: int, noun: str) -> str:
@@ -27,3 +30,10 @@ def meant(name: str, shown: Mapping[str, str]) -> str:
     """
     close = difflib.get_close_matches(name, list(shown), n=1, cutoff=0.7)
     return f" (did you mean {shown[close[0]]}?)" if close else ""
+
+
+def printable(text: object, *, limit: int = 300) -> str:
+    """Text from a file, made safe for one line of a terminal, without addresses of objects."""
+    line = _ADDRESS.sub("", " ".join(str(text).split()))
+    line = line if len(line) <= limit else f"{line[:limit]}…"
+    return "".join(c if c.isprintable() else "?" for c in line)

@@ -15,7 +15,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import full_disk_named, written_whole
+from dfgan_jax.support.files import written_whole
+from dfgan_jax.support.full_disk import full_disk_named
 from dfgan_jax.support.types import JsonObject
 from dfgan_jax.support.wording import counted
 

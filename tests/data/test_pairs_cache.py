@@ -16,7 +16,7 @@ from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_cache import preprocess, read_preprocessed
 from dfgan_jax.data.pairs_file import read_pairs, write_pairs
-from dfgan_jax.support import files as support_files
+from dfgan_jax.support import locks
 from dfgan_jax.support.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -279,7 +279,7 @@ def test_a_source_that_cannot_be_used_is_named_and_not_cached(tmp_path, folder):
 
 def test_another_process_that_replaces_an_entry_takes_nothing_away(source, folder, monkeypatch):
     """Both convert at once, without locks; the other one is whole before we are."""
-    monkeypatch.setattr(support_files, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     preprocess = pairs_cache.preprocess
     theirs: list[Pairs] = []
 
@@ -296,12 +296,12 @@ def test_another_process_that_replaces_an_entry_takes_nothing_away(source, folde
 
 
 def test_those_that_come_during_a_conversion_wait_for_it(source, folder, monkeypatch):
-    waiting, flock = threading.Semaphore(0), support_files.fcntl.flock
+    waiting, flock = threading.Semaphore(0), locks.fcntl.flock
     slices: list[np.ndarray] = []
     others: list[concurrent.futures.Future] = []
 
     def watched(file, flags):
-        if not flags & support_files.fcntl.LOCK_NB:
+        if not flags & locks.fcntl.LOCK_NB:
             waiting.release()
         flock(file, flags)
 
@@ -313,7 +313,7 @@ def test_those_that_come_during_a_conversion_wait_for_it(source, folder, monkeyp
         slices.append(mu)
         return preprocess(mu, size=size)
 
-    monkeypatch.setattr(support_files.fcntl, "flock", watched)
+    monkeypatch.setattr(locks.fcntl, "flock", watched)
     monkeypatch.setattr(pairs_cache, "preprocess", with_others)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         ours = read_preprocessed(source, size=2, folder=folder)

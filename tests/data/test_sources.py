@@ -11,7 +11,7 @@ from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import read_pairs, write_pairs
 from dfgan_jax.data.sources import Sources
 from dfgan_jax.support.errors import InputError
-from dfgan_jax.support.files import one_at_a_time
+from dfgan_jax.support.locks import one_at_a_time
 from tests.data.few_phantoms import few_phantoms
 
 

@@ -1,30 +1,15 @@
-import concurrent.futures
 import errno
-import mmap
 import os
-import pathlib
 import resource
-import socket
 import stat
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
 
-from dfgan_jax.support import files
-from dfgan_jax.support.errors import InputError, ProcessError
-from dfgan_jax.support.files import (
-    flush_pages,
-    locked,
-    one_at_a_time,
-    refuse_existing,
-    release_pages,
-    remove_leftovers,
-    scratch_beside,
-    written_whole,
-)
+from dfgan_jax.support import files, locks
+from dfgan_jax.support.errors import InputError
+from dfgan_jax.support.files import refuse_existing, remove_leftovers, scratch_beside, written_whole
 from tests.cli.command import ROOT
 
 
@@ -160,131 +145,11 @@ def test_scratch_of_killed_processes_goes_and_that_of_others_stays(tmp_path):
 
 
 def test_where_nothing_can_be_locked_scratch_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     (tmp_path / f".out.{'0' * 16}").mkdir()
     with scratch_beside(tmp_path / "out") as scratch:
         assert scratch.is_dir()
     assert [path.name for path in tmp_path.iterdir()] == [f".out.{'0' * 16}"]
-
-
-def resident_kb(path: pathlib.Path) -> int:
-    """How much of a mapped file counts as this process's memory."""
-    here, total = False, 0
-    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if "-" in line.split()[0]:
-            here = line.endswith(str(path))
-        elif here and key == "Rss":
-            total += int(value.split()[0])
-    return total
-
-
-def test_pages_of_mapped_files_are_let_go(tmp_path):
-    mapped = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.int16, (64, 64, 64))
-    view = np.asarray(mapped)[::-1].transpose(2, 1, 0)
-    view[...] = 7
-    if not pathlib.Path("/proc/self/smaps").exists():
-        pytest.skip("only Linux tells")
-    assert resident_kb(tmp_path / "a.npy") >= 512
-    release_pages(view)
-    assert resident_kb(tmp_path / "a.npy") == 0
-    assert (view == 7).all()
-    release_pages(np.zeros(3))
-
-
-class Recorded(mmap.mmap):
-    flushed = 0
-
-    def flush(self, *place):
-        self.flushed += 1
-        return super().flush(*place)
-
-
-def test_what_is_written_into_a_mapping_is_flushed(tmp_path):
-    (tmp_path / "a").write_bytes(bytes(64))
-    with (tmp_path / "a").open("r+b") as file:
-        mapping = Recorded(file.fileno(), 64)
-    view = np.ndarray((4, 4), np.int16, mapping)[::-1].T
-    view[...] = 7
-    flush_pages(view)
-    assert mapping.flushed == 1
-    flush_pages(np.zeros(3))
-
-
-HOLD = """
-import pathlib, sys, time
-from dfgan_jax.support.files import locked
-with locked(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(100)
-"""
-
-
-def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
-    folder = tmp_path / "run"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT,
-                          stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        with (pytest.raises(InputError, match=f"{folder}: in use by process {holder.pid} on "),
-              locked(folder)):
-            pass
-        holder.kill()
-    with locked(folder):
-        assert f"process {os.getpid()} on" in (folder / "lock").read_text()
-
-
-@pytest.mark.parametrize("holder", [
-    "process 1 on another-machine since", f"process {2**22 + 1} on {socket.gethostname()} since",
-    f"process {os.getpid()} on {socket.gethostname()} since"],
-    ids=["another machine", "a process that is not here", "this very process"])
-def test_a_holder_that_is_not_on_this_machine_may_be_gone_soon(tmp_path, holder):
-    """Such as a lost node's; containers of one name may be on two machines, too."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT,
-                          stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"held\n"
-        (tmp_path / "lock").write_text(f"{holder} 2026-01-01\n")
-        message = (f"{tmp_path}: in use by {holder} 2026-01-01; wait until it has ended, or, once "
-                   f"it is certain that no run does, remove {tmp_path}/lock")
-        with pytest.raises(ProcessError, match=message), locked(tmp_path):
-            pass
-        process.kill()
-
-
-def test_one_waits_for_the_other_and_goes_on_where_that_is_killed(tmp_path, capsys):
-    lock = tmp_path / "entry" / "lock"
-    order = []
-
-    def wait():
-        with one_at_a_time(lock):
-            order.append("ours")
-
-    with (subprocess.Popen([sys.executable, "-c", HOLD.replace("locked", "one_at_a_time"), lock],
-                           cwd=ROOT, stdout=subprocess.PIPE) as holder,
-          concurrent.futures.ThreadPoolExecutor(1) as pool):
-        assert holder.stdout.readline() == b"held\n"
-        waiting = pool.submit(wait)
-        deadline = time.monotonic() + 20
-        while f"Waiting for the process that holds {lock}" not in capsys.readouterr().out:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        order.append("killed")
-        holder.kill()
-        waiting.result(timeout=20)
-    assert order == ["killed", "ours"]
-
-
-def test_where_nothing_can_be_locked_nobody_waits(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(files, "fcntl", None)
-    with one_at_a_time(tmp_path / "lock"), one_at_a_time(tmp_path / "lock"):
-        pass
-    assert capsys.readouterr().err.startswith(f"warning: {tmp_path / 'lock'}: cannot be locked (")
-
-
-def test_where_nothing_can_be_locked_it_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(files, "fcntl", None)
-    with locked(tmp_path):
-        pass
-    assert capsys.readouterr().err.startswith(f"warning: {tmp_path}: cannot be locked (")
 
 
 def test_the_limit_of_open_files_rises_as_far_as_the_system_lets_it():

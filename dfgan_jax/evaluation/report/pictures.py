@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from dfgan_jax.scans.windows import Window
-from dfgan_jax.support.files import full_disk_named
+from dfgan_jax.support.full_disk import full_disk_named
 
 PICTURE_SIDE: Final = 512
 """Smaller pictures are enlarged up to this many pixels, by a whole factor."""
