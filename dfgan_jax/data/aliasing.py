@@ -12,7 +12,7 @@ def share_read(native: Size, resized: Size) -> float:
     """The share of a slice's pixels that the resize reads: above 0, at most 1.
 
     Each new pixel is a mean of at most two neighbours in either direction (see
-    `hounsfield.resize`), so that below half the size pixels are skipped: noise and structure of
+    `resizing.resize`), so that below half the size pixels are skipped: noise and structure of
     their frequencies alias.
     """
     share = 1.0

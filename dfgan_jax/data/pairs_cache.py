@@ -21,6 +21,7 @@ from dfgan_jax.data.overlap import slice_digests
 from dfgan_jax.data.pairs import Pairs
 from dfgan_jax.data.pairs_file import PairsFile, read_pairs
 from dfgan_jax.scans import hounsfield
+from dfgan_jax.scans.resizing import resize
 from dfgan_jax.support.digests import file_digest, json_digest
 from dfgan_jax.support.errors import InputError
 from dfgan_jax.support.files import written_whole
@@ -62,7 +63,7 @@ def preprocess(mu: Float[np.ndarray, "*n h w"], *, size: int) -> Float32[np.ndar
       (..., size, size) or (..., H, W) float32, normalised HU.
     """
     target = (size, size) if size else mu.shape[-2:]
-    hu = hounsfield.resize(hounsfield.mu_to_hu(mu), target)
+    hu = resize(hounsfield.mu_to_hu(mu), target)
     return hounsfield.normalise(hu)
 
 

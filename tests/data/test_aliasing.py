@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dfgan_jax.data.aliasing import aliasing_notes, share_read
-from dfgan_jax.scans.hounsfield import resize
+from dfgan_jax.scans.resizing import resize
 
 
 @pytest.mark.parametrize(("native", "resized"), [
